@@ -1,0 +1,53 @@
+# `make help` lists the targets. Everything runs in .venv, which the first target makes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-slow lint types format bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "stoical needs Python 3.11 or newer; try: make PYTHON=python3.11 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	@$(PIP_INSTALL) --upgrade pip
+	@$(PIP_INSTALL) torch==$$(sed -n 's/^torch==//p' constraints.txt)
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/.base  ## make .venv with stoical in it
+
+quickstart: $(VENV)/.base  ## data, two small models, their metrics and curves: under 10 minutes on 2 cores
+	@$(BIN)/python -m examples.quickstart
+
+test: $(VENV)/.dev  ## the fast tests, offline
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest --numprocesses 2 --quiet
+
+test-slow: $(VENV)/.dev  ## the slow tests: whole runs and many random cases
+	@$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev  ## ruff: style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev  ## mypy, strict
+	@$(BIN)/mypy
+
+format: $(VENV)/.dev  ## rewrite the files as `lint` wants them
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/.base  ## speed of the forward layouts and of the collator, as ratios (10 minutes)
+	@$(BIN)/python -m benchmarks.forward
+	@$(BIN)/python -m benchmarks.collator
+
+clean:  ## remove .venv and caches; data/ and runs/ stay
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build ./*.egg-info

@@ -1,0 +1,94 @@
+"""Taking times, and writing them down with what they were taken on."""
+
+from __future__ import annotations
+
+import gc
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """The wall time of one call, with Python's garbage collector out of the way."""
+    gc.collect()
+    gc.disable()
+    start = time.perf_counter()
+    work()
+    elapsed = time.perf_counter() - start
+    gc.enable()
+    return elapsed
+
+
+def interleaved(
+    variants: Mapping[str, Callable[[], Any]], budget: float, rounds: tuple[int, int], few: Mapping[str, int]
+) -> dict[str, list[float]]:
+    """Seconds of every call of every variant, taken in turns so that noise of the machine hits all alike.
+
+    A first round warms up and is thrown away. Rounds go on until `budget` seconds are spent, but no fewer and no more
+    than `rounds` of them. `few` names variants that sit out after so many rounds.
+    """
+    for work in variants.values():
+        work()
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    start, done = time.perf_counter(), 0
+    while done < rounds[0] or (done < rounds[1] and time.perf_counter() - start < budget):
+        for name, work in variants.items():
+            if done < few.get(name, rounds[1]):
+                times[name].append(seconds(work))
+        done += 1
+    return times
+
+
+def spread(times: Sequence[float]) -> float:
+    """Median absolute deviation from the median, as a fraction of it: how noisy a measurement was."""
+    middle = median(times)
+    return median(abs(value - middle) for value in times) / middle
+
+
+def environment() -> dict[str, Any]:
+    """Processor, core and thread counts, and versions; nothing that names the machine or its owner."""
+    return {
+        "processor": _processor(),
+        "cores": torch.multiprocessing.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("stoical", "torch", "transformers", "tokenizers", "numpy")},
+    }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as a markdown table; all have the keys of the first."""
+    header = list(rows[0])
+    lines = [header, ["---:"] * len(header), *([str(row[key]) for key in header] for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def write_results(
+    name: str, command: str, settings: Mapping[str, Any], results: Any, tables: Mapping[str, str]
+) -> None:
+    """Print the tables, and write `results/<name>.json` and `results/<name>.md`."""
+    facts = environment()
+    text = [f"# {name}", "", f"`{command}`", "", ", ".join(f"{key} {value}" for key, value in facts.items()), ""]
+    for title, table in tables.items():
+        text += [f"## {title}", "", table, ""]
+    print("\n".join(text))
+    RESULTS.mkdir(exist_ok=True)
+    record = {"command": command, "environment": facts, "settings": dict(settings), "results": results}
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (RESULTS / f"{name}.md").write_text("\n".join(text))

@@ -1,0 +1,1 @@
+"""Scripts that make ranking datasets; `stoical/data.py` describes and loads what they write."""

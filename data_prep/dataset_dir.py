@@ -1,0 +1,77 @@
+"""Write a dataset directory: a parquet file for each split, the licence and manifest.json; all or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stoical.data import file_sha256, load_manifest
+
+Row = dict[str, Any]
+"""A raw row as `stoical.data.parse_row` takes it."""
+
+
+def check_replaceable(out: Path, tool: str) -> None:
+    """Raise ValueError unless `out` is absent, empty, or a dataset that `tool` wrote and nobody added to."""
+    if out.is_file():
+        raise ValueError(f"out={out} is a file; give a directory")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not (out / "manifest.json").is_file():
+        raise ValueError(f"out={out} holds something that is not a dataset; give another directory")
+    manifest = load_manifest(out)
+    if manifest.get("tool") != tool:
+        raise ValueError(f"out={out} holds a dataset that {tool} did not make; give another directory")
+    added = {path.name for path in out.iterdir()} - {"manifest.json", *manifest["files"]}
+    if added:
+        raise ValueError(f"out={out} holds files of your own ({', '.join(sorted(added))}); move them first")
+
+
+def write_dataset(
+    out: Path, splits: Mapping[str, Sequence[Row]], licence: str, manifest: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write `splits`, `licence` and `manifest`, with counts and SHA-256 sums added, to `out`; the manifest.
+
+    `manifest` must name its `tool`. The files are written beside `out` and moved into place together, so that
+    a run that fails leaves what was there. They hold no time and no path: the same rows give the same bytes
+    (with the same pyarrow). Raises ValueError as `check_replaceable` does.
+    """
+    out = out.resolve()
+    check_replaceable(out, manifest["tool"])
+    staging = out.with_name(f".{out.name}.new-{os.getpid()}")
+    staging.mkdir(parents=True)
+    try:
+        for split, rows in splits.items():
+            pq.write_table(pa.Table.from_pylist(rows), staging / f"{split}.parquet", compression="zstd")
+        (staging / "LICENSE").write_text(licence, encoding="utf-8")
+        files = {path.name: {"sha256": file_sha256(path)} for path in sorted(staging.iterdir())}
+        counts = {split: count(rows) for split, rows in splits.items()}
+        full = {**manifest, "splits": counts, "files": files}
+        (staging / "manifest.json").write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
+        _move_into_place(staging, out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return full
+
+
+def count(rows: Sequence[Row]) -> dict[str, float]:
+    """How many queries, (query, docID) pairs, pairs a query, and negatives there are."""
+    pairs = sum(len(row["docs"]) for row in rows)
+    negatives = sum(len(row.get("negatives", ())) for row in rows)
+    mean_docs = round(pairs / len(rows), 4)
+    return {"queries": len(rows), "pairs": pairs, "mean_docs": mean_docs, "negatives": negatives}
+
+
+def _move_into_place(staging: Path, out: Path) -> None:
+    old = out.with_name(f".{out.name}.old-{os.getpid()}")
+    if out.exists():
+        out.rename(old)
+    staging.rename(out)
+    shutil.rmtree(old, ignore_errors=True)

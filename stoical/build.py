@@ -1,0 +1,223 @@
+"""A recipe to its parts: tokenizer, model, datasets, collator, evaluator, trainer."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from huggingface_hub.errors import StrictDataclassError
+from omegaconf import OmegaConf
+from transformers import (
+    Adafactor,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+)
+
+from stoical.config import Recipe, unknown
+from stoical.data import RankingDataset, RankingRow, load_split
+from stoical.evaluator import Evaluator
+from stoical.forward import check_model
+from stoical.losses import Objective, SToICaLLoss
+from stoical.packing import TrieTargetCollator
+from stoical.prompts import load_template
+from stoical.queries import EncodedDataset, QueryEncoder
+from stoical.tokenization import DocIDTokenizer, check_vocabulary, load_tokenizer, train_bpe
+from stoical.trainer import StoicalTrainer
+
+BPE_SAMPLE = 20_000  # queries that a BPE is trained on: more change its merges little
+
+
+def build_tokenizer(recipe: Recipe, train: RankingDataset | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer that the recipe names, or a BPE trained on a sample of the training split (loaded if not given)."""
+    if recipe.tokenizer.name != "bpe":
+        return load_tokenizer(recipe.tokenizer.name)
+    train = train or load_split(recipe.data.path, "train")
+    assert recipe.tokenizer.vocab_size is not None
+    picked = sorted(random.Random(0).sample(range(len(train)), min(len(train), BPE_SAMPLE)))
+    return train_bpe(_texts(train[index] for index in picked), recipe.tokenizer.vocab_size)
+
+
+def _texts(rows: Iterable[RankingRow]) -> Iterator[str]:
+    for row in rows:
+        yield row.query
+        for doc in row.docs:
+            yield doc.docid
+            if doc.text:
+                yield doc.text
+
+
+def build_encoder(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> QueryEncoder:
+    """Rows to token ids, as the recipe's prompt and tokenizer sections say."""
+    docid_tokenizer = DocIDTokenizer(tokenizer, recipe.tokenizer.terminator, recipe.tokenizer.count_terminator)
+    return QueryEncoder(
+        load_template(recipe.prompt.template), tokenizer, docid_tokenizer, recipe.prompt.max_length, recipe.seed
+    )
+
+
+def build_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+    """The model's config, checked against the tokenizer and against what a trie needs, before any weight is loaded.
+
+    Raises `ValueError` for a model that cannot be found, whose attention cannot take the mask, or whose vocabulary is
+    smaller than the tokenizer's.
+    """
+    config = _load_config(recipe, tokenizer)
+    check_vocabulary(tokenizer, config.vocab_size)
+    check_model(meta_model(recipe, config, "eager"), recipe.prompt.max_length)  # eager: what every architecture has
+    meta_model(recipe, config)
+    _check_config_keys(recipe, config)
+    return config
+
+
+def _load_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+    settings = recipe.model
+    try:
+        if settings.from_scratch:
+            ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+            return AutoConfig.for_model(
+                settings.name, **{"vocab_size": len(tokenizer), "pad_token_id": None, **ids, **settings.config}
+            )
+        return AutoConfig.from_pretrained(settings.name, **settings.config)
+    except StrictDataclassError as error:
+        raise ValueError(f"model.config: {str(error).splitlines()[-1].strip()}") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"model.name={settings.name}: {_first_sentence(error)} (a local directory works without a network)"
+        ) from error
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].split(". ")[0]
+
+
+def _check_config_keys(recipe: Recipe, config: PreTrainedConfig) -> None:
+    known = [*type(config)().to_dict(), *config.attribute_map]
+    for key, value in recipe.model.config.items():
+        if key not in known and value is not None:  # null switches off what the model may not have
+            raise unknown("model setting", f"model.config.{key}", [f"model.config.{name}" for name in known])
+
+
+def meta_model(recipe: Recipe, config: PreTrainedConfig, attention: str | None = None) -> PreTrainedModel:
+    """The model without its weights: shapes only, on the meta device, at no memory; with the recipe's attention."""
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config, attn_implementation=attention or recipe.model.attn_implementation
+            )
+    except (ValueError, ImportError) as error:
+        raise ValueError(f"model.name={recipe.model.name}: {_first_sentence(error)}") from error
+    return model
+
+
+def build_model(recipe: Recipe, config: PreTrainedConfig) -> PreTrainedModel:
+    """The model with float32 weights: loaded, or random by `recipe.seed` when made from scratch."""
+    attention = recipe.model.attn_implementation
+    if recipe.model.from_scratch:
+        torch.manual_seed(recipe.seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, attn_implementation=attention, dtype=torch.float32
+        )
+        return model
+    return AutoModelForCausalLM.from_pretrained(
+        recipe.model.name, config=config, attn_implementation=attention, dtype=torch.float32
+    )
+
+
+def build_evaluator(recipe: Recipe, test: RankingDataset, encoder: QueryEncoder, num_queries: int | None) -> Evaluator:
+    """Exact scoring of the test split, negatives included."""
+    return Evaluator(
+        dataset=EncodedDataset(test, encoder, negatives=True),
+        collator=TrieTargetCollator(recipe.loss, pad_id(encoder.tokenizer), prune=False),
+        score=recipe.eval.score,
+        recall_at=recipe.eval.recall_at,
+        batch_size=recipe.eval.batch_size,
+        layout=recipe.layout,
+        num_queries=num_queries,
+    )
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """What fills the padding: never attended to and never a label, so EOS serves where no pad token exists."""
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
+
+def training_arguments(recipe: Recipe) -> TrainingArguments:
+    """The recipe's training section, with accumulation steps that make up the global batch on this many processes.
+
+    `per_device_train_batch_size` is an upper limit: the largest size under it that divides a process's share is taken.
+    Raises `ValueError` where the global batch cannot be shared out evenly.
+    """
+    settings: dict[str, Any] = dict(recipe.training)
+    processes = PartialState(cpu=bool(settings.get("use_cpu", False))).num_processes
+    share, rest = divmod(recipe.global_batch_size, processes)
+    if rest or not share:
+        raise ValueError(
+            f"global_batch_size={recipe.global_batch_size} cannot be shared evenly by {processes} processes"
+        )
+    limit = int(settings["per_device_train_batch_size"])
+    if limit < 1:
+        raise ValueError(f"training.per_device_train_batch_size={limit} must be at least 1")
+    micro = max(size for size in range(1, min(share, limit) + 1) if share % size == 0)
+    settings |= {"per_device_train_batch_size": micro, "gradient_accumulation_steps": share // micro}
+    try:
+        arguments = TrainingArguments(
+            output_dir=str(recipe.output),
+            seed=recipe.seed,
+            remove_unused_columns=False,
+            **(machine_defaults() | settings),
+        )
+    except (ValueError, ImportError) as error:
+        raise ValueError(f"training: {error}") from error
+    arguments._n_gpu = min(1, arguments.n_gpu)  # plain `python` on several GPUs: one of them, never DataParallel
+    return arguments
+
+
+def machine_defaults() -> dict[str, Any]:
+    """Training arguments that depend on the machine or on how stoical works, not on the experiment."""
+    return {
+        "ddp_find_unused_parameters": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "disable_tqdm": not sys.stderr.isatty(),
+        "report_to": "none",
+    }
+
+
+def build_trainer(recipe: Recipe) -> StoicalTrainer:
+    """Everything, ready for `.train()`."""
+    arguments = training_arguments(recipe)
+    train, test = load_split(recipe.data.path, "train"), load_split(recipe.data.path, "test")
+    tokenizer = build_tokenizer(recipe, train)
+    encoder = build_encoder(recipe, tokenizer)
+    objectives: list[Objective] = [SToICaLLoss(recipe.loss)]
+    prune = not any(objective.needs_whole_trie for objective in objectives)
+    return StoicalTrainer(
+        model=build_model(recipe, build_config(recipe, tokenizer)),
+        args=arguments,
+        train_dataset=EncodedDataset(train, encoder),
+        data_collator=TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune),
+        processing_class=tokenizer,
+        optimizer_cls_and_kwargs=_adafactor(arguments) if recipe.optimizer == "adafactor" else None,
+        objectives=objectives,
+        loss_normalizer=recipe.loss.normalizer,
+        evaluator=build_evaluator(recipe, test, encoder, recipe.eval.num_queries),
+        layout=recipe.layout,
+        recipe_yaml=OmegaConf.to_yaml(recipe),
+    )
+
+
+def _adafactor(arguments: TrainingArguments) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """The paper's optimizer (Appendix A.1). `optim="adafactor"` would drop beta1; sharded weights it cannot do."""
+    if arguments.fsdp or arguments.deepspeed or "fsdp" in str(PartialState().distributed_type).lower():
+        raise ValueError(
+            "optimizer=adafactor is not exact on sharded weights (FSDP, DeepSpeed); use DDP, or optimizer=trainer "
+            "with training.optim=adamw_torch"
+        )
+    fixed = {"beta1": 0.9, "scale_parameter": False, "relative_step": False, "warmup_init": False}
+    return Adafactor, {"lr": arguments.learning_rate, "weight_decay": arguments.weight_decay, **fixed}

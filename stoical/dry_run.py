@@ -1,0 +1,86 @@
+"""What a run would do, shown and not done: prompts with their ids, the trie with its weights, the step's memory."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedTokenizerBase
+
+from stoical.build import build_config, build_encoder, build_tokenizer, meta_model, pad_id, training_arguments
+from stoical.config import Recipe
+from stoical.data import load_split
+from stoical.memory import step_memory
+from stoical.packing import PackedBatch, TrieTargetCollator
+from stoical.queries import EncodedDataset
+
+SHOWN_IDS = 60
+
+
+def show(recipe: Recipe) -> str:
+    """Two rendered queries, and the memory estimate of the first micro-batch, as text."""
+    arguments = training_arguments(recipe)
+    train = load_split(recipe.data.path, "train")
+    tokenizer = build_tokenizer(recipe, train)
+    dataset = EncodedDataset(train, build_encoder(recipe, tokenizer))
+    collate = TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune=False)
+    parts = [
+        f"{train.name}: {len(train)} queries; {arguments.max_steps} steps of {recipe.global_batch_size} queries = "
+        f"{arguments.per_device_train_batch_size} a device x {arguments.gradient_accumulation_steps} accumulated"
+    ]
+    for index in range(min(2, len(train))):
+        query = dataset[index]
+        words = [tokenizer.decode([token]) for token in query.prompt_ids]
+        ids = " ".join(
+            f"{token}:{word!r}" for token, word in list(zip(query.prompt_ids, words, strict=True))[:SHOWN_IDS]
+        )
+        batch = collate([query])["batch"]
+        parts += [
+            f"\n--- query {query.query_id}: {len(query.prompt_ids)} prompt tokens, {len(query.docids)} docIDs, "
+            f"{len(batch.node_token) - 1} trie nodes, {query.num_dropped} documents dropped by truncation",
+            str(tokenizer.decode(query.prompt_ids)),
+            f"\nids: {ids}{' ...' if len(query.prompt_ids) > SHOWN_IDS else ''}",
+            f"\ntrie (token id, token, weight in the loss){_reach_note(recipe)}:",
+            draw_trie(batch, [tokenizer.decode([max(token, 0)]) for token in batch.node_token.tolist()]),
+        ]
+    micro = [dataset[index] for index in range(min(arguments.per_device_train_batch_size, len(train)))]
+    packed = TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune=True)(micro)["batch"]
+    return "\n".join([*parts, "", _memory(recipe, packed, tokenizer)])
+
+
+def draw_trie(batch: PackedBatch, words: list[str]) -> str:
+    """The trie of a one-query batch, one node a line, children indented under their parent."""
+    children: dict[int, list[int]] = {}
+    for node, parent in enumerate(batch.node_parent.tolist()):
+        if node:
+            children.setdefault(parent, []).append(node)
+    ends = {
+        path[path >= 0][-1].item(): rank for path, rank in zip(batch.doc_path, batch.doc_rank.tolist(), strict=True)
+    }
+    lines: list[str] = []
+    stack = children.get(0, [])[::-1]
+    while stack:
+        node = stack.pop()
+        rank = f"  <- rank {ends[node]}" if node in ends else ""
+        indent = "  " * int(batch.node_depth[node])
+        lines.append(
+            f"{indent}{int(batch.node_token[node])} {words[node]!r} {float(batch.node_weights[node]):.4g}{rank}"
+        )
+        stack += children.get(node, [])[::-1]
+    return "\n".join(lines)
+
+
+def _reach_note(recipe: Recipe) -> str:
+    return ", before the model's own probability of reaching the node" if recipe.loss.visits == "reach" else ""
+
+
+def _memory(recipe: Recipe, batch: PackedBatch, tokenizer: PreTrainedTokenizerBase) -> str:
+    try:
+        model = meta_model(recipe, build_config(recipe, tokenizer))
+    except ValueError as error:
+        return f"memory: not estimated, because the model's config could not be used. {error}"
+    rows, nodes, _ = batch.node_mask.shape
+    low = bool(recipe.training.get("bf16") or recipe.training.get("fp16"))
+    parts = step_memory(model, batch.input_ids.numel(), rows * (nodes + 1), low, recipe.optimizer)
+    listed = ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
+    return (
+        f"memory, estimated, for {model.num_parameters() / 1e6:,.1f}M parameters and a micro-batch of "
+        f"{batch.input_ids.shape[0]} x {batch.input_ids.shape[1]} tokens: {sum(parts.values()):.2f} GiB ({listed})"
+    )

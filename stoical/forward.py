@@ -1,0 +1,229 @@
+"""One forward pass over prompt and trie nodes: the only file that knows about attention masks.
+
+Dimension letters: B queries, P prompt columns, I node columns, T = P + I, S = I + 1 read-out slots (slot 0 is the last
+prompt token, slot 1 + i is node column i), M trie nodes, V vocabulary, H hidden size.
+
+Three layouts compute the same log-probabilities:
+
+- `sequence`: prompt and nodes in one sequence, nodes attending to the prompt and to their ancestors;
+- `cache`: the prompt first, its keys and values kept, then the nodes over them (gradients flow through the cache);
+- `pointwise`: one row per docID and a plain causal mask, as the paper trains. The reference for the other two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from stoical.packing import PackedBatch
+
+Layout = Literal["sequence", "cache", "pointwise"]
+
+TRIE_ATTENTION = "trie_sdpa"
+MASKABLE = (TRIE_ATTENTION, "sdpa", "eager")
+
+
+def trie_sdpa_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """SDPA that takes a mask for the last rows only, [B, 1, I, T]: the T - I rows before them are plain causal.
+
+    The prompt's rows then run on the fast causal kernel and no [T, T] mask exists. Given a mask for every row, or none,
+    it is transformers' own `sdpa`.
+    """
+    rows = query.shape[2]
+    masked = 0 if attention_mask is None else attention_mask.shape[-2]
+    if masked in (0, rows) or key.shape[2] != rows:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    prompt = rows - masked
+    causal, _ = sdpa_attention_forward(
+        module, query[:, :, :prompt], key[:, :, :prompt], value[:, :, :prompt], None, **kwargs
+    )
+    nodes, _ = sdpa_attention_forward(module, query[:, :, prompt:], key, value, attention_mask, **kwargs)
+    return torch.cat([causal, nodes], dim=1), None
+
+
+AttentionInterface.register(TRIE_ATTENTION, trie_sdpa_attention)
+AttentionMaskInterface.register(TRIE_ATTENTION, sdpa_mask)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOutput:
+    """logprobs [M] float32, nats: log p(node | its prefix, prompt), 0 at roots. hidden [B, S, H] if asked for."""
+
+    logprobs: Tensor
+    hidden: Tensor | None = None
+
+
+def check_model(model: nn.Module, max_length: int) -> None:
+    """Raise `ValueError` where a trie cannot be run through `model` exactly, up to `max_length` tokens a sequence."""
+    config: PreTrainedConfig = extract_model_from_parallel(model).config
+    name = f"model {config.model_type!r}"
+    attention = config._attn_implementation
+    if attention not in MASKABLE:
+        raise ValueError(
+            f"{name}: attention implementation {attention!r} cannot take the mask of a trie; "
+            f"set model.attn_implementation to one of {', '.join(MASKABLE)}"
+        )
+    if config.is_encoder_decoder:
+        raise ValueError(f"{name} is an encoder-decoder; stoical trains decoder-only models")
+    kinds = set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}
+    if kinds or extract_model_from_parallel(model)._is_stateful:
+        raise ValueError(
+            f"{name} has recurrent or hybrid layers ({', '.join(sorted(kinds)) or 'stateful'}), and a recurrent state "
+            "cannot branch at the nodes of a trie; use a model with plain attention in every layer"
+        )
+    window = getattr(config, "sliding_window", None)
+    if window is not None and window < max_length:
+        raise ValueError(
+            f"{name} attends to a sliding window of {window} tokens, shorter than prompt.max_length={max_length}; "
+            "lower prompt.max_length or set the window off in the model's config (model.config.sliding_window=null)"
+        )
+
+
+def node_logprobs(
+    model: nn.Module, batch: PackedBatch, layout: Layout = "sequence", hidden: bool = False
+) -> NodeOutput:
+    """Run `model` once over the batch and read the log-probability of every trie node, differentiably.
+
+    The model is called as `model(...)`, so that DDP, FSDP and peft wrappers see every forward (`cache` calls it twice).
+    Logits are made at the S read-out slots only, then reduced in float32.
+    """
+    if layout == "pointwise":
+        return NodeOutput(_pointwise_logprobs(model, batch))
+    logits, states = (_cached if layout == "cache" else _one_sequence)(model, batch, hidden)
+    slot = (batch.node_col - batch.prompt_width + 1).clamp(min=0)
+    return NodeOutput(_read_nodes(logits, batch.node_row, slot, batch.node_token), states)
+
+
+def _read_nodes(logits: Tensor, row: Tensor, slot: Tensor, token: Tensor) -> Tensor:
+    """[M] log-softmax of `logits` [B, S, V] at (row, slot, token), in float32; 0 where the token is -1 (a root)."""
+    normalizer = torch.logsumexp(logits.float(), dim=-1)
+    picked = logits[row, slot, token.clamp(min=0)].float() - normalizer[row, slot]
+    return torch.where(token >= 0, picked, 0.0)
+
+
+def _one_sequence(model: nn.Module, batch: PackedBatch, hidden: bool) -> tuple[Tensor, Tensor | None]:
+    slots = _slot_columns(batch)
+    output = model(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        attention_mask=_attention_mask(model, batch),
+        logits_to_keep=slots,
+        use_cache=False,
+        output_hidden_states=hidden,
+    )
+    if not hidden:
+        return output.logits, None
+    return output.logits, output.hidden_states[-1].take_along_dim(slots[..., None], dim=1)
+
+
+def _slot_columns(batch: PackedBatch) -> Tensor:
+    """[B, S] the column of `input_ids` behind every read-out slot."""
+    rows, total = batch.input_ids.shape
+    nodes = torch.arange(batch.prompt_width, total, device=batch.input_ids.device).expand(rows, -1)
+    return torch.cat([batch.prompt_lengths[:, None] - 1, nodes], dim=1)
+
+
+def _attention_mask(model: nn.Module, batch: PackedBatch) -> Tensor | None:
+    """The mask in the form that the model's attention wants: node rows only, all rows, or all rows additive."""
+    attention = extract_model_from_parallel(model).config._attn_implementation
+    rows, nodes, total = batch.node_mask.shape
+    if attention == TRIE_ATTENTION:
+        return batch.node_mask[:, None] if nodes else None
+    causal = torch.ones(total - nodes, total, dtype=torch.bool, device=batch.node_mask.device).tril()
+    mask = torch.cat([causal.expand(rows, -1, -1), batch.node_mask], dim=1)[:, None]
+    if attention == "sdpa":
+        return mask
+    dtype = next(model.parameters()).dtype  # eager adds the mask: with a bool one it is silently wrong
+    return torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)
+
+
+def _cached(model: nn.Module, batch: PackedBatch, hidden: bool) -> tuple[Tensor, Tensor | None]:
+    config = extract_model_from_parallel(model).config
+    width, last = batch.prompt_width, batch.prompt_lengths[:, None] - 1
+    cache = DynamicCache(config=config)
+    prompt = model(
+        input_ids=batch.input_ids[:, :width],
+        past_key_values=cache,
+        logits_to_keep=last,
+        use_cache=True,
+        output_hidden_states=hidden,
+    )
+    if cache.get_seq_length() != width:
+        raise ValueError(
+            "layout=cache found no cache after the prompt: activation checkpointing drops it; "
+            "set layout=sequence or training.activation_checkpointing=false"
+        )
+    logits = [prompt.logits]
+    states = [prompt.hidden_states[-1].take_along_dim(last[..., None], dim=1)] if hidden else []
+    if batch.node_mask.shape[1]:
+        mask = batch.node_mask[:, None]
+        if config._attn_implementation == "eager":
+            mask = torch.where(mask, 0.0, torch.finfo(prompt.logits.dtype).min).to(prompt.logits.dtype)
+        nodes = model(
+            input_ids=batch.input_ids[:, width:],
+            position_ids=batch.position_ids[:, width:],
+            past_key_values=cache,
+            attention_mask=mask,
+            use_cache=True,
+            output_hidden_states=hidden,
+        )
+        logits.append(nodes.logits)
+        states += [nodes.hidden_states[-1]] if hidden else []
+    return torch.cat(logits, dim=1), torch.cat(states, dim=1) if hidden else None
+
+
+def packed_difference(model: nn.Module, batch: PackedBatch, layout: Layout, max_rows: int = 4) -> float:
+    """Largest absolute difference, in nats, of `layout` from the pointwise reference on the batch's first docIDs."""
+    with torch.no_grad():
+        packed = node_logprobs(model, batch, layout).logprobs
+        pointwise = _pointwise_logprobs(model, batch, max_rows)
+    seen = ~pointwise.isnan()
+    return float((packed - pointwise)[seen].abs().max())
+
+
+def _pointwise_logprobs(model: nn.Module, batch: PackedBatch, max_rows: int | None = None) -> Tensor:
+    """[M] the same log-probabilities, one row for every root-to-leaf path: prompt, then the path's tokens.
+
+    Each node is read in the first row that passes through it, so gradients are those of the packed layouts. With
+    `max_rows`, only that many paths are run, and the nodes on none of them are NaN.
+    """
+    parent, token, row_of = (t.tolist() for t in (batch.node_parent, batch.node_token, batch.node_row))
+    lengths = batch.prompt_lengths.tolist()
+    leaves = sorted(set(range(len(parent))) - set(parent))[:max_rows]
+    paths = [_path(leaf, parent) for leaf in leaves]
+    width = max(lengths[row_of[leaf]] + len(path) - 1 for leaf, path in zip(leaves, paths, strict=True))
+    longest = max(len(path) for path in paths)
+
+    input_ids = batch.input_ids.new_zeros(len(paths), width)
+    first_slot = input_ids.new_empty(len(paths))
+    slots: dict[int, tuple[int, int]] = {}  # node -> (row, step): where its log-probability is read
+    for row, (leaf, path) in enumerate(zip(leaves, paths, strict=True)):
+        length = lengths[row_of[leaf]]
+        input_ids[row, :length] = batch.input_ids[row_of[leaf], :length]
+        input_ids[row, length : length + len(path) - 1] = batch.node_token[path[:-1]]
+        first_slot[row] = length - 1
+        for step, node in enumerate(path):
+            slots.setdefault(node, (row, step))
+    keep = (first_slot[:, None] + torch.arange(longest, device=input_ids.device)).clamp(max=width - 1)
+    logits = model(input_ids=input_ids, logits_to_keep=keep, use_cache=False).logits
+    read = torch.tensor([slots.get(node, (0, 0)) for node in range(len(parent))], device=input_ids.device)
+    logprobs = _read_nodes(logits, read[:, 0], read[:, 1], batch.node_token)
+    unseen = [node for node in range(len(parent)) if node not in slots and token[node] >= 0]
+    return logprobs.index_fill(0, read.new_tensor(unseen), float("nan"))
+
+
+def _path(node: int, parent: list[int]) -> list[int]:
+    path = []
+    while parent[node] != node:
+        path.append(node)
+        node = parent[node]
+    return path[::-1]

@@ -1,0 +1,77 @@
+"""Prompts: the two of Appendix B, a compact one for small models, and the user's own from a file."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Formatter
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from stoical.data import Doc
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass
+class PromptTemplate:
+    """`prompt` holds {query} and {docs}; each document is written as `doc` ({docid}, {text}), joined by `delimiter`."""
+
+    prompt: str
+    doc: str
+    delimiter: str
+
+    def render(self, query: str, docs: Sequence[Doc]) -> str:
+        """The prompt with the documents in the order given. Raises `ValueError` where a document lacks its text."""
+        wants_text = "text" in _fields(self.doc)
+        for doc in docs:
+            if wants_text and doc.text is None:
+                raise ValueError(f"query {query!r}: docID {doc.docid!r} has no text, which the prompt template writes")
+        written = [self.doc.format(docid=doc.docid, text=doc.text) for doc in docs]
+        return self.prompt.format(query=query, docs=self.delimiter.join(written))
+
+
+def load_template(name: str) -> PromptTemplate:
+    """A template by name (wordnet, esci, compact) or by the path of a YAML file with prompt, doc and delimiter.
+
+    Raises `ValueError` naming the file and what is missing from it or unknown in it.
+    """
+    known = sorted(path.stem for path in TEMPLATES.glob("*.yaml"))
+    path = TEMPLATES / f"{name}.yaml" if name in known else Path(name)
+    if not path.is_file():
+        raise ValueError(f"prompt.template={name}: no such file, and not one of {', '.join(known)}")
+    try:
+        template = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PromptTemplate), OmegaConf.load(path)))
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, TypeError, OSError) as error:
+        raise ValueError(f"{path}: {str(error).splitlines()[0]} (a template has prompt, doc and delimiter)") from error
+    assert isinstance(template, PromptTemplate)
+    try:
+        _check_fields("prompt", template.prompt, required={"query", "docs"}, allowed={"query", "docs"})
+        _check_fields("doc", template.doc, required={"docid"}, allowed={"docid", "text"})
+        template.render("query", [Doc("docid", "text")])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; write a literal brace as {{{{ or }}}}") from error
+    return template
+
+
+def shuffled(docs: Sequence[Doc], seed: int, epoch: int, query_id: str) -> list[Doc]:
+    """The documents in a random order that depends on these three values alone (section 5.1: an unordered set)."""
+    order = list(docs)
+    random.Random(f"{seed}/{epoch}/{query_id}").shuffle(order)
+    return order
+
+
+def _fields(text: str) -> set[str]:
+    return {name for _, name, _, _ in Formatter().parse(text) if name is not None}
+
+
+def _check_fields(key: str, text: str, required: set[str], allowed: set[str]) -> None:
+    fields = _fields(text)
+    if fields - allowed or required - fields:
+        wanted = ", ".join(f"{{{name}}}" for name in sorted(allowed))
+        found = ", ".join(f"{{{name}}}" for name in sorted(fields)) or "none"
+        raise ValueError(f"{key} holds {found}, but should hold {wanted}")

@@ -1,0 +1,96 @@
+"""Dataset rows to `TokenizedQuery`s: shuffle, truncate, render, tokenize."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from stoical.data import Doc, RankingDataset, RankingRow
+from stoical.packing import TokenizedQuery
+from stoical.prompts import PromptTemplate, shuffled
+from stoical.tokenization import DocIDTokenizer, encode_prompt
+
+
+@dataclass(frozen=True, slots=True)
+class QueryEncoder:
+    """Everything between a dataset row and token ids. max_length: of the prompt and the longest docID, in tokens."""
+
+    template: PromptTemplate
+    tokenizer: PreTrainedTokenizerBase
+    docid_tokenizer: DocIDTokenizer
+    max_length: int
+    seed: int
+
+    def encode(self, row: RankingRow, epoch: int = 0, negatives: bool = False) -> TokenizedQuery:
+        """Shuffle (by seed, epoch and query id), render and tokenize; rank r is a doc's own, or its place in the row.
+
+        A query that is too long loses whole documents, the lowest-ranked first, from prompt and trie alike. Raises
+        `ValueError` naming the query where even its top document does not fit, and for docIDs that make no tokens.
+        """
+        try:
+            docids = [self.docid_tokenizer(doc.docid) for doc in (*row.docs, *(row.negatives if negatives else ()))]
+            docs, prompt_ids = self._fit(row, docids, epoch)
+        except ValueError as error:
+            raise ValueError(f"query {row.query_id!r}: {error}") from error
+        kept_negatives = row.negatives if negatives else ()
+        ids = [*docids[: len(docs)], *docids[len(row.docs) :]]
+        return TokenizedQuery(
+            query_id=row.query_id,
+            prompt_ids=prompt_ids,
+            docids=[doc.docid for doc in (*docs, *kept_negatives)],
+            docid_ids=ids,
+            counted=[self.docid_tokenizer.counted(tokens) for tokens in ids],
+            ranks=[*row.ranks[: len(docs)], *[len(docs) + 1] * len(kept_negatives)],
+            num_negatives=len(kept_negatives),
+            num_dropped=len(row.docs) - len(docs),
+        )
+
+    def render(self, row: RankingRow, docs: Sequence[Doc], epoch: int) -> str:
+        """The prompt's text with `docs` shuffled for this epoch."""
+        return self.template.render(row.query, shuffled(docs, self.seed, epoch, row.query_id))
+
+    def _fit(self, row: RankingRow, docid_ids: Sequence[Sequence[int]], epoch: int) -> tuple[Sequence[Doc], list[int]]:
+        """As many of the top documents as leave room for the longest docID (found by bisection), and the prompt."""
+        budget = self.max_length - max(len(ids) for ids in docid_ids)
+
+        def prompt(count: int) -> list[int]:
+            return encode_prompt(self.tokenizer, self.render(row, row.docs[:count], epoch))
+
+        prompt_ids = prompt(len(row.docs))
+        if len(prompt_ids) <= budget:
+            return row.docs, prompt_ids
+        kept, too_many = 0, len(row.docs)
+        while too_many - kept > 1:
+            count = (kept + too_many) // 2
+            shorter = prompt(count)
+            if len(shorter) <= budget:
+                kept, prompt_ids = count, shorter
+            else:
+                too_many = count
+        if not kept:
+            raise ValueError(
+                f"the prompt with its top document alone is {len(prompt(1))} tokens, and prompt.max_length="
+                f"{self.max_length} leaves {budget}; raise prompt.max_length or shorten the document"
+            )
+        return row.docs[:kept], prompt_ids
+
+
+class EncodedDataset(Dataset[TokenizedQuery]):
+    """A split of a dataset as the data loader sees it; `set_epoch` (which accelerate calls) picks the shuffle."""
+
+    def __init__(self, rows: RankingDataset, encoder: QueryEncoder, negatives: bool = False) -> None:
+        self.rows, self.encoder, self.negatives = rows, encoder, negatives
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> TokenizedQuery:
+        return self.encoder.encode(self.rows[index], self.epoch, self.negatives)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle every query's documents anew for this epoch."""
+        self.epoch = epoch

@@ -1,0 +1,164 @@
+"""A thin `transformers.Trainer`: the sum of the objectives, one normalizer, and evaluation by ranking metrics."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from stoical.evaluator import Evaluator
+from stoical.forward import Layout, node_logprobs, packed_difference
+from stoical.losses import Normalizer, Objective, StepContext, normalizer
+from stoical.packing import PackedBatch
+from stoical.progress import LogLines, MetricsFile, ProgressBar
+from stoical.queries import EncodedDataset
+
+logger = logging.getLogger(__name__)
+
+SELF_CHECK_LIMIT = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}  # nats, by the logits' precision
+
+
+class StoicalTrainer(Trainer):
+    """Trains on `PackedBatch`es. The loss is sum(objectives) / normalizer, both over the global batch.
+
+    The global batch is all processes and all accumulation steps; DDP, FSDP and DeepSpeed average gradients over
+    processes, so the loss is multiplied by their number. Every other argument is `transformers.Trainer`'s.
+    """
+
+    control: TrainerControl
+    loss_is_scaled_for_ga = True  # `_get_num_items_in_batch` counts the whole accumulation window
+
+    def __init__(
+        self,
+        *,
+        objectives: list[Objective],
+        loss_normalizer: Normalizer,
+        evaluator: Evaluator,
+        layout: Layout,
+        recipe_yaml: str,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(eval_dataset=evaluator.dataset, **kwargs)
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+        for callback in (*([] if self.args.disable_tqdm else [ProgressBar]), LogLines, MetricsFile, ResumedEpoch):
+            self.add_callback(callback)
+        self.objectives, self.loss_normalizer = objectives, loss_normalizer
+        self.evaluator, self.layout, self.recipe_yaml = evaluator, layout, recipe_yaml
+        self._checked = layout == "pointwise"
+        self._pending: dict[str, list[float]] = defaultdict(list)
+        self._dropped_docs = 0
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, PackedBatch],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """This micro-batch's share of the global loss, in nats per unit of the normalizer."""
+        assert not return_outputs and num_items_in_batch is not None
+        batch = inputs["batch"]
+        if not self._checked:
+            self._self_check(model, batch)
+        output = node_logprobs(model, batch, self.layout, hidden=any(o.needs_hidden for o in self.objectives))
+        context = StepContext(
+            batch=batch,
+            node_logprobs=output.logprobs,
+            step=self.state.global_step,
+            forward=lambda other: node_logprobs(model, other, self.layout).logprobs,
+            hidden=output.hidden,
+        )
+        loss_sum = torch.zeros((), device=output.logprobs.device)
+        for objective in self.objectives:
+            term = objective(context)
+            loss_sum = loss_sum + term.loss_sum
+            for name, value in term.logs.items():
+                self._pending[name].append(value)
+        self._dropped_docs += batch.num_dropped
+        self._refuse_nan(loss_sum, batch)
+        return loss_sum * self.accelerator.num_processes / num_items_in_batch
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, PackedBatch]], device: torch.device) -> Tensor:
+        """The normalizer summed over the accumulation window and all processes."""
+        counts = [normalizer(sample["batch"], self.loss_normalizer).to(device) for sample in batch_samples]
+        total = torch.stack(counts).sum() if counts else torch.zeros((), device=device)
+        summed: Tensor = self.accelerator.reduce(total, reduction="sum")
+        return summed
+
+    def _refuse_nan(self, loss_sum: Tensor, batch: PackedBatch) -> None:
+        if torch.isfinite(loss_sum):
+            return
+        saved = sorted(Path(self.args.output_dir).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+        raise ValueError(
+            f"the loss is {loss_sum.item()} at step {self.state.global_step + 1}, "
+            f"queries {', '.join(batch.query_ids)}; the last checkpoint is {saved[-1] if saved else 'none yet'}. "
+            "Lower training.learning_rate, or look at these queries with dry_run=true"
+        )
+
+    def _self_check(self, model: nn.Module, batch: PackedBatch) -> None:
+        """Compare the packed layout with the pointwise one on the first batch, once, and say the difference."""
+        self._checked = True
+        training = model.training
+        model.eval()
+        difference = packed_difference(model, batch, self.layout)
+        model.train(training)
+        precision = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else torch.float32
+        limit = max(SELF_CHECK_LIMIT[precision], SELF_CHECK_LIMIT.get(next(model.parameters()).dtype, 0.0))
+        said = f"self-check: {self.layout} and pointwise log-probabilities differ by at most {difference:.1e} nats"
+        if not difference < limit:
+            raise ValueError(f"{said}, over the {limit:g} that {precision} allows: this model cannot branch")
+        if self.is_world_process_zero():
+            logger.warning(said)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Ranking metrics of the test split's sample (`eval.num_queries`)."""
+        result = self.evaluator(self.model_wrapped)
+        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in result.metrics.items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what the objectives reported since the last log, and the documents that truncation dropped so far."""
+        if "loss" in logs:
+            logs |= {name: sum(values) / len(values) for name, values in self._pending.items()}
+            self._pending.clear()
+            if self._dropped_docs:
+                logs["dropped_docs"] = float(self._dropped_docs)
+        super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Keep the recipe beside the weights, so that a checkpoint can be evaluated with no other flag."""
+        super()._save(output_dir, state_dict)
+        (Path(output_dir or str(self.args.output_dir)) / "recipe.yaml").write_text(self.recipe_yaml)
+
+
+class ResumedEpoch(TrainerCallback):
+    """Tells the dataset the epoch when a run resumes in its middle.
+
+    The loader that skips the batches already seen does not (transformers 5.23, accelerate 1.15), and every query's
+    documents would be shuffled as in epoch 0.
+    """
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: DataLoader[Any],
+        **kwargs: Any,
+    ) -> None:
+        """Set the epoch that the trainer is about to run."""
+        dataset = train_dataloader.dataset
+        assert isinstance(dataset, EncodedDataset)
+        dataset.set_epoch(int(state.epoch or 0))

@@ -1,0 +1,104 @@
+"""The prefix tree of one query's tokenized docIDs, as flat numpy arrays.
+
+Dimension letters: D docIDs, L tokens of the longest docID, N trie nodes (the root included).
+
+Node 0 is the root. Nodes are numbered level by level, and siblings lie side by side in the order of their token ids,
+so the children of node u are the contiguous block `child_start[u] : child_start[u + 1]`, and every node comes after
+its parent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+
+class DuplicateDocIDError(ValueError):
+    """Two docIDs of one query have the same token ids; `first` and `second` are their places in the list."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"docIDs {first} and {second} have the same token ids")
+        self.first, self.second = first, second
+
+
+@dataclass(frozen=True, slots=True)
+class DocIDTrie:
+    """A prefix tree over D tokenized docIDs (section 4.3 of the SToICaL paper).
+
+    token [N] is the token that leads to a node (-1 at the root), parent [N] its parent (the root is its own), depth [N]
+    its distance from the root in tokens, child_start [N + 1] the first child of every node (see above), path [D, L] the
+    nodes of each docID from depth 1 down, padded with -1. All are int64.
+    """
+
+    token: Ints
+    parent: Ints
+    depth: Ints
+    child_start: Ints
+    path: Ints
+
+    @property
+    def num_nodes(self) -> int:
+        """N, the root included."""
+        return len(self.token)
+
+    @property
+    def leaf(self) -> Ints:
+        """[D] the node where each docID ends; an inner node when the docID is a prefix of another."""
+        return self.path[np.arange(len(self.path)), (self.path >= 0).sum(axis=1) - 1]
+
+    def children(self, node: int) -> Ints:
+        """The child nodes of `node`, by ascending token id."""
+        return np.arange(self.child_start[node], self.child_start[node + 1])
+
+    def ancestors(self) -> npt.NDArray[np.bool_]:
+        """[N, N] True at (n, a) where a is n itself or one of its ancestors (the root included)."""
+        mask = np.eye(self.num_nodes, dtype=bool)
+        for node in range(1, self.num_nodes):
+            mask[node] |= mask[self.parent[node]]
+        return mask
+
+
+def build_trie(docids: Sequence[Sequence[int]]) -> DocIDTrie:
+    """Build the trie of D non-empty sequences of token ids, in any order.
+
+    Raises `DuplicateDocIDError` for two equal sequences and `ValueError` for an empty one or none at all. Cost: one
+    lexicographic sort of the [D, L] id matrix.
+    """
+    lengths = np.fromiter((len(ids) for ids in docids), dtype=np.int64, count=len(docids))
+    if not len(lengths) or not lengths.all():
+        raise ValueError("a trie needs at least one docID, and every docID at least one token")
+    filled = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.full(filled.shape, -1, dtype=np.int64)
+    ids[filled] = np.concatenate([np.asarray(tokens, dtype=np.int64) for tokens in docids])
+
+    order = np.lexsort(ids.T[::-1])
+    ids, filled = ids[order], filled[order]
+    opens = filled.copy()  # [D, L] does this cell start a node that no earlier row has?
+    opens[1:] &= np.logical_or.accumulate(ids[1:] != ids[:-1], axis=1)
+    repeated = np.flatnonzero(~opens.any(axis=1))
+    if len(repeated):
+        first, second = sorted(order[repeated[0] - 1 : repeated[0] + 1])
+        raise DuplicateDocIDError(int(first), int(second))
+    return _number_by_level(ids, filled, opens, order)
+
+
+def _number_by_level(ids: Ints, filled: npt.NDArray[np.bool_], opens: npt.NDArray[np.bool_], order: Ints) -> DocIDTrie:
+    level_sizes = opens.sum(axis=0)
+    level_starts = 1 + np.cumsum(level_sizes) - level_sizes
+    nodes = np.where(filled, level_starts + np.cumsum(opens, axis=0) - 1, -1)  # [D, L]
+    parents = np.hstack([np.zeros((len(nodes), 1), dtype=np.int64), nodes[:, :-1]])
+
+    columns = np.nonzero(opens.T)  # level by level, so already in node order
+    token = np.concatenate([[-1], ids.T[columns]])
+    parent = np.concatenate([[0], parents.T[columns]])
+    depth = np.concatenate([[0], columns[0] + 1])
+    num_children = np.bincount(parent[1:], minlength=len(token))
+    child_start = 1 + np.concatenate([[0], np.cumsum(num_children)])
+    path = np.empty_like(nodes)
+    path[order] = nodes
+    return DocIDTrie(token=token, parent=parent, depth=depth, child_start=child_start, path=path)

@@ -1,0 +1,1 @@
+"""Tests; `tests/conftest.py` holds what they share."""

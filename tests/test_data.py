@@ -1,0 +1,257 @@
+"""stoical/data.py: what a valid row gives, how each bad row is told, and that the three formats agree."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import timeit
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from stoical.data import Doc, RankingRow, file_sha256, load_manifest, load_split, parse_row
+
+WHERE = "data/foo/train.jsonl:17"
+ROWS = [
+    {
+        "query_id": "q1",
+        "query": "deer",
+        "docs": [{"docid": "ruminant", "text": "chews twice", "rank": 1}, {"docid": "mammal", "rank": 1}],
+        "negatives": [{"docid": "solarization", "text": "a photograph"}, {"docid": "café"}],
+    },
+    {"query_id": "q2", "query": "cat", "docs": [{"docid": "feline"}, {"docid": "mammal"}, {"docid": "café"}]},
+]
+EXPECTED = [
+    RankingRow(
+        "q1",
+        "deer",
+        (Doc("ruminant", "chews twice", 1), Doc("mammal", None, 1)),
+        (Doc("solarization", "a photograph"), Doc("café")),
+    ),
+    RankingRow("q2", "cat", (Doc("feline"), Doc("mammal"), Doc("café"))),
+]
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    """A valid row with some keys changed, or dropped where the change is `...`."""
+    raw = {"query_id": "q", "query": "deer", "docs": [{"docid": "a"}, {"docid": "b"}]} | changes
+    return {key: value for key, value in raw.items() if value is not ...}
+
+
+def ranked(*ranks: Any) -> list[dict[str, Any]]:
+    return [{"docid": f"d{i}", "rank": rank} for i, rank in enumerate(ranks)]
+
+
+def write_jsonl(directory: Path, rows: list[dict[str, Any]], split: str = "train") -> Path:
+    directory.mkdir(exist_ok=True)
+    path = directory / f"{split}.jsonl"
+    path.write_text("".join(json.dumps(raw) + "\n" for raw in rows), encoding="utf-8")
+    return path
+
+
+def write_as(kind: str, directory: Path, rows: list[dict[str, Any]]) -> str:
+    """Write the split `train`; how its messages begin, before the number of the row and what follows."""
+    if kind == "jsonl":
+        return f"{write_jsonl(directory, rows)}:"
+    table = datasets.Dataset.from_list(rows)
+    path = directory / ("train.parquet" if kind == "parquet" else "train")
+    directory.mkdir(exist_ok=True)
+    table.to_parquet(path) if kind == "parquet" else table.save_to_disk(path)
+    return f"{path}["
+
+
+def test_a_full_row_is_parsed_field_by_field() -> None:
+    assert [parse_row(raw, WHERE) for raw in ROWS] == EXPECTED
+
+
+def test_ranks_are_the_given_ones_or_the_positions() -> None:
+    assert parse_row(row(docs=ranked(1, 2, 2, 4)), WHERE).ranks == (1, 2, 2, 4)
+    assert parse_row(row(docs=ranked(None, None, None)), WHERE).ranks == (1, 2, 3)
+
+
+def test_null_means_absent_where_a_field_is_optional() -> None:
+    raw = row(docs=[{"docid": "a", "text": None, "rank": None}], negatives=None)
+    assert parse_row(raw, WHERE) == RankingRow("q", "deer", (Doc("a"),))
+
+
+BAD_ROWS = {
+    "not an object": (["q"], "expected an object like"),
+    "no query_id": (row(query_id=...), "'query_id' is missing"),
+    "empty query_id": (row(query_id=""), "'query_id' is empty"),
+    "blank query_id": (row(query_id=" \n"), "'query_id' is empty"),
+    "integer query_id": (row(query_id=17), "'query_id' must be a string, got 17"),
+    "null query_id": (row(query_id=None), "'query_id' must be a string, got None"),
+    "no query": (row(query=...), "'query' is missing"),
+    "empty query": (row(query=""), "'query' is empty"),
+    "list as query": (row(query=["deer"]), "'query' must be a string, got ['deer']"),
+    "half a surrogate pair": (row(query="deer \ud83e"), "'query' holds half of a surrogate pair"),
+    "no docs": (row(docs=...), "'docs' is missing"),
+    "empty docs": (row(docs=[]), "'docs' is empty; a row needs at least one relevant document"),
+    "object as docs": (row(docs={"docid": "a"}), "'docs' must be a list of"),
+    "null docs": (row(docs=None), "'docs' must be a list of"),
+    "string as doc": (row(docs=["a"]), "docs[0]: expected an object like {\"docid\": ...}, got 'a'"),
+    "doc without docid": (row(docs=[{"docid": "a"}, {"text": "x"}]), "docs[1]: 'docid' is missing"),
+    "empty docid": (row(docs=[{"docid": ""}]), "docs[0]: 'docid' is empty"),
+    "blank docid": (row(docs=[{"docid": "a"}, {"docid": " \t"}]), "docs[1]: 'docid' is empty"),
+    "integer docid": (row(docs=[{"docid": 3}]), "docs[0]: 'docid' must be a string, got 3"),
+    "empty text": (row(docs=[{"docid": "a", "text": ""}]), "docs[0]: 'text' is empty"),
+    "integer text": (row(docs=[{"docid": "a", "text": 3}]), "docs[0]: 'text' must be a string, got 3"),
+    "repeated docid": (row(docs=[{"docid": "a"}, {"docid": "b"}, {"docid": "a"}]), "docid 'a' occurs twice"),
+    "negative is a doc": (row(negatives=[{"docid": "b"}]), "docid 'b' occurs twice"),
+    "repeated negative": (row(negatives=[{"docid": "x"}, {"docid": "x"}]), "docid 'x' occurs twice"),
+    "blank negative": (row(negatives=[{"docid": " "}]), "negatives[0]: 'docid' is empty"),
+    "string as negatives": (row(negatives="x"), "'negatives' must be a list of"),
+    "ranked negative": (row(negatives=[{"docid": "x", "rank": 3}]), "negatives[0]: unknown key 'rank'"),
+    "misspelt key": (row(querry="deer"), "unknown key 'querry'; did you mean 'query'?"),
+    "misspelt required key": (row(docs=..., doc=[{"docid": "a"}]), "unknown key 'doc'; did you mean 'docs'?"),
+    "misspelt doc key": (row(docs=[{"doc_id": "a"}]), "docs[0]: unknown key 'doc_id'; did you mean 'docid'?"),
+    "alien key": (row(zzz=1), "unknown key 'zzz' (known keys: docs, negatives, query, query_id)"),
+    "rank 0": (row(docs=ranked(0, 1)), "docs[0]: 'rank' must be a positive integer (1 = best), got 0"),
+    "fractional rank": (row(docs=ranked(1, 1.5)), "docs[1]: 'rank' must be a positive integer"),
+    "boolean rank": (row(docs=ranked(True, 2)), "docs[0]: 'rank' must be a positive integer"),
+    "text as rank": (row(docs=ranked("1")), "docs[0]: 'rank' must be a positive integer (1 = best), got '1'"),
+    "rank beyond 31 bits": (row(docs=ranked(2**31)), "docs[0]: 'rank' must be a positive integer"),
+    "falling ranks": (row(docs=ranked(1, 2, 1)), "docs[2] has rank 1 after rank 2"),
+    "rank ahead of its place": (row(docs=ranked(1, 3)), "docs[1] has rank 3, but only 1 docs before it"),
+    "ranks on some docs": (row(docs=ranked(1, None)), "some docs have a 'rank' and some do not"),
+}
+
+
+@pytest.mark.parametrize(("raw", "message"), BAD_ROWS.values(), ids=BAD_ROWS)
+def test_a_bad_row_is_told_with_its_place(raw: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        parse_row(raw, WHERE)
+    assert str(error.value).startswith(f"{WHERE}: ")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "save_to_disk"])
+def test_every_format_gives_the_same_rows(kind: str, tmp_path: Path) -> None:
+    write_as(kind, tmp_path / "deer", ROWS)
+    dataset = load_split(tmp_path / "deer", "train")
+    assert dataset.name == "deer/train"
+    assert (len(dataset), list(dataset)) == (2, EXPECTED)
+    assert (dataset[-1], dataset[:1]) == (EXPECTED[1], EXPECTED[:1])
+    with pytest.raises(IndexError):
+        dataset[2]
+
+
+@pytest.mark.parametrize(("kind", "number"), [("jsonl", "3:"), ("parquet", "2]:"), ("save_to_disk", "2]:")])
+def test_loading_names_the_bad_row(kind: str, number: str, tmp_path: Path) -> None:
+    place = write_as(kind, tmp_path / "deer", [*ROWS, row(docs=[{"docid": "a"}, {"docid": "a"}])])
+    with pytest.raises(ValueError, match="docid 'a' occurs twice") as error:
+        load_split(tmp_path / "deer", "train")
+    assert str(error.value).startswith(place + number)
+
+
+@pytest.mark.parametrize(("kind", "first"), [("jsonl", "1"), ("parquet", "0]"), ("save_to_disk", "0]")])
+def test_a_query_id_used_twice_names_both_rows(kind: str, first: str, tmp_path: Path) -> None:
+    place = write_as(kind, tmp_path / "deer", [*ROWS, row(query_id="q1")])
+    message = re.escape(f"query_id 'q1' was used before, at {place}{first}")
+    with pytest.raises(ValueError, match=message + "$"):
+        load_split(tmp_path / "deer", "train")
+
+
+def test_bad_rows_are_found_beyond_the_first_batch(tmp_path: Path) -> None:
+    rows = [row(query_id=str(i)) for i in range(2500)]
+    write_jsonl(tmp_path, rows)
+    assert [loaded.query_id for loaded in load_split(tmp_path, "train")] == [raw["query_id"] for raw in rows]
+    place = write_as("parquet", tmp_path / "bad", [*rows, row(query=" ")])
+    with pytest.raises(ValueError, match=re.escape(f"{place}2500]: 'query' is empty")):
+        load_split(tmp_path / "bad", "train")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"query_id": "q2", "query" "cat"}', "column 28"),
+        (b'{"query_id": "q2", "query": "caf\xe9"}', "utf-8"),
+        (b'{"query_id": "q2",', "not a JSON object on one line"),
+        (b"null", "expected an object like"),
+    ],
+)
+def test_a_line_that_is_no_json_object_is_told_by_number(line: bytes, message: str, tmp_path: Path) -> None:
+    first = json.dumps(ROWS[0]).encode()
+    (tmp_path / "train.jsonl").write_bytes(first + b"\n\n" + line + b"\n")
+    with pytest.raises(ValueError, match=message) as error:
+        load_split(tmp_path, "train")
+    assert str(error.value).startswith(f"{tmp_path}/train.jsonl:3: ")
+
+
+def test_byte_order_mark_and_blank_lines_are_no_error(tmp_path: Path) -> None:
+    lines = [json.dumps(raw, ensure_ascii=False).encode() for raw in ROWS]
+    (tmp_path / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\r\n\r\n".join(lines))
+    assert list(load_split(tmp_path, "train")) == EXPECTED
+
+
+def test_what_is_missing_is_told_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"there is no dataset directory .*nowhere") as error:
+        load_split(tmp_path / "nowhere", "train")
+    assert f"python -m data_prep.wordnet out={tmp_path}/nowhere" in str(error.value)
+    path = write_jsonl(tmp_path, ROWS)
+    with pytest.raises(ValueError, match=r"looked for test\.jsonl, .* test/, found train\.jsonl;") as error:
+        load_split(tmp_path, "test")
+    assert f"python -m data_prep.wordnet out={tmp_path}" in str(error.value)
+    with pytest.raises(ValueError, match=r"train.jsonl is a file; give the dataset directory"):
+        load_split(path, "train")
+
+
+def test_a_split_given_twice_or_without_rows_is_an_error(tmp_path: Path) -> None:
+    write_jsonl(tmp_path, [], "test")
+    with pytest.raises(ValueError, match=r"test\.jsonl holds no rows"):
+        load_split(tmp_path, "test")
+    write_jsonl(tmp_path, ROWS)
+    write_as("parquet", tmp_path, ROWS)
+    with pytest.raises(ValueError, match=r"several files for 'train' \(train\.jsonl, train\.parquet\)"):
+        load_split(tmp_path, "train")
+
+
+def test_files_of_the_wrong_kind_are_told(tmp_path: Path) -> None:
+    (tmp_path / "train.parquet").write_text("not parquet")
+    with pytest.raises(ValueError, match=r"train\.parquet is not a readable parquet file"):
+        load_split(tmp_path, "train")
+    (tmp_path / "test").mkdir()
+    with pytest.raises(ValueError, match="test is not a single dataset written by datasets' save_to_disk"):
+        load_split(tmp_path, "test")
+    datasets.DatasetDict({"a": datasets.Dataset.from_list(ROWS)}).save_to_disk(tmp_path / "both")
+    with pytest.raises(ValueError, match="both is not a single dataset"):
+        load_split(tmp_path, "both")
+
+
+def test_a_parquet_file_that_changed_is_read_anew(tmp_path: Path) -> None:
+    write_as("parquet", tmp_path, ROWS)
+    assert load_split(tmp_path, "train")[0].query == "deer"
+    write_as("parquet", tmp_path, [row(query="roe")])
+    assert load_split(tmp_path, "train")[0].query == "roe"
+
+
+def test_a_row_is_cheap_to_get(tmp_path: Path) -> None:
+    docs = [{"docid": f"d{i}"} for i in range(8)]
+    write_as("parquet", tmp_path, [row(query_id=str(i), docs=docs) for i in range(3000)])
+    dataset = load_split(tmp_path, "train")
+    best = min(timeit.repeat(lambda: dataset[1234], number=50, repeat=10)) / 50
+    assert best < 100e-6, f"{best * 1e6:.0f} microseconds"
+
+
+def test_manifest_and_checksum(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"manifest\.json is missing"):
+        load_manifest(tmp_path)
+    path = tmp_path / "manifest.json"
+    path.write_text('{"source": "me"}')
+    assert load_manifest(tmp_path) == {"source": "me"}
+    assert file_sha256(path) == hashlib.sha256(b'{"source": "me"}').hexdigest()
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"manifest\.json is not valid JSON"):
+        load_manifest(tmp_path)
+    path.write_text("[]")
+    with pytest.raises(ValueError, match=r"manifest\.json must hold a JSON object"):
+        load_manifest(tmp_path)
+    with pytest.raises(ValueError, match="there is no dataset directory"):
+        load_manifest(tmp_path / "nowhere")

@@ -1,0 +1,98 @@
+"""The packed batch, field by field, against the queries it was made of."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stoical.packing import TokenizedQuery, TrieTargetCollator
+from stoical.targets import TargetSettings
+from tests.conftest import EOS, ragged_queries, random_query
+
+FRACTIONAL = TargetSettings(item="fractional", alpha=1.0)
+PAD = 96
+
+
+def pack(queries, settings=FRACTIONAL, prune=False):
+    return TrieTargetCollator(settings, pad_id=PAD, prune=prune)(queries)["batch"]
+
+
+def spell(batch, node):
+    """The tokens from the root down to a node, by parents."""
+    tokens = []
+    while batch.node_token[node] >= 0:
+        tokens.append(int(batch.node_token[node]))
+        node = int(batch.node_parent[node])
+    return tuple(tokens[::-1])
+
+
+def test_every_node_column_reads_its_own_path():
+    """What a node column attends to is the prompt and the path to it, at consecutive positions, and nothing else."""
+    queries = ragged_queries()
+    batch = pack(queries)
+    for node in range(len(batch.node_token)):
+        if batch.node_token[node] < 0:
+            continue
+        row, column = int(batch.node_row[node]), int(batch.node_col[node])
+        prompt, before = list(queries[row].prompt_ids), list(spell(batch, node)[:-1])
+        if not before:
+            assert column == len(prompt) - 1
+            continue
+        seen = batch.node_mask[row, column - batch.prompt_width].nonzero()[:, 0]
+        assert batch.input_ids[row, seen].tolist() == prompt + before
+        assert batch.position_ids[row, seen].tolist() == list(range(len(prompt) + len(before)))
+        assert seen[-1] == column
+
+
+def test_padding_is_inert():
+    batch = pack(ragged_queries())
+    width = batch.prompt_width
+    for row, length in enumerate(batch.prompt_lengths.tolist()):
+        assert (batch.input_ids[row, length:width] == PAD).all()
+        assert not batch.node_mask[row, :, length:width].any()
+    assert batch.node_mask.any(dim=-1).all()  # no row of the mask is empty: softmax over nothing is NaN
+
+
+def test_doc_paths_spell_the_docids_in_order():
+    queries = ragged_queries(negatives=1)
+    batch = pack(queries)
+    spelled = [spell(batch, int(path[path >= 0][-1])) for path in batch.doc_path]
+    assert spelled == [tuple(ids) for query in queries for ids in query.docid_ids]
+    assert batch.doc_query.tolist() == [row for row, query in enumerate(queries) for _ in query.docid_ids]
+    assert batch.doc_rank.tolist() == [rank for query in queries for rank in query.ranks]
+    assert batch.doc_negative.tolist() == [i == len(q.docids) - 1 for q in queries for i in range(len(q.docids))]
+
+
+def test_evaluation_batches_carry_no_weight():
+    assert pack([random_query(1, negatives=1)]).node_weights.sum() == 0
+
+
+def test_pruning_drops_exactly_what_has_no_weight():
+    queries = ragged_queries()
+    for settings in (TargetSettings(), TargetSettings(token="trie", beta=1.0), FRACTIONAL):
+        whole, pruned = pack(queries, settings), pack(queries, settings, prune=True)
+        weights = [
+            {(int(b.node_row[n]), spell(b, n)): float(b.node_weights[n]) for n in range(len(b.node_token))}
+            for b in (whole, pruned)
+        ]
+        kept = {key: value for key, value in weights[0].items() if value > 0 or key[1] == ()}
+        assert weights[1] == kept
+    top = pack(queries, TargetSettings(), prune=True)
+    assert top.doc_rank.tolist() == [1, 1, 1]
+    assert top.node_mask.shape[1] == max(len(query.docid_ids[0]) for query in queries) - 1
+
+
+def test_equal_ids_name_both_docids_and_the_query():
+    query = TokenizedQuery("q7", [1, 5], ["ab", "a b", "c"], [[3, EOS], [3, EOS], [4, EOS]], [2, 2, 2], [1, 2, 3])
+    with pytest.raises(ValueError, match=r"query 'q7'.*'ab' and 'a b'.*same token ids"):
+        pack([query])
+
+
+def test_moving_a_batch_moves_every_tensor():
+    batch = pack(ragged_queries()).to("meta")
+    tensors = [
+        value for value in (getattr(batch, name) for name in batch.__dataclass_fields__) if torch.is_tensor(value)
+    ]
+    assert len(tensors) >= 12
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert batch.query_ids == ("q1", "q2", "q3")

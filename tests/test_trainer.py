@@ -1,0 +1,166 @@
+"""The trainer: one gradient however the global batch is cut, resume, NaN, and what a run leaves behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from stoical.build import build_trainer
+from stoical.config import load_recipe
+from stoical.losses import ObjectiveOutput
+from stoical.run_dir import resume_from, write_manifest
+from tests.small_data import TINY, write_dataset
+
+
+def make(tmp_path, *extra, recipe="wordnet_alpha2", output="run"):
+    data = tmp_path / "data"
+    if not data.exists():
+        write_dataset(data, train=24, test=6)
+    settings = [f"recipe={recipe},small", f"data.path={data}", f"output={tmp_path / output}", *TINY, *extra]
+    given = {word.partition("=")[0]: word for word in settings}  # later words win, as a test's `extra` should
+    return load_recipe(list(given.values()))
+
+
+def first_gradient(recipe):
+    """The gradient that reaches the optimizer at the first step, whole."""
+    recipe.training |= {"eval_strategy": "no", "save_strategy": "no"}
+    trainer, seen = build_trainer(recipe), []
+
+    def keep(model):
+        seen.append(torch.cat([p.grad.flatten().clone() for p in model.parameters()]))
+
+    trainer.create_optimizer()
+    trainer.optimizer.register_step_pre_hook(lambda *_: keep(trainer.model))
+    trainer.train()
+    return seen[0]
+
+
+@pytest.mark.parametrize("kind", ["queries", "points", "weights"])
+@pytest.mark.parametrize("recipe", ["wordnet_alpha2", "wordnet_ntp", "wordnet_beta2"])
+def test_accumulation_changes_nothing(tmp_path, kind, recipe):
+    """1 x 8 = 2 x 4 = 8 x 1: the queries carry different numbers of docIDs, so a mean of means would show."""
+    common = [f"loss.normalizer={kind}", "training.max_steps=1", "training.max_grad_norm=0"]
+    whole = first_gradient(make(tmp_path, *common, "training.per_device_train_batch_size=8", recipe=recipe))
+    assert whole.norm() > 1e-3
+    for size in (4, 1):
+        cut = first_gradient(make(tmp_path, *common, f"training.per_device_train_batch_size={size}", recipe=recipe))
+        assert (cut - whole).norm() < 1e-6 * max(1, whole.norm()), size
+
+
+def test_layouts_train_alike(tmp_path):
+    gradients = [
+        first_gradient(make(tmp_path, f"layout={layout}", "training.max_steps=1"))
+        for layout in ("sequence", "cache", "pointwise")
+    ]
+    for gradient in gradients[1:]:
+        assert (gradient - gradients[0]).norm() < 1e-5 * gradients[0].norm()
+
+
+def test_resume_equals_going_through(tmp_path):
+    """Stop after 5 of 10 steps (mid-epoch), resume, and get the same weights, bit for bit."""
+    every = ["training.max_steps=10", "training.save_steps=5", "training.lr_scheduler_type=constant"]
+    through = build_trainer(make(tmp_path, *every, output="through"))
+    through.train()
+    shutil.copytree(tmp_path / "through" / "checkpoint-5", tmp_path / "stopped" / "checkpoint-5")
+    recipe = make(tmp_path, *every, "resume=auto", output="stopped")
+    resumed = build_trainer(recipe)
+    resumed.train(resume_from_checkpoint=resume_from(recipe))
+    assert resumed.state.global_step == 10
+    for name, weight in through.model.state_dict().items():
+        assert torch.equal(weight, resumed.model.state_dict()[name]), name
+
+
+def test_run_directory(tmp_path):
+    recipe = make(tmp_path, "training.max_steps=4", "training.eval_steps=2", "training.save_steps=4")
+    trainer = build_trainer(recipe)
+    write_manifest(recipe)
+    trainer.train()
+    run = tmp_path / "run"
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["data"]["name"] == "tiny"
+    assert manifest["num_processes"] == 1
+    assert manifest["packages"]["torch"] == torch.__version__
+    logs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    evaluations = [log for log in logs if "eval_ndcg" in log]
+    assert [log["step"] for log in evaluations] == [2, 4]
+    assert set(evaluations[0]) >= {"eval_cvr", "eval_ndcg", "eval_recall@1", "eval_recall@5", "eval_valid_mass"}
+    assert (run / "recipe.yaml").read_text() == (run / "checkpoint-4" / "recipe.yaml").read_text()
+    loaded = AutoModelForCausalLM.from_pretrained(run / "checkpoint-4")
+    assert torch.equal(loaded.get_input_embeddings().weight, trainer.model.get_input_embeddings().weight)
+
+
+def test_existing_runs_are_not_overwritten(tmp_path):
+    (tmp_path / "run" / "checkpoint-3").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"already holds a run \(checkpoint-3\); set resume=auto"):
+        resume_from(make(tmp_path))
+    assert resume_from(make(tmp_path, "resume=auto")) == str(tmp_path / "run" / "checkpoint-3")
+    assert resume_from(make(tmp_path, "resume=auto", output="other")) is None
+    with pytest.raises(ValueError, match="no such checkpoint"):
+        resume_from(make(tmp_path, "resume=nowhere"))
+
+
+def test_nan_loss_names_step_queries_and_checkpoint(tmp_path):
+    recipe = make(tmp_path, "training.max_steps=6", "training.save_steps=2")
+    trainer = build_trainer(recipe)
+    loss = trainer.objectives[0]
+
+    def broken(context):
+        output = loss(context)
+        return ObjectiveOutput(output.loss_sum * float("nan")) if context.step == 3 else output
+
+    broken.needs_whole_trie = broken.needs_hidden = False
+    trainer.objectives = [broken]
+    with pytest.raises(ValueError, match=r"loss is nan at step 4, queries q\d+, .*checkpoint-2") as error:
+        trainer.train()
+    assert "training.learning_rate" in str(error.value)
+    assert (tmp_path / "run" / "checkpoint-2" / "model.safetensors").is_file()
+
+
+def test_objectives_are_summed_logged_and_given_what_they_ask_for(tmp_path):
+    """A second objective of twice the loss makes three times the gradient; it sees step, hidden states, a forward."""
+    unclipped = ["training.max_steps=1", "training.max_grad_norm=0"]
+    plain = first_gradient(make(tmp_path, *unclipped))
+    trainer = build_trainer(make(tmp_path, *unclipped, "training.logging_steps=1"))
+    loss, seen, gradients = trainer.objectives[0], [], []
+
+    def twice(context):
+        again = context.forward(context.batch)
+        assert torch.allclose(again, context.node_logprobs, atol=1e-6)
+        seen.append((context.step, context.hidden.shape[:2]))
+        return ObjectiveOutput(2 * loss(context).loss_sum, {"twice": 7.0})
+
+    twice.needs_whole_trie, twice.needs_hidden = False, True
+    trainer.objectives = [loss, twice]
+    trainer.create_optimizer()
+    trainer.optimizer.register_step_pre_hook(
+        lambda *_: gradients.append(torch.cat([p.grad.flatten().clone() for p in trainer.model.parameters()]))
+    )
+    trainer.train()
+    assert (gradients[0] - 3 * plain).norm() < 1e-5 * plain.norm()
+    assert seen[0][0] == 0
+    assert [log["twice"] for log in trainer.state.log_history if "twice" in log] == [7.0]
+
+
+def test_self_check_refuses_a_model_that_sees_too_much(tmp_path, capsys):
+    trainer = build_trainer(make(tmp_path, "training.max_steps=1"))
+    collator = trainer.data_collator
+
+    def leaky(queries):
+        batch = collator(queries)["batch"]
+        fields = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
+        return {"batch": type(batch)(**fields | {"node_mask": torch.ones_like(batch.node_mask)})}
+
+    trainer.data_collator = leaky
+    with pytest.raises(ValueError, match=r"self-check: sequence and pointwise.*differ by at most"):
+        trainer.train()
+
+
+def test_dropped_documents_are_logged(tmp_path):
+    recipe = make(tmp_path, "training.max_steps=1", "prompt.max_length=24", "training.logging_steps=1")
+    trainer = build_trainer(recipe)
+    trainer.train()
+    assert trainer.state.log_history[0]["dropped_docs"] > 0

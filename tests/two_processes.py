@@ -1,0 +1,38 @@
+"""Run by tests/test_distributed.py under `accelerate launch`: one step, then an evaluation; writes what it saw.
+
+    accelerate launch ... -m tests.two_processes OUTPUT key=value ...
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from stoical.build import build_trainer
+from stoical.config import load_recipe
+
+
+def main() -> None:
+    """Train one step of the recipe, keeping the gradient that reaches the optimizer, and evaluate."""
+    output = Path(sys.argv[1])
+    trainer = build_trainer(load_recipe(sys.argv[2:]))
+    seen: list[torch.Tensor] = []
+    trainer.create_optimizer()
+    trainer.optimizer.register_step_pre_hook(
+        lambda *_: seen.append(torch.cat([p.grad.flatten().clone() for p in trainer.model.parameters()]))
+    )
+    trainer.train()
+    result = trainer.evaluator(trainer.model_wrapped)
+    if PartialState().is_main_process:
+        torch.save(seen[0], output / "gradient.pt")
+        losses = [log["train_loss"] for log in trainer.state.log_history if "train_loss" in log]
+        facts = {"processes": PartialState().num_processes, "loss": losses[0], "metrics": result.metrics}
+        (output / "facts.json").write_text(json.dumps(facts | {"queries": [row["query_id"] for row in result.rows]}))
+
+
+if __name__ == "__main__":
+    main()

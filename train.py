@@ -1,0 +1,34 @@
+"""Fine-tune a language model to rank.
+
+  accelerate launch train.py recipe=NAME[,OVERLAY,...] [key=value ...]
+  python train.py recipe=wordnet_alpha2 dry_run=true      show prompts, trie, weights and memory; do not train
+
+Settings are merged as defaults < recipe < overlays < key=value. Results go to runs/<recipe> (output=...).
+"""
+
+from collections.abc import Sequence
+
+from stoical.build import build_trainer
+from stoical.cli import run
+from stoical.config import load_recipe
+from stoical.dry_run import show
+from stoical.run_dir import resume_from, write_manifest
+
+
+def main(arguments: Sequence[str]) -> None:
+    recipe = load_recipe(arguments)
+    if recipe.dry_run:
+        print(show(recipe))
+        return
+    checkpoint = resume_from(recipe)
+    trainer = build_trainer(recipe)
+    write_manifest(recipe)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.is_world_process_zero():
+        print(
+            f"trained {trainer.state.global_step} steps; evaluate with: python evaluate.py checkpoint={recipe.output}"
+        )
+
+
+if __name__ == "__main__":
+    run(main, __doc__ or "")
