@@ -18,13 +18,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, MistralConfig, PreTrainedModel
 
-from benchmarks.measure import interleaved, markdown_table, spread, write_results
+from benchmarks.measure import Clock, interleaved, markdown_table, spread, waiting, write_results
 from benchmarks.synthetic import random_query
 from data_prep.options import run_command
 from stoical.forward import TRIE_ATTENTION, _read_nodes, node_logprobs
@@ -51,9 +51,10 @@ class ForwardOptions:
     heads: int = _option(8, "number of attention heads")
     kv_heads: int = _option(2, "number of key and value heads; Mistral-7B has a quarter of its heads")
     vocab: int = _option(4096, "size of the vocabulary")
-    threads: int = _option(2, "torch threads")
-    budget: float = _option(30.0, "seconds to spend on a size, training and scoring each; at least 5 rounds are made")
-    pointwise_tokens: int = _option(16384, "run no more tokens than this in one pointwise call, and multiply up")
+    threads: int = _option(1, "torch threads; with more, set clock=wall")
+    clock: Literal["cpu", "wall"] = _option("cpu", "the clock that the tables show; the JSON has both")
+    budget: float = _option(20.0, "seconds to spend on a size, training and scoring each; at least 3 rounds are made")
+    pointwise_tokens: int = _option(6000, "run no more tokens than this in one pointwise call, and multiply up")
     pointwise_rounds: int = _option(3, "how often pointwise is timed")
     seed: int = _option(0, "seed of weights, prompts and docIDs")
     name: str = _option("forward", "results go to benchmarks/results/<name>.json and .md")
@@ -183,25 +184,27 @@ def time_size(text: str, options: ForwardOptions, models: tuple[PreTrainedModel,
     for mode, step in (("training", train), ("scoring", score)):
         calls = {name: lambda loss=loss, step=step: step(loss) for name, loss in variants.items()}
         few = {"pointwise": options.pointwise_rounds}
-        times = interleaved(calls, options.budget, rounds=(5, 40), few=few)
-        times["pointwise"] = [value * len(size.query.docids) / size.rows for value in times["pointwise"]]
-        result[mode] = {name: {"seconds": values} for name, values in times.items()}
+        times = interleaved(calls, options.budget, rounds=(3, 40), few=few)
+        scale = len(size.query.docids) / size.rows
+        times["pointwise"] = {clock: [value * scale for value in values] for clock, values in times["pointwise"].items()}
+        result[mode] = times
     return result
 
 
-def summarise(results: list[dict[str, Any]], mode: str) -> str:
+def summarise(results: list[dict[str, Any]], mode: str, clock: Clock) -> str:
     """A table of one mode: medians, ratios to `plain`, and the speed-up over pointwise beside the token ratio."""
     rows = []
     for result in results:
-        middle = {name: median(entry["seconds"]) for name, entry in result[mode].items()}
+        middle = {name: median(entry[clock]) for name, entry in result[mode].items()}
         row = {"P x n": result["size"], "tokens": result["packed_tokens"], "plain, s": f"{middle['plain']:.3f}"}
         row |= {f"{name} / plain": f"{middle[name] / middle['plain']:.2f}" for name in PACKED}
         best = min(middle["sequence"], middle["cache"])
         speed_up = middle["pointwise"] / best
         row |= {"pointwise, s": f"{middle['pointwise']:.2f}", "speed-up": f"{speed_up:.1f}"}
         row |= {"token ratio": f"{result['token_ratio']:.1f}", "share": f"{speed_up / result['token_ratio']:.2f}"}
-        worst = max(spread(entry["seconds"]) for entry in result[mode].values())
-        row |= {"rounds": len(result[mode]["plain"]["seconds"]), "noise": f"{worst:.0%}"}
+        worst = max(spread(entry[clock]) for entry in result[mode].values())
+        row |= {"rounds": len(result[mode]["plain"][clock]), "noise": f"{worst:.0%}"}
+        row |= {"waiting": f"{waiting(result[mode].values()):.0%}"}
         rows.append(row)
     return markdown_table(rows)
 
@@ -211,7 +214,7 @@ def run(options: ForwardOptions) -> None:
     torch.set_num_threads(options.threads)
     models = (make_model(options, TRIE_ATTENTION), make_model(options, "sdpa"))
     results = [time_size(text, options, models) for text in options.sizes.split(",")]
-    tables = {mode: summarise(results, mode) for mode in ("training", "scoring")}
+    tables = {mode: summarise(results, mode, options.clock) for mode in ("training", "scoring")}
     command = " ".join([COMMAND, *sys.argv[1:]])
     write_results(options.name, command, asdict(options), results, tables)
 

@@ -1,4 +1,8 @@
-"""Taking times, and writing them down with what they were taken on."""
+"""Taking times, and writing them down with what they were taken on.
+
+Every call is timed by two clocks. `cpu`, the processor time of the process, does not see what other jobs take of the
+machine; on one thread and an idle machine it equals `wall`. With several threads only `wall` means anything.
+"""
 
 from __future__ import annotations
 
@@ -6,46 +10,58 @@ import gc
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+Clock = Literal["wall", "cpu"]
 RESULTS = Path(__file__).parent / "results"
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """The wall time of one call, with Python's garbage collector out of the way."""
+Times = dict[Clock, list[float]]
+"""Seconds of every call, by both clocks."""
+
+
+def timed(work: Callable[[], Any]) -> dict[Clock, float]:
+    """Seconds that one call takes, with Python's garbage collector out of the way."""
     gc.collect()
     gc.disable()
-    start = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     work()
-    elapsed = time.perf_counter() - start
+    seconds: dict[Clock, float] = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
     gc.enable()
-    return elapsed
+    return seconds
 
 
 def interleaved(
     variants: Mapping[str, Callable[[], Any]], budget: float, rounds: tuple[int, int], few: Mapping[str, int]
-) -> dict[str, list[float]]:
-    """Seconds of every call of every variant, taken in turns so that noise of the machine hits all alike.
+) -> dict[str, Times]:
+    """Time every variant in turns, so that noise of the machine hits all alike.
 
     A first round warms up and is thrown away. Rounds go on until `budget` seconds are spent, but no fewer and no more
     than `rounds` of them. `few` names variants that sit out after so many rounds.
     """
     for work in variants.values():
         work()
-    times: dict[str, list[float]] = {name: [] for name in variants}
+    times: dict[str, Times] = {name: {"wall": [], "cpu": []} for name in variants}
     start, done = time.perf_counter(), 0
     while done < rounds[0] or (done < rounds[1] and time.perf_counter() - start < budget):
         for name, work in variants.items():
             if done < few.get(name, rounds[1]):
-                times[name].append(seconds(work))
+                for clock, value in timed(work).items():
+                    times[name][clock].append(value)
         done += 1
     return times
+
+
+def waiting(times: Iterable[Times]) -> float:
+    """Share of the wall time in which the process had no processor: what other jobs took, on one thread."""
+    pairs = [(sum(entry["wall"]), sum(entry["cpu"])) for entry in times]
+    return 1 - sum(cpu for _, cpu in pairs) / sum(wall for wall, _ in pairs)
 
 
 def spread(times: Sequence[float]) -> float:

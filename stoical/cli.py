@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from accelerate import PartialState
 from omegaconf import OmegaConf
 from transformers.utils import logging as transformers_logging
 
@@ -35,6 +36,7 @@ def run(main: Callable[[Sequence[str]], None], usage: str) -> None:
     except KeyboardInterrupt:
         print("interrupted; resume=auto continues from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+    PartialState().destroy_process_group()  # without it, processes may abort at exit
 
 
 def help_text(usage: str) -> str:

@@ -53,27 +53,28 @@ class QueryEncoder:
         return self.template.render(row.query, shuffled(docs, self.seed, epoch, row.query_id))
 
     def _fit(self, row: RankingRow, docid_ids: Sequence[Sequence[int]], epoch: int) -> tuple[Sequence[Doc], list[int]]:
-        """As many of the top documents as leave room for the longest docID (found by bisection), and the prompt."""
-        budget = self.max_length - max(len(ids) for ids in docid_ids)
+        """As many of the top documents as fit, found by bisection, and the prompt that holds them."""
+        negatives = docid_ids[len(row.docs) :]
+
+        def budget(count: int) -> int:
+            return self.max_length - max(len(ids) for ids in (*docid_ids[:count], *negatives))
 
         def prompt(count: int) -> list[int]:
             return encode_prompt(self.tokenizer, self.render(row, row.docs[:count], epoch))
 
-        prompt_ids = prompt(len(row.docs))
-        if len(prompt_ids) <= budget:
-            return row.docs, prompt_ids
-        kept, too_many = 0, len(row.docs)
+        kept, too_many, prompt_ids = 0, len(row.docs) + 1, []
+        count = len(row.docs)  # most queries fit as they are
         while too_many - kept > 1:
-            count = (kept + too_many) // 2
-            shorter = prompt(count)
-            if len(shorter) <= budget:
-                kept, prompt_ids = count, shorter
+            ids = prompt(count)
+            if len(ids) <= budget(count):
+                kept, prompt_ids = count, ids
             else:
                 too_many = count
+            count = (kept + too_many) // 2
         if not kept:
             raise ValueError(
                 f"the prompt with its top document alone is {len(prompt(1))} tokens, and prompt.max_length="
-                f"{self.max_length} leaves {budget}; raise prompt.max_length or shorten the document"
+                f"{self.max_length} leaves {budget(1)}; raise prompt.max_length or shorten the document"
             )
         return row.docs[:kept], prompt_ids
 

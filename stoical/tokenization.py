@@ -52,9 +52,10 @@ class DocIDTokenizer:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The prompt's ids with exactly one BOS in front, if the tokenizer has one."""
+    """The prompt's ids with exactly one BOS, in front, if the tokenizer has one; the text's own are dropped."""
     ids = list(tokenizer.encode(text, add_special_tokens=False))
-    return ids if tokenizer.bos_token_id is None else [tokenizer.bos_token_id, *ids]
+    bos = tokenizer.bos_token_id
+    return ids if bos is None else [bos, *(token for token in ids if token != bos)]
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

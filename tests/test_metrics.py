@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
@@ -71,6 +71,7 @@ def queries(draw: st.DrawFn, negatives: int = 3) -> tuple[np.ndarray, np.ndarray
     return np.array(scores), np.array(ranks + [positives + 1] * num_negatives), num_negatives
 
 
+@settings(deadline=None)
 @given(queries())
 def test_each_metric_is_the_loop_of_the_text(query: tuple[np.ndarray, np.ndarray, int]) -> None:
     scores, ranks, num_negatives = query
@@ -83,6 +84,7 @@ def test_each_metric_is_the_loop_of_the_text(query: tuple[np.ndarray, np.ndarray
         assert violates(scores, num_negatives) == loop_violates(scores[:positives], scores[positives:])
 
 
+@settings(deadline=None)
 @given(st.integers(2, 12), st.integers(0, 2), st.randoms(use_true_random=False))
 def test_ndcg_is_scikit_learns_where_no_scores_tie(positives: int, negatives: int, random: object) -> None:
     scores = [-0.1 * i for i in range(positives + negatives)]

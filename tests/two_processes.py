@@ -29,9 +29,10 @@ def main() -> None:
     result = trainer.evaluator(trainer.model_wrapped)
     if PartialState().is_main_process:
         torch.save(seen[0], output / "gradient.pt")
-        losses = [log["train_loss"] for log in trainer.state.log_history if "train_loss" in log]
+        losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
         facts = {"processes": PartialState().num_processes, "loss": losses[0], "metrics": result.metrics}
         (output / "facts.json").write_text(json.dumps(facts | {"queries": [row["query_id"] for row in result.rows]}))
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":
