@@ -8,6 +8,7 @@ stopped when the command is given again.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -47,7 +48,8 @@ def step(what: str, *command: str) -> None:
     """Run one command of the project, saying what it is before and how long it took after."""
     print(f"==> {what}: python {' '.join(command)}", flush=True)
     started = time.perf_counter()
-    status = subprocess.run([sys.executable, *command], check=False).returncode
+    environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ  # threads that spin while they wait starve a busy machine
+    status = subprocess.run([sys.executable, *command], check=False, env=environment).returncode
     if status:
         sys.exit(status)
     print(f"    {time.perf_counter() - started:.0f} s", flush=True)

@@ -21,7 +21,6 @@ from transformers import (
     TrainingArguments,
 )
 
-from stoical.config import Recipe, unknown
 from stoical.data import RankingDataset, RankingRow, load_split
 from stoical.evaluator import Evaluator
 from stoical.forward import check_model
@@ -29,6 +28,7 @@ from stoical.losses import Objective, SToICaLLoss
 from stoical.packing import TrieTargetCollator
 from stoical.prompts import load_template
 from stoical.queries import EncodedDataset, QueryEncoder
+from stoical.settings import Recipe, unknown
 from stoical.tokenization import DocIDTokenizer, check_vocabulary, load_tokenizer, train_bpe
 from stoical.trainer import StoicalTrainer
 

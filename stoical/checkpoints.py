@@ -8,7 +8,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from transformers.trainer_utils import get_last_checkpoint
 
-from stoical.config import Recipe, build_recipe, dotlist_layer, load_recipe, read_layer, split_arguments
+from stoical.config import build_recipe, dotlist_layer, load_recipe, read_layer, split_arguments
+from stoical.settings import Recipe
 
 
 def load_evaluation(arguments: Sequence[str]) -> tuple[Recipe, Path, int | None]:

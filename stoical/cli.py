@@ -11,7 +11,8 @@ from accelerate import PartialState
 from omegaconf import OmegaConf
 from transformers.utils import logging as transformers_logging
 
-from stoical.config import RECIPES, Recipe, list_recipes
+from stoical.config import RECIPES, list_recipes
+from stoical.settings import Recipe
 
 DEBUG_VARIABLE = "STOICAL_DEBUG"
 
@@ -24,6 +25,8 @@ def run(main: Callable[[Sequence[str]], None], usage: str) -> None:
         return
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     transformers_logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
     try:
         main(arguments)
     except ValueError as error:

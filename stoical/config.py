@@ -1,134 +1,17 @@
-"""Recipes: typed settings, loaded as defaults < recipe < overlays < key=value. Nothing else changes a value.
-
-The defaults are the paper's (Appendix A.1, WordNet): Mistral-7B-Instruct-v0.3, Adafactor with beta1 = 0.9, 10,000
-steps.
-"""
+"""Recipes: settings loaded as defaults < recipe < overlays < key=value. Nothing else changes a value."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import types
-import typing
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from transformers import TrainingArguments
 from yaml import YAMLError
 
-from stoical.forward import MASKABLE, TRIE_ATTENTION, Layout
-from stoical.losses import Normalizer
-from stoical.scoring import Reduction
-from stoical.targets import TargetSettings
-from stoical.tokenization import Terminator
+from stoical.settings import Recipe, check_recipe, unknown
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-RUN_KEYS = ("recipe",)  # keys of the command line that are no settings
-
-
-@dataclass
-class DataSettings:
-    """path: a dataset directory with train, test and manifest.json (`python -m data_prep.wordnet` makes one)."""
-
-    path: str = "data/wordnet"
-
-
-@dataclass
-class PromptSettings:
-    """template: wordnet, esci, compact or a YAML file. max_length: of the prompt and the longest docID, in tokens."""
-
-    template: str = "wordnet"
-    max_length: int = 1024
-
-
-@dataclass
-class TokenizerSettings:
-    """name: a hub id or directory, or `bpe`: a BPE of `vocab_size` tokens trained on the dataset, saved with the model.
-
-    terminator: what ends a docID; count_terminator: whether it counts in the loss and in the mean log-probability.
-    """
-
-    name: str = "mistralai/Mistral-7B-Instruct-v0.3"
-    vocab_size: int | None = None
-    terminator: Terminator = "eos"
-    count_terminator: bool = True
-
-
-@dataclass
-class ModelSettings:
-    """name: a hub id or directory; with `from_scratch`, random weights in the shape that `config` gives.
-
-    `config` holds fields of the model's `PretrainedConfig`; from scratch, `name` is an architecture such as `mistral`.
-    """
-
-    name: str = "mistralai/Mistral-7B-Instruct-v0.3"
-    from_scratch: bool = False
-    config: dict[str, Any] = field(default_factory=dict)
-    attn_implementation: str = TRIE_ATTENTION
-
-
-@dataclass
-class LossSettings(TargetSettings):
-    """The weight table's row (see `TargetSettings`) and what the summed loss is divided by over the global batch."""
-
-    normalizer: Normalizer = "points"
-
-
-@dataclass
-class EvalSettings:
-    """score: mean or sum of log-probabilities. num_queries: evaluated during training, a fixed sample of the split."""
-
-    score: Reduction = "mean"
-    recall_at: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])
-    batch_size: int = 8
-    num_queries: int | None = 500
-
-
-def paper_training() -> dict[str, Any]:
-    """Appendix A.1, as `transformers.TrainingArguments` fields."""
-    return {
-        "max_steps": 10_000,
-        "learning_rate": 1e-5,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 50,
-        "weight_decay": 0.0,
-        "max_grad_norm": 1.0,
-        "bf16": True,
-        "per_device_train_batch_size": 8,
-        "logging_steps": 10,
-        "eval_strategy": "steps",
-        "eval_steps": 500,
-        "save_steps": 500,
-    }
-
-
-@dataclass
-class Recipe:
-    """Everything that defines a run. `training` holds `transformers.TrainingArguments` fields under their own names.
-
-    output: the run directory (default runs/<recipe>). global_batch_size: queries a step, over all processes and
-    accumulation steps. optimizer: `adafactor` is the paper's, with beta1 = 0.9; `trainer` leaves it to training.optim.
-    resume: `auto` takes the last checkpoint of the run directory, or the path of one. dry_run: show, do not train.
-    """
-
-    output: str | None = None
-    seed: int = 0
-    global_batch_size: int = 64
-    optimizer: Literal["adafactor", "trainer"] = "adafactor"
-    layout: Layout = "sequence"
-    resume: str | None = None
-    dry_run: bool = False
-    data: DataSettings = field(default_factory=DataSettings)
-    prompt: PromptSettings = field(default_factory=PromptSettings)
-    tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
-    model: ModelSettings = field(default_factory=ModelSettings)
-    loss: LossSettings = field(default_factory=LossSettings)
-    eval: EvalSettings = field(default_factory=EvalSettings)
-    training: dict[str, Any] = field(default_factory=paper_training)
 
 
 def list_recipes(folder: str = "") -> list[str]:
@@ -182,13 +65,6 @@ def split_arguments(arguments: Sequence[str]) -> dict[str, str]:
     return values
 
 
-def unknown(what: str, name: str, known: Sequence[str], hint: str = "") -> ValueError:
-    """The error for a name that is not known, with the nearest that is."""
-    near = difflib.get_close_matches(name, known, n=1)
-    suggestion = f" Did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"{what} {name!r} does not exist.{suggestion}{hint}")
-
-
 def dotlist_layer(values: dict[str, str]) -> tuple[str, DictConfig]:
     """`key=value` settings of the command line as a layer for `build_recipe`."""
     layer = OmegaConf.create()
@@ -225,87 +101,3 @@ def _one_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "")
     return f"{key}: {lines[0]}" if key else lines[0]
-
-
-def check_recipe(recipe: Recipe) -> None:
-    """Raise `ValueError` where settings conflict, are of the wrong type, or would have no effect."""
-    recipe.loss.check()
-    _check_numbers(recipe)
-    _check_training(recipe)
-    if recipe.model.attn_implementation not in MASKABLE:
-        raise ValueError(
-            f"model.attn_implementation={recipe.model.attn_implementation} cannot take the mask of a trie; "
-            f"use one of {', '.join(MASKABLE)}"
-        )
-    if recipe.loss.visits == "reach" and recipe.loss.normalizer == "weights":
-        raise ValueError(
-            "loss.visits=reach conflicts with loss.normalizer=weights: its weights are not known before the forward "
-            "pass; use loss.normalizer=points or queries"
-        )
-    if (recipe.tokenizer.name == "bpe") != (recipe.tokenizer.vocab_size is not None):
-        raise ValueError("tokenizer.vocab_size goes with tokenizer.name=bpe: set both, or neither")
-    if recipe.tokenizer.terminator == "none" and not recipe.tokenizer.count_terminator:
-        raise ValueError("tokenizer.count_terminator=false conflicts with tokenizer.terminator=none: drop one of them")
-    for key in ("activation_checkpointing", "gradient_checkpointing"):  # new name and old
-        if recipe.layout == "cache" and recipe.training.get(key):
-            raise ValueError(
-                f"layout=cache conflicts with training.{key}=true, which drops the cache; use layout=sequence"
-            )
-
-
-def _check_numbers(recipe: Recipe) -> None:
-    numbers = {
-        "global_batch_size": recipe.global_batch_size,
-        "prompt.max_length": recipe.prompt.max_length,
-        "eval.batch_size": recipe.eval.batch_size,
-        "eval.num_queries": recipe.eval.num_queries,
-        "eval.recall_at": min(recipe.eval.recall_at, default=None),
-    }
-    for key, value in numbers.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{key}={value} must be at least 1")
-
-
-def _check_training(recipe: Recipe) -> None:
-    owners = {
-        "output_dir": "output",
-        "seed": "seed",
-        "gradient_accumulation_steps": "global_batch_size",
-        "per_device_eval_batch_size": "eval.batch_size",
-        "resume_from_checkpoint": "resume",
-        "remove_unused_columns": None,
-        "label_names": None,
-        "average_tokens_across_devices": None,
-    }
-    types_of = typing.get_type_hints(TrainingArguments)
-    known = [f.name for f in dataclasses.fields(TrainingArguments) if f.init]
-    for key, value in recipe.training.items():
-        if key in owners:
-            owner = owners[key]
-            raise ValueError(
-                f"training.{key} conflicts with {owner}, which sets it; use {owner}"
-                if owner
-                else f"training.{key} is not for a recipe to set: the trie's batches need it as it is"
-            )
-        if key not in known:
-            raise unknown("training setting", f"training.{key}", [f"training.{name}" for name in known])
-        if not _fits(value, types_of[key]):
-            hint = """; YAML reads no, off and false alike: write "'no'" for the word""" if value is False else ""
-            raise ValueError(
-                f"training.{key}={value!r} has the wrong type; TrainingArguments wants {types_of[key]}{hint}"
-            )
-    if recipe.optimizer != "trainer" and "optim" in recipe.training:
-        raise ValueError(
-            f"training.optim={recipe.training['optim']} conflicts with optimizer={recipe.optimizer}; "
-            "set optimizer=trainer to use it"
-        )
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Is `value`, as YAML gives it, of this type? Enums come as strings, and are left to transformers."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) else (hint,)
-    plain = {int, float, bool, str, dict, list, type(None)}
-    kinds = {option if option in plain else typing.get_origin(option) or str for option in options}
-    if isinstance(value, bool):
-        return bool in kinds
-    return type(value) in kinds or (type(value) is int and float in kinds)

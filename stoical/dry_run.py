@@ -5,11 +5,11 @@ from __future__ import annotations
 from transformers import PreTrainedTokenizerBase
 
 from stoical.build import build_config, build_encoder, build_tokenizer, meta_model, pad_id, training_arguments
-from stoical.config import Recipe
 from stoical.data import load_split
 from stoical.memory import step_memory
 from stoical.packing import PackedBatch, TrieTargetCollator
 from stoical.queries import EncodedDataset
+from stoical.settings import Recipe
 
 SHOWN_IDS = 60
 

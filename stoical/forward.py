@@ -12,11 +12,13 @@ Three layouts compute the same log-probabilities:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from accelerate.utils import extract_model_from_parallel
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -147,38 +149,103 @@ def _attention_mask(model: nn.Module, batch: PackedBatch) -> Tensor | None:
 
 
 def _cached(model: nn.Module, batch: PackedBatch, hidden: bool) -> tuple[Tensor, Tensor | None]:
-    config = extract_model_from_parallel(model).config
-    width, last = batch.prompt_width, batch.prompt_lengths[:, None] - 1
-    cache = DynamicCache(config=config)
-    prompt = model(
-        input_ids=batch.input_ids[:, :width],
+    width = batch.prompt_width
+    last = batch.prompt_lengths[:, None] - 1
+    cache, logits, states = _prompt_pass(model, batch.input_ids[:, :width], last, hidden)
+    if batch.node_mask.shape[1]:
+        columns = batch.input_ids[:, width:], batch.position_ids[:, width:]
+        node_logits, node_states = _nodes_pass(model, cache, *columns, batch.node_mask, hidden)
+        logits = torch.cat([logits, node_logits], dim=1)
+        if states is not None and node_states is not None:
+            states = torch.cat([states, node_states], dim=1)
+    return logits, states
+
+
+def _prompt_pass(
+    model: nn.Module, input_ids: Tensor, last: Tensor, hidden: bool = False
+) -> tuple[DynamicCache, Tensor, Tensor | None]:
+    """Run the prompts [B, P] alone: keys and values, and logits [B, 1, V] and states at the columns `last` [B, 1].
+
+    The cache is told of no sliding window: it must keep every column, since a node's column is not its position.
+    """
+    cache, virtual = DynamicCache(), _virtual_tokens(model)
+    output = model(
+        input_ids=input_ids,
         past_key_values=cache,
-        logits_to_keep=last,
+        logits_to_keep=last + virtual,
         use_cache=True,
         output_hidden_states=hidden,
     )
-    if cache.get_seq_length() != width:
+    if cache.get_seq_length() != virtual + input_ids.shape[1]:
         raise ValueError(
             "layout=cache found no cache after the prompt: activation checkpointing drops it; "
             "set layout=sequence or training.activation_checkpointing=false"
         )
-    logits = [prompt.logits]
-    states = [prompt.hidden_states[-1].take_along_dim(last[..., None], dim=1)] if hidden else []
-    if batch.node_mask.shape[1]:
-        mask = batch.node_mask[:, None]
-        if config._attn_implementation == "eager":
-            mask = torch.where(mask, 0.0, torch.finfo(prompt.logits.dtype).min).to(prompt.logits.dtype)
-        nodes = model(
-            input_ids=batch.input_ids[:, width:],
-            position_ids=batch.position_ids[:, width:],
-            past_key_values=cache,
-            attention_mask=mask,
-            use_cache=True,
-            output_hidden_states=hidden,
-        )
-        logits.append(nodes.logits)
-        states += [nodes.hidden_states[-1]] if hidden else []
-    return torch.cat(logits, dim=1), torch.cat(states, dim=1) if hidden else None
+    states = output.hidden_states[-1].take_along_dim(last[..., None] + virtual, dim=1) if hidden else None
+    return cache, output.logits, states
+
+
+def _virtual_tokens(model: nn.Module) -> int:
+    """How many tokens of a soft prompt peft puts before every prompt."""
+    inner = extract_model_from_parallel(model)
+    if isinstance(inner, PeftModel) and inner.active_peft_config.is_prompt_learning:
+        return int(inner.active_peft_config.num_virtual_tokens)
+    return 0
+
+
+def _nodes_pass(
+    model: nn.Module, cache: DynamicCache, input_ids: Tensor, position_ids: Tensor, mask: Tensor, hidden: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Run node columns [B, I] over the cache: logits [B, I, V] and states.
+
+    `mask` [B, I, T] says which columns they see, of the cache and their own. Cached columns before those T are a soft
+    prompt: seen by all, and not to be put there again, so the model below peft's wrapper runs.
+    """
+    virtual = cache.get_seq_length() + input_ids.shape[1] - mask.shape[2]
+    mask = nn.functional.pad(mask, (virtual, 0), value=True)[:, None]
+    inner = extract_model_from_parallel(model)
+    if inner.config._attn_implementation == "eager":
+        dtype = cache.layers[0].keys.dtype
+        mask = torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)
+    output = (inner.base_model if virtual else model)(
+        input_ids=input_ids,
+        position_ids=position_ids + virtual,
+        past_key_values=cache,
+        attention_mask=mask,
+        use_cache=True,
+        output_hidden_states=hidden,
+    )
+    return output.logits, output.hidden_states[-1] if hidden else None
+
+
+class PromptCache:
+    """The keys and values of one prompt, kept once, and of the trie nodes that were fed after it, level by level.
+
+    Dimension letters: P prompt tokens, F nodes fed so far, K nodes of one level, V vocabulary. Nodes are columns of one
+    row over one cache of P + F columns: nothing is copied or reordered for a node's sake. `logits` [1, V] are those
+    after the prompt. Gradients flow if they are on.
+    """
+
+    def __init__(self, model: nn.Module, prompt_ids: Sequence[int]) -> None:
+        device = next(model.parameters()).device
+        input_ids = torch.tensor([list(prompt_ids)], device=device)
+        last = torch.tensor([[len(prompt_ids) - 1]], device=device)
+        self._model, self._next_position = model, len(prompt_ids)
+        self._cache, logits, _ = _prompt_pass(model, input_ids, last)
+        self._sees = torch.ones(1, len(prompt_ids), dtype=torch.bool, device=device)  # [K, P + F] of the last level
+        self.logits = logits[0]
+
+    def feed(self, token: Tensor, parent: Tensor) -> Tensor:
+        """[K, V] logits after K nodes of the next level, each a child of place `parent` [K] of the level fed before.
+
+        The first level's parent is the prompt: place 0.
+        """
+        itself = torch.eye(len(token), dtype=torch.bool, device=token.device)
+        self._sees = torch.cat([self._sees[parent], itself], dim=1)
+        position = torch.full_like(token, self._next_position)
+        logits, _ = _nodes_pass(self._model, self._cache, token[None], position[None], self._sees[None])
+        self._next_position += 1
+        return logits[0]
 
 
 def packed_difference(model: nn.Module, batch: PackedBatch, layout: Layout, max_rows: int = 4) -> float:

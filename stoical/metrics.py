@@ -41,16 +41,20 @@ def ndcg(scores: Floats, gains: Floats) -> float:
     return float(gains[predicted_order(scores)] @ discounts) / ideal
 
 
-def recall_at_k(scores: Floats, k: int) -> float:
-    """|gold top k and predicted top k in common| / k, to the letter: a list of 3 documents has R@5 = 3 / 5 at best."""
-    return float((predicted_order(scores)[:k] < k).sum()) / k
+def recall_at_k(scores: Floats, k: int, num_negatives: int = 0) -> float:
+    """|gold top k and predicted top k in common| / k, to the letter: 3 relevant documents have R@5 = 3 / 5 at best.
+
+    The prediction ranks negatives among the documents; the gold ranking holds relevant documents only.
+    """
+    positives = len(scores) - num_negatives
+    return float((predicted_order(scores)[:k] < min(k, positives)).sum()) / k
 
 
 def query_metrics(scores: Floats, ranks: Ints, num_negatives: int, ks: Iterable[int]) -> dict[str, float]:
     """All metrics of one query; `cvr` (0 or 1) only where there is a negative."""
     values = {"cvr": float(violates(scores, num_negatives))} if num_negatives else {}
     values["ndcg"] = ndcg(scores, gold_gains(ranks, num_negatives))
-    return values | {f"recall@{k}": recall_at_k(scores, k) for k in ks}
+    return values | {f"recall@{k}": recall_at_k(scores, k, num_negatives) for k in ks}
 
 
 def mean_metrics(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:

@@ -162,7 +162,7 @@ def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: i
         input_ids[row, columns] = trie.token[inner]
         position_ids[row, columns] = length + trie.depth[inner] - 1
         mask[row, : len(inner), :length] = True
-        mask[row, : len(inner), width : width + len(inner)] = _ancestors(trie, inner)
+        mask[row, : len(inner), width : width + len(inner)] = trie.ancestors(inner)
         nodes.append(_node_fields(part, row, offset, width))
         docs.append(_doc_fields(part, row, offset))
         offset += len(part.kept)
@@ -178,17 +178,6 @@ def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: i
         **_concatenate(nodes),
         **_concatenate(docs),
     )
-
-
-def _ancestors(trie: DocIDTrie, inner: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """[I, I] True at (i, j) where inner node j is i or an ancestor of i."""
-    place = np.full(trie.num_nodes, -1)
-    place[inner] = np.arange(len(inner))
-    mask = np.eye(len(inner), dtype=bool)
-    for depth in range(2, int(trie.depth[inner].max(initial=0)) + 1):
-        level = np.flatnonzero(trie.depth[inner] == depth)
-        mask[level] |= mask[place[trie.parent[inner[level]]]]
-    return mask
 
 
 def _node_fields(part: _PackedQuery, row: int, offset: int, width: int) -> dict[str, npt.NDArray[Any]]:
@@ -229,6 +218,13 @@ def _concatenate(parts: Sequence[dict[str, npt.NDArray[Any]]]) -> dict[str, Tens
     for name in parts[0]:
         arrays = [part[name] for part in parts]
         if name == "doc_path":
-            arrays = [np.pad(a, ((0, 0), (0, longest - a.shape[1])), constant_values=-1) for a in arrays]
+            arrays = [_widened(array, longest) for array in arrays]
         joined[name] = torch.from_numpy(np.concatenate(arrays))
     return joined
+
+
+def _widened(paths: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.int64]:
+    """What `np.pad` would make, at a tenth of its cost for arrays this small."""
+    wide = np.full((len(paths), width), -1)
+    wide[:, : paths.shape[1]] = paths
+    return wide

@@ -16,8 +16,8 @@ from accelerate import PartialState
 from omegaconf import OmegaConf
 from transformers.trainer_utils import get_last_checkpoint
 
-from stoical.config import Recipe
 from stoical.data import load_manifest
+from stoical.settings import Recipe
 
 PACKAGES = ("stoical", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
 

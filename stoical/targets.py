@@ -133,12 +133,20 @@ def trie_weights(trie: DocIDTrie, ranks: Ints, lam: Floats, mu: Floats) -> Float
     on_path = np.zeros((len(ranks), trie.num_nodes), dtype=bool)
     on_path[np.arange(len(ranks))[:, None], trie.path.clip(min=0)] = True
     on_path[:, 0] = True
-    counted = ranks[None, :] >= ranks[trained, None]  # [R, D] the docIDs that rank r's targets are made of
-    mass = (counted * mu) @ on_path.astype(np.float64)  # [R, N]
+    mass = _tail_sums(on_path * mu[:, None], ranks)[trained]  # [R, N]
     on_path[np.arange(len(ranks)), trie.leaf] = False  # a docID predicts nothing where it ends
-    at_parent = on_path[np.ix_(trained, trie.parent)]
-    weights: Floats = lam[trained] @ (at_parent * sibling_shares(trie, mass))
+    targets = on_path[trained].take(trie.parent, axis=1) * sibling_shares(trie, mass)
+    # einsum rather than @: BLAS would wake its threads for this little sum, in every worker of the data loader.
+    weights: Floats = np.einsum("r,rn->n", lam[trained], targets)
     return weights
+
+
+def _tail_sums(values: Floats, ranks: Ints) -> Floats:
+    """[D, N] for each docID, `values` [D, N] summed over the docIDs of its rank or a lower one (r or more)."""
+    order = np.argsort(-ranks)
+    sums = values[order].cumsum(axis=0)
+    counted = np.searchsorted(-ranks[order], -ranks, side="right")  # how many docIDs rank r's sum holds
+    return sums[counted - 1]
 
 
 def every_node_weights(trie: DocIDTrie, mu: Floats, visits: Visits) -> Floats:

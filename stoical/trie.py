@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -55,12 +56,16 @@ class DocIDTrie:
         """The child nodes of `node`, by ascending token id."""
         return np.arange(self.child_start[node], self.child_start[node + 1])
 
-    def ancestors(self) -> npt.NDArray[np.bool_]:
-        """[N, N] True at (n, a) where a is n itself or one of its ancestors (the root included)."""
-        mask = np.eye(self.num_nodes, dtype=bool)
-        for node in range(1, self.num_nodes):
-            mask[node] |= mask[self.parent[node]]
-        return mask
+    def ancestors(self, nodes: Ints) -> npt.NDArray[np.bool_]:
+        """[K, K] True at (i, j) where nodes[j] is nodes[i] itself or one of its ancestors, for K distinct nodes."""
+        place = np.full(self.num_nodes, len(nodes))  # what is not among them falls into a last column, cut off below
+        place[nodes] = np.arange(len(nodes))
+        mask = np.zeros((len(nodes), len(nodes) + 1), dtype=bool)
+        above = nodes
+        for _ in range(int(self.depth[nodes].max(initial=0)) + 1):
+            mask[np.arange(len(nodes)), place[above]] = True
+            above = self.parent[above]
+        return mask[:, :-1]
 
 
 def build_trie(docids: Sequence[Sequence[int]]) -> DocIDTrie:
@@ -69,12 +74,12 @@ def build_trie(docids: Sequence[Sequence[int]]) -> DocIDTrie:
     Raises `DuplicateDocIDError` for two equal sequences and `ValueError` for an empty one or none at all. Cost: one
     lexicographic sort of the [D, L] id matrix.
     """
-    lengths = np.fromiter((len(ids) for ids in docids), dtype=np.int64, count=len(docids))
+    lengths = np.fromiter(map(len, docids), dtype=np.int64, count=len(docids))
     if not len(lengths) or not lengths.all():
         raise ValueError("a trie needs at least one docID, and every docID at least one token")
     filled = np.arange(lengths.max()) < lengths[:, None]
     ids = np.full(filled.shape, -1, dtype=np.int64)
-    ids[filled] = np.concatenate([np.asarray(tokens, dtype=np.int64) for tokens in docids])
+    ids[filled] = np.fromiter(chain.from_iterable(docids), dtype=np.int64, count=lengths.sum())
 
     order = np.lexsort(ids.T[::-1])
     ids, filled = ids[order], filled[order]

@@ -13,6 +13,7 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from stoical.packing import TokenizedQuery
 
+torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 VOCAB = 97
 EOS = 2
 

@@ -18,8 +18,8 @@ ONE_STEP = {
     "training.max_steps": "1",
     "training.max_grad_norm": "0",
     "training.logging_steps": "1",
-    "training.eval_strategy": "'no'",
-    "training.save_strategy": "'no'",
+    "training.eval_strategy": "no",
+    "training.save_strategy": "no",
 }
 
 

@@ -53,9 +53,9 @@ def loop_ndcg(scores: Sequence[float], ranks: Sequence[int], num_negatives: int)
     return found / best
 
 
-def loop_recall(scores: Sequence[float], k: int) -> float:
+def loop_recall(scores: Sequence[float], k: int, num_negatives: int) -> float:
     """The documents that the first k of the gold ranking and of the predicted one have in common, over k."""
-    gold, predicted = list(range(len(scores)))[:k], loop_order(scores)[:k]
+    gold, predicted = list(range(len(scores) - num_negatives))[:k], loop_order(scores)[:k]
     return len([doc for doc in gold if doc in predicted]) / k
 
 
@@ -79,7 +79,7 @@ def test_each_metric_is_the_loop_of_the_text(query: tuple[np.ndarray, np.ndarray
     assert predicted_order(scores).tolist() == loop_order(scores.tolist())
     assert ndcg(scores, gold_gains(ranks, num_negatives)) == pytest.approx(loop_ndcg(scores, ranks, num_negatives))
     for k in (1, 2, 3, 5, 10):
-        assert recall_at_k(scores, k) == pytest.approx(loop_recall(scores, k))
+        assert recall_at_k(scores, k, num_negatives) == pytest.approx(loop_recall(scores, k, num_negatives))
     if num_negatives:
         assert violates(scores, num_negatives) == loop_violates(scores[:positives], scores[positives:])
 
@@ -98,6 +98,7 @@ def test_gold_gains_are_those_of_the_text() -> None:
     three_and_a_negative = gold_gains(np.array([1, 2, 3, 4]), 1)
     np.testing.assert_allclose(three_and_a_negative, [math.log(4), math.log(3), math.log(2), 0.0])
     np.testing.assert_allclose(gold_gains(np.array([1, 1, 3]), 0), [math.log(4), math.log(4), math.log(2)])
+    assert gold_gains(np.array([1, 2, 1]), 1)[2] == 0.0, "a negative gains nothing, whatever rank it is given"
 
 
 def test_ndcg_by_hand() -> None:
@@ -116,6 +117,8 @@ def test_recall_by_hand() -> None:
 
 def test_recall_of_a_short_list_is_over_k_all_the_same() -> None:
     assert recall_at_k(np.array([-1.0, -2.0, -3.0]), 5) == 3 / 5
+    assert recall_at_k(np.array([-1.0, -2.0, -3.0, -4.0]), 5, num_negatives=1) == 3 / 5, "a negative is no hit"
+    assert recall_at_k(np.array([-1.0, -3.0, -2.0]), 2, num_negatives=1) == 1 / 2
 
 
 def test_a_violation_is_one_positive_below_one_negative() -> None:
@@ -140,7 +143,9 @@ def test_a_query_has_a_cvr_only_with_a_negative() -> None:
     scores = np.array([-1.0, -2.0, -3.0])
     perfect = {"ndcg": 1.0, "recall@1": 1.0, "recall@3": 1.0}
     assert query_metrics(scores, np.array([1, 2, 3]), 0, [1, 3]) == pytest.approx(perfect)
-    assert query_metrics(scores, np.array([1, 2, 3]), 1, [1, 3]) == pytest.approx({"cvr": 0.0, **perfect})
+    assert query_metrics(scores, np.array([1, 2, 3]), 1, [1, 2]) == pytest.approx(
+        {"cvr": 0.0, "ndcg": 1.0, "recall@1": 1.0, "recall@2": 1.0}
+    )
     assert query_metrics(scores[::-1], np.array([1, 2, 3]), 1, [1]) == {
         "cvr": 1.0,
         "ndcg": pytest.approx(loop_ndcg([-3.0, -2.0, -1.0], [1, 2, 3], 1)),

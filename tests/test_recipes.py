@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from stoical.config import RECIPES, LossSettings, Recipe, list_recipes, load_recipe
+from stoical.config import RECIPES, list_recipes, load_recipe
+from stoical.settings import LossSettings, Recipe
 
 NAMES = list_recipes()
 OVERLAYS = list_recipes("overlays")
@@ -30,7 +31,7 @@ def test_every_recipe_loads(name: str, overlays: str) -> None:
     recipe = load(name + overlays)
     assert recipe.output == f"runs/{name}{overlays}".replace(",", "-")
     assert recipe.loss == load(name).loss, "an overlay of size changes no loss"
-    assert recipe.data.path == ("data/mammal" if "quickstart" in overlays else "data/wordnet")
+    assert recipe.data.path == ("data/mammal" if "quickstart" in overlays else load(name).data.path)
 
 
 def test_small_is_small() -> None:
@@ -74,12 +75,12 @@ def test_the_rows_of_tables_1_and_3_are_there(name: str) -> None:
 def test_the_tables_have_all_their_rows() -> None:
     """Table 1: NTP, five alphas, stepwise, five betas. Table 3: nine betas at alpha = 2."""
     assert (len(TABLE_1), len(TABLE_3)) == (12, 9)
-    assert set(NAMES) == {*TABLE_1, *TABLE_3, "wordnet_every_node"}
+    assert {*TABLE_1, *TABLE_3, "wordnet_every_node"} <= set(NAMES)
     ours = load("wordnet_every_node").loss
     assert (ours.token, ours.beta, ours.visits) == ("every_node", 2, "uniform")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*TABLE_1, *TABLE_3, "wordnet_every_node"])
 def test_a_step_is_the_papers_64_points(name: str) -> None:
     """Appendix A.1: 10k steps of 64 are 7.65 epochs over 84k top-1 targets, and 0.91 over 700k (query, docID) pairs.
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stoical.tokenization import (
@@ -97,6 +97,17 @@ def test_a_prompt_has_exactly_one_bos(mistral: PreTrainedTokenizerBase, bpe: Pre
             assert ids.count(BOS) == 1
             assert EOS not in ids
     assert encode_prompt(mistral, "[INST] deer")[1] == mistral.convert_tokens_to_ids("[INST]") == 3
+
+
+def test_what_a_tokenizer_adds_of_itself_is_left_out() -> None:
+    """Many add BOS, and some EOS: a prompt that ended in EOS would end before its answer."""
+    tokenizer = word_tokenizer(bos_token="<s>", eos_token="</s>")
+    special = [("<s>", BOS), ("</s>", EOS)]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=special)
+    assert tokenizer.encode("deer") == [BOS, 3, EOS]
+    assert encode_prompt(tokenizer, "deer cat") == [BOS, 3, 4]
+    assert DocIDTokenizer(tokenizer, "eos", True)("deer cat") == [3, 4, EOS]
+    assert DocIDTokenizer(tokenizer, "none", True)("deer cat") == [3, 4]
 
 
 def test_a_tokenizer_without_bos_gets_none() -> None:

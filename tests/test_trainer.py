@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 
@@ -83,7 +84,7 @@ def test_run_directory(tmp_path):
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["data"]["name"] == "tiny"
     assert manifest["num_processes"] == 1
-    assert manifest["packages"]["torch"] == torch.__version__
+    assert manifest["packages"]["torch"] == importlib.metadata.version("torch")
     logs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     evaluations = [log for log in logs if "eval_ndcg" in log]
     assert [log["step"] for log in evaluations] == [2, 4]

@@ -1,6 +1,6 @@
 """Run by tests/test_distributed.py under `accelerate launch`: one step, then an evaluation; writes what it saw.
 
-    accelerate launch ... -m tests.two_processes OUTPUT key=value ...
+accelerate launch ... -m tests.two_processes OUTPUT key=value ...
 """
 
 from __future__ import annotations

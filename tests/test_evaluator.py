@@ -1,0 +1,274 @@
+"""stoical/evaluator.py against one plain forward a docID, with the softmax written out."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import MistralForCausalLM, PreTrainedTokenizerFast
+
+from stoical.data import Doc, RankingRow
+from stoical.evaluator import Evaluation, Evaluator
+from stoical.metrics import query_metrics
+from stoical.packing import TokenizedQuery, TrieTargetCollator
+from stoical.prompts import PromptTemplate
+from stoical.queries import EncodedDataset, QueryEncoder
+from stoical.targets import TargetSettings
+from stoical.tokenization import DocIDTokenizer
+from tests.conftest import VOCAB, tiny_model
+
+WORDS = ["<pad>", "<s>", "</s>", ":", "|", *"abcdefg"]
+KS = [1, 2, 5]
+
+
+def make_rows(count: int = 11, negatives: int = 1) -> list[RankingRow]:
+    """Queries of 1 to 6 documents, whose docIDs of 1 to 3 letters share prefixes, or are prefixes of each other."""
+    rng, rows = random.Random(5), []
+    for index in range(count):
+        wanted, names = rng.randint(1, 6) + negatives, []
+        while len(names) < wanted:
+            name = " ".join(rng.choices("abc", k=rng.randint(1, 3)))
+            names += [name] * (name not in names)
+        docs = tuple(Doc(name) for name in names)
+        query = " ".join(rng.choices("defg", k=rng.randint(1, 4)))
+        rows.append(RankingRow(f"q{index}", query, docs[negatives:], docs[:negatives]))
+    return rows
+
+
+def encoded(
+    rows: list[RankingRow], terminator: Any = "eos", count: bool = True, max_length: int = 100
+) -> EncodedDataset:
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<pad>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>")
+    template = PromptTemplate("{query} : {docs} :", "{docid}", " | ")
+    encoder = QueryEncoder(template, tokenizer, DocIDTokenizer(tokenizer, terminator, count), max_length, seed=0)
+    return EncodedDataset(rows, encoder, negatives=True)  # type: ignore[arg-type]
+
+
+def evaluator(dataset: EncodedDataset, **settings: Any) -> Evaluator:
+    collator = TrieTargetCollator(TargetSettings(), pad_id=0, prune=False)
+    chosen = {"score": "mean", "recall_at": KS, "batch_size": 4, "layout": "sequence"} | settings
+    return Evaluator(dataset, collator, **chosen)
+
+
+def token_logprobs(model: MistralForCausalLM, prompt: list[int], docid: list[int]) -> list[float]:
+    """log p of each of a docID's tokens, from one forward over prompt and docID; the softmax by hand."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[*prompt, *docid]])).logits[0].double()
+    found = []
+    for place, token in enumerate(docid):
+        row = logits[len(prompt) + place - 1]
+        found.append(float(row[token]) - math.log(float(row.exp().sum())))
+    return found
+
+
+def brute_force(model: MistralForCausalLM, query: TokenizedQuery, score: str, counted_tail: int) -> list[float]:
+    """Section 5.1's score of each docID: the mean of its tokens' log-probabilities (or their sum)."""
+    scores = []
+    for docid in query.docid_ids:
+        logprobs = token_logprobs(model, list(query.prompt_ids), list(docid))
+        counted = logprobs[: len(logprobs) + counted_tail]
+        scores.append(math.fsum(counted) / (len(counted) if score == "mean" else 1))
+    return scores
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """The tensors are tiny: on busy cores, threads wait for each other far longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model() -> MistralForCausalLM:
+    return tiny_model().eval()
+
+
+@pytest.fixture(scope="module")
+def plain() -> MistralForCausalLM:
+    """The same weights with transformers' own attention."""
+    return tiny_model("eager").eval()
+
+
+@pytest.mark.parametrize("layout", ["sequence", "cache", "pointwise"])
+@pytest.mark.parametrize("score", ["mean", "sum"])
+@pytest.mark.parametrize(
+    ("terminator", "count", "counted_tail"), [("eos", True, 0), ("eos", False, -1), ("none", True, 0)]
+)
+def test_scores_are_those_of_one_forward_a_docid(
+    terminator: str,
+    count: bool,
+    counted_tail: int,
+    score: str,
+    layout: str,
+    model: MistralForCausalLM,
+    plain: MistralForCausalLM,
+) -> None:
+    dataset = encoded(make_rows(5), terminator, count)
+    result = evaluator(dataset, score=score, layout=layout)(model)
+    assert len(result.rows) == 5
+    for row, query in zip(result.rows, [dataset[i] for i in range(5)], strict=True):
+        expected = brute_force(plain, query, score, counted_tail)
+        np.testing.assert_allclose(row["scores"], expected, atol=5e-6)
+        assert row["docids"] == query.docids
+    lengths = {len(ids) for query in (dataset[i] for i in range(5)) for ids in query.docid_ids}
+    assert len(lengths) == 3, "docIDs of several lengths, so that mean and sum rank differently"
+
+
+def test_metrics_are_those_of_the_brute_force_scores(model: MistralForCausalLM, plain: MistralForCausalLM) -> None:
+    dataset = encoded(make_rows())
+    result = evaluator(dataset)(model)
+    expected = []
+    for i in range(11):
+        query = dataset[i]
+        scores = np.array(brute_force(plain, query, "mean", 0))
+        expected.append(query_metrics(scores, np.array(query.ranks), 1, KS))
+    assert result.metrics["num_queries"] == 11
+    assert result.metrics["dropped_docs"] == 0
+    for name in ("cvr", "ndcg", "recall@1", "recall@2", "recall@5"):
+        values = [row[name] for row in expected]
+        assert result.metrics[name] == pytest.approx(sum(values) / 11)
+        assert [row[name] for row in result.rows] == pytest.approx(values)
+        assert 0 < result.metrics[name] < 1, "an untrained model is neither perfect nor always wrong"
+
+
+def test_valid_mass_is_the_probability_of_the_listed_docids(
+    model: MistralForCausalLM, plain: MistralForCausalLM
+) -> None:
+    dataset = encoded(make_rows(4))
+    result = evaluator(dataset)(model)
+    masses = []
+    for i in range(4):
+        query = dataset[i]
+        listed = query.docid_ids[: len(query.docid_ids) - query.num_negatives]
+        logprobs = [token_logprobs(plain, list(query.prompt_ids), list(ids)) for ids in listed]
+        masses.append(sum(math.exp(math.fsum(each)) for each in logprobs))
+    assert [row["valid_mass"] for row in result.rows] == pytest.approx(masses, rel=1e-4)
+    assert result.metrics["valid_mass"] == pytest.approx(sum(masses) / 4, rel=1e-4)
+
+
+@pytest.mark.parametrize("num_queries", [None, 7])
+def test_the_batch_size_changes_nothing(num_queries: int | None, model: MistralForCausalLM) -> None:
+    dataset = encoded(make_rows())
+    one, *others = [evaluator(dataset, batch_size=size, num_queries=num_queries)(model) for size in (1, 3, 8)]
+    for other in others:
+        assert other.metrics == pytest.approx(one.metrics, rel=1e-4)
+        assert [row["query_id"] for row in other.rows] == [row["query_id"] for row in one.rows]
+        for row, expected in zip(other.rows, one.rows, strict=True):
+            np.testing.assert_allclose(row["scores"], expected["scores"], atol=5e-6)
+
+
+def ids(result: Evaluation) -> list[str]:
+    return [row["query_id"] for row in result.rows]
+
+
+def test_a_sample_is_the_same_every_time_and_in_the_splits_order(model: MistralForCausalLM) -> None:
+    dataset = encoded(make_rows())
+    sample = ids(evaluator(dataset, num_queries=5)(model))
+    assert len(set(sample)) == 5
+    assert sample == sorted(sample, key=lambda name: int(name[1:]))
+    random.seed(99)
+    assert ids(evaluator(dataset, num_queries=5, batch_size=2)(model)) == sample
+    everything = ids(evaluator(dataset)(model))
+    assert everything == [f"q{i}" for i in range(11)]
+    assert ids(evaluator(dataset, num_queries=11)(model)) == everything
+    assert ids(evaluator(dataset, num_queries=500)(model)) == everything
+    samples = {tuple(ids(evaluator(dataset, num_queries=n)(model))) for n in (3, 4, 6, 8)}
+    assert any(sample != tuple(everything[: len(sample)]) for sample in samples), "not the split's first ones"
+
+
+def test_what_is_written(model: MistralForCausalLM, tmp_path: Path) -> None:
+    dataset = encoded([*make_rows(3), RankingRow("q9", "d", (Doc("a"), Doc("b c")))])
+    result = evaluator(dataset)(model)
+    result.save(tmp_path / "run" / "eval")
+    metrics = json.loads((tmp_path / "run" / "eval" / "metrics.json").read_text())
+    assert metrics == result.metrics
+    assert list(metrics) == [
+        "num_queries",
+        "dropped_docs",
+        "cvr",
+        "ndcg",
+        "recall@1",
+        "recall@2",
+        "recall@5",
+        "valid_mass",
+    ]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "eval" / "per_query.jsonl").read_text().splitlines()]
+    assert rows == result.rows
+    assert [row["query_id"] for row in rows] == ["q0", "q1", "q2", "q9"]
+    last = rows[-1]
+    assert (last["docids"], last["ranks"], last["num_negatives"], last["dropped_docs"]) == (["a", "b c"], [1, 2], 0, 0)
+    assert len(last["scores"]) == 2
+    assert all(score < 0 for row in rows for score in row["scores"]), "nats"
+    assert "cvr" not in last
+    assert metrics["cvr"] == np.mean([row["cvr"] for row in rows[:3]]), "over the queries that have a negative"
+    assert metrics["ndcg"] == pytest.approx(np.mean([row["ndcg"] for row in rows]))
+    assert set(last) == {
+        *("query_id", "docids", "ranks", "scores", "num_negatives", "dropped_docs"),
+        *("ndcg", "recall@1", "recall@2", "recall@5", "valid_mass"),
+    }
+
+
+def test_without_negatives_there_is_no_cvr(model: MistralForCausalLM) -> None:
+    result = evaluator(encoded(make_rows(3, negatives=0)))(model)
+    assert "cvr" not in result.metrics
+    assert result.metrics["num_queries"] == 3
+
+
+def test_dropped_documents_are_counted(model: MistralForCausalLM) -> None:
+    """`<s> d : a | b | c :` has 9 tokens, 7 with two documents, and a docID 2."""
+    row = RankingRow("q0", "d", (Doc("a"), Doc("b"), Doc("c")), (Doc("e"),))
+    result = evaluator(encoded([row, row], max_length=9))(model)
+    assert result.metrics["dropped_docs"] == 2
+    assert result.rows[0]["docids"] == ["a", "b", "e"]
+    assert evaluator(encoded([row, row], max_length=11))(model).metrics["dropped_docs"] == 0
+
+
+def test_dropout_is_off_meanwhile_and_the_mode_comes_back() -> None:
+    dataset = encoded(make_rows(3))
+    model = tiny_model(attention_dropout=0.5)
+    reference = evaluator(dataset)(model.eval())
+    assert not model.training
+    again = evaluator(dataset)(model.train())
+    assert model.training
+    for row, expected in zip(again.rows, reference.rows, strict=True):
+        assert row["scores"] == expected["scores"]
+
+
+def test_nothing_of_the_model_is_changed(model: MistralForCausalLM) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    evaluator(encoded(make_rows(3)))(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_broken_weights_are_told_with_the_query() -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.lm_head.weight[VOCAB - 1] = float("nan")
+    with pytest.raises(ValueError, match="query 'q0': the model's scores are not finite; its weights are broken"):
+        evaluator(encoded(make_rows(2)))(model)
+
+
+def test_graded_documents_share_their_gain(model: MistralForCausalLM) -> None:
+    """Ranks 1, 1, 3 of three documents have the gains log 4, log 4, log 2."""
+    docs = (Doc("a", rank=1), Doc("b c", rank=1), Doc("c", rank=3))
+    row = evaluator(encoded([RankingRow("q0", "d", docs)]))(model).rows[0]
+    assert row["ranks"] == [1, 1, 3]
+    best_first = sorted(range(3), key=lambda i: -row["scores"][i])
+    gains, discounts = [math.log(4), math.log(4), math.log(2)], [1, 1 / math.log2(3), 1 / 2]
+    found = sum(gains[doc] * discount for doc, discount in zip(best_first, discounts, strict=True))
+    best = sum(gain * discount for gain, discount in zip(gains, discounts, strict=True))
+    assert row["ndcg"] == pytest.approx(found / best)
+    assert best_first[-1] != 2, "or any order would do"
