@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     TrainingArguments,
 )
+from transformers.utils import is_torch_bf16_gpu_available
 
 from stoical.data import RankingDataset, RankingRow, load_split
 from stoical.evaluator import Evaluator
@@ -148,30 +149,40 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 
-def training_arguments(recipe: Recipe) -> TrainingArguments:
-    """The recipe's training section, with accumulation steps that make up the global batch on this many processes.
+def micro_batches(recipe: Recipe) -> tuple[int, int]:
+    """(queries a device, accumulation steps) that make up the global batch on this many processes.
 
     `per_device_train_batch_size` is an upper limit: the largest size under it that divides a process's share is taken.
     Raises `ValueError` where the global batch cannot be shared out evenly.
     """
-    settings: dict[str, Any] = dict(recipe.training)
-    processes = PartialState(cpu=bool(settings.get("use_cpu", False))).num_processes
+    processes = PartialState(cpu=bool(recipe.training.get("use_cpu", False))).num_processes
     share, rest = divmod(recipe.global_batch_size, processes)
     if rest or not share:
         raise ValueError(
             f"global_batch_size={recipe.global_batch_size} cannot be shared evenly by {processes} processes"
         )
-    limit = int(settings["per_device_train_batch_size"])
+    limit = int(recipe.training["per_device_train_batch_size"])
     if limit < 1:
         raise ValueError(f"training.per_device_train_batch_size={limit} must be at least 1")
     micro = max(size for size in range(1, min(share, limit) + 1) if share % size == 0)
-    settings |= {"per_device_train_batch_size": micro, "gradient_accumulation_steps": share // micro}
+    return micro, share // micro
+
+
+def training_arguments(recipe: Recipe) -> TrainingArguments:
+    """The recipe's training section as `TrainingArguments`. Raises `ValueError` where they cannot be had here."""
+    micro, accumulated = micro_batches(recipe)
+    if recipe.training.get("bf16") and not is_torch_bf16_gpu_available() and not recipe.training.get("use_cpu"):
+        raise ValueError(
+            "training.bf16=true, and no device here computes in it: set training.bf16=false for float32, or run on a "
+            "GPU (dry_run=true needs none)"
+        )
     try:
         arguments = TrainingArguments(
             output_dir=str(recipe.output),
             seed=recipe.seed,
             remove_unused_columns=False,
-            **(machine_defaults() | settings),
+            gradient_accumulation_steps=accumulated,
+            **(machine_defaults() | recipe.training | {"per_device_train_batch_size": micro}),
         )
     except (ValueError, ImportError) as error:
         raise ValueError(f"training: {error}") from error

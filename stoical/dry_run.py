@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
-from stoical.build import build_config, build_encoder, build_tokenizer, meta_model, pad_id, training_arguments
+from stoical.build import build_config, build_encoder, build_tokenizer, meta_model, micro_batches, pad_id
 from stoical.data import load_split
 from stoical.memory import step_memory
 from stoical.packing import PackedBatch, TrieTargetCollator
@@ -16,14 +17,14 @@ SHOWN_IDS = 60
 
 def show(recipe: Recipe) -> str:
     """Two rendered queries, and the memory estimate of the first micro-batch, as text."""
-    arguments = training_arguments(recipe)
+    micro_size, accumulated = micro_batches(recipe)
     train = load_split(recipe.data.path, "train")
     tokenizer = build_tokenizer(recipe, train)
     dataset = EncodedDataset(train, build_encoder(recipe, tokenizer))
     collate = TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune=False)
     parts = [
-        f"{train.name}: {len(train)} queries; {arguments.max_steps} steps of {recipe.global_batch_size} queries = "
-        f"{arguments.per_device_train_batch_size} a device x {arguments.gradient_accumulation_steps} accumulated"
+        f"{train.name}: {len(train)} queries; {recipe.training['max_steps']} steps of {recipe.global_batch_size} "
+        f"queries = {PartialState().num_processes} processes x {micro_size} x {accumulated} accumulated"
     ]
     for index in range(min(2, len(train))):
         query = dataset[index]
@@ -40,7 +41,7 @@ def show(recipe: Recipe) -> str:
             f"\ntrie (token id, token, weight in the loss){_reach_note(recipe)}:",
             draw_trie(batch, [tokenizer.decode([max(token, 0)]) for token in batch.node_token.tolist()]),
         ]
-    micro = [dataset[index] for index in range(min(arguments.per_device_train_batch_size, len(train)))]
+    micro = [dataset[index] for index in range(min(micro_size, len(train)))]
     packed = TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune=True)(micro)["batch"]
     return "\n".join([*parts, "", _memory(recipe, packed, tokenizer)])
 
