@@ -53,9 +53,9 @@ class ForwardOptions:
     vocab: int = _option(4096, "size of the vocabulary")
     threads: int = _option(1, "torch threads; with more, set clock=wall")
     clock: Literal["cpu", "wall"] = _option("cpu", "the clock that the tables show; the JSON has both")
-    budget: float = _option(20.0, "seconds to spend on a size, training and scoring each; at least 3 rounds are made")
+    budget: float = _option(30.0, "seconds to spend on a size, training and scoring each; at least 3 rounds are made")
     pointwise_tokens: int = _option(6000, "run no more tokens than this in one pointwise call, and multiply up")
-    pointwise_rounds: int = _option(3, "how often pointwise is timed")
+    pointwise_rounds: int = _option(2, "how often pointwise is timed")
     seed: int = _option(0, "seed of weights, prompts and docIDs")
     name: str = _option("forward", "results go to benchmarks/results/<name>.json and .md")
 
@@ -186,7 +186,9 @@ def time_size(text: str, options: ForwardOptions, models: tuple[PreTrainedModel,
         few = {"pointwise": options.pointwise_rounds}
         times = interleaved(calls, options.budget, rounds=(3, 40), few=few)
         scale = len(size.query.docids) / size.rows
-        times["pointwise"] = {clock: [value * scale for value in values] for clock, values in times["pointwise"].items()}
+        times["pointwise"] = {
+            clock: [value * scale for value in values] for clock, values in times["pointwise"].items()
+        }
         result[mode] = times
     return result
 
@@ -215,8 +217,7 @@ def run(options: ForwardOptions) -> None:
     models = (make_model(options, TRIE_ATTENTION), make_model(options, "sdpa"))
     results = [time_size(text, options, models) for text in options.sizes.split(",")]
     tables = {mode: summarise(results, mode, options.clock) for mode in ("training", "scoring")}
-    command = " ".join([COMMAND, *sys.argv[1:]])
-    write_results(options.name, command, asdict(options), results, tables)
+    write_results(options.name, COMMAND, sys.argv[1:], asdict(options), results, tables)
 
 
 def main() -> int:

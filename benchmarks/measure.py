@@ -96,15 +96,22 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write_results(
-    name: str, command: str, settings: Mapping[str, Any], results: Any, tables: Mapping[str, str]
+    name: str,
+    command: str,
+    arguments: Sequence[str],
+    settings: Mapping[str, Any],
+    results: Any,
+    tables: Mapping[str, str],
 ) -> None:
-    """Print the tables, and write `results/<name>.json` and `results/<name>.md`."""
+    """Print the tables, and write `results/<name>.json` and `results/<name>.md`; paths are left out of both."""
     facts = environment()
-    text = [f"# {name}", "", f"`{command}`", "", ", ".join(f"{key} {value}" for key, value in facts.items()), ""]
+    shown = " ".join([command, *(word for word in arguments if "/" not in word)])
+    text = [f"# {name}", "", f"`{shown}`", "", ", ".join(f"{key} {value}" for key, value in facts.items()), ""]
     for title, table in tables.items():
         text += [f"## {title}", "", table, ""]
     print("\n".join(text))
     RESULTS.mkdir(exist_ok=True)
-    record = {"command": command, "environment": facts, "settings": dict(settings), "results": results}
+    kept = {key: value for key, value in settings.items() if "/" not in str(value)}
+    record = {"command": shown, "environment": facts, "settings": kept, "results": results}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     (RESULTS / f"{name}.md").write_text("\n".join(text))
