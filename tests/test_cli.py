@@ -280,7 +280,7 @@ def test_a_dry_run_shows_what_a_run_would_do(cli: Cli, tiny: Callable[..., list[
     )
     status, out, _ = cli(train, *words)
     assert status == 0
-    assert "data/train: 5 queries; 3 steps of 8 queries = 4 a device x 2 accumulated" in out
+    assert "data/train: 5 queries; 3 steps of 8 queries = 1 processes x 4 x 2 accumulated" in out
     for number in (0, 1):
         assert f"--- query q{number}: " in out
         assert f"; deer{number} :" in out, "the prompt as the model reads it"

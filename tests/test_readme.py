@@ -64,7 +64,8 @@ def test_every_make_target_named_exists():
 
 
 def test_make_help_lists_every_target():
-    printed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = ["make", "--no-print-directory", "help"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     assert [line.split()[0] for line in printed.splitlines()] == targets
 
