@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stoical.data import file_sha256, load_manifest
@@ -35,10 +36,15 @@ def check_replaceable(out: Path, tool: str) -> None:
 
 
 def write_dataset(
-    out: Path, splits: Mapping[str, Sequence[Row]], licence: str, manifest: Mapping[str, Any]
+    out: Path,
+    splits: Mapping[str, Sequence[Row] | pa.Table],
+    licence: str,
+    manifest: Mapping[str, Any],
+    extra: Mapping[str, pa.Table] | None = None,
 ) -> dict[str, Any]:
     """Write `splits`, `licence` and `manifest`, with counts and SHA-256 sums added, to `out`; the manifest.
 
+    A split is rows, or a table of them where it is large. `extra` are tables beside the splits, such as docIDs.
     `manifest` must name its `tool`. The files are written beside `out` and moved into place together, so that
     a run that fails leaves what was there. They hold no time and no path: the same rows give the same bytes
     (with the same pyarrow). Raises ValueError as `check_replaceable` does.
@@ -48,11 +54,12 @@ def write_dataset(
     staging = out.with_name(f".{out.name}.new-{os.getpid()}")
     staging.mkdir(parents=True)
     try:
-        for split, rows in splits.items():
-            pq.write_table(pa.Table.from_pylist(rows), staging / f"{split}.parquet", compression="zstd")
+        tables = {split: _table(rows) for split, rows in splits.items()}
+        for name, table in (tables | dict(extra or {})).items():
+            pq.write_table(table, staging / f"{name}.parquet", compression="zstd")
         (staging / "LICENSE").write_text(licence, encoding="utf-8")
         files = {path.name: {"sha256": file_sha256(path)} for path in sorted(staging.iterdir())}
-        counts = {split: count(rows) for split, rows in splits.items()}
+        counts = {split: count(table) for split, table in tables.items()}
         full = {**manifest, "splits": counts, "files": files}
         (staging / "manifest.json").write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
         _move_into_place(staging, out)
@@ -61,12 +68,17 @@ def write_dataset(
     return full
 
 
-def count(rows: Sequence[Row]) -> dict[str, float]:
+def count(table: pa.Table) -> dict[str, float]:
     """How many queries, (query, docID) pairs, pairs a query, and negatives there are."""
-    pairs = sum(len(row["docs"]) for row in rows)
-    negatives = sum(len(row.get("negatives", ())) for row in rows)
-    mean_docs = round(pairs / len(rows), 4)
-    return {"queries": len(rows), "pairs": pairs, "mean_docs": mean_docs, "negatives": negatives}
+    pairs, negatives = (
+        pc.sum(pc.list_value_length(table[name])).as_py() or 0 if name in table.column_names else 0
+        for name in ("docs", "negatives")
+    )
+    return {"queries": len(table), "pairs": pairs, "mean_docs": round(pairs / len(table), 4), "negatives": negatives}
+
+
+def _table(rows: Sequence[Row] | pa.Table) -> pa.Table:
+    return rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows)
 
 
 def _move_into_place(staging: Path, out: Path) -> None:

@@ -94,14 +94,14 @@ def build_trie(docids: Sequence[Sequence[int]]) -> DocIDTrie:
 
 def _number_by_level(ids: Ints, filled: npt.NDArray[np.bool_], opens: npt.NDArray[np.bool_], order: Ints) -> DocIDTrie:
     level_sizes = opens.sum(axis=0)
-    level_starts = 1 + np.cumsum(level_sizes) - level_sizes
-    nodes = np.where(filled, level_starts + np.cumsum(opens, axis=0) - 1, -1)  # [D, L]
-    parents = np.hstack([np.zeros((len(nodes), 1), dtype=np.int64), nodes[:, :-1]])
+    nodes = np.cumsum(opens, axis=0, dtype=np.int64)  # [D, L]
+    nodes += np.cumsum(level_sizes) - level_sizes
+    nodes[~filled] = -1
 
-    columns = np.nonzero(opens.T)  # level by level, so already in node order
-    token = np.concatenate([[-1], ids.T[columns]])
-    parent = np.concatenate([[0], parents.T[columns]])
-    depth = np.concatenate([[0], columns[0] + 1])
+    level, row = np.nonzero(opens.T)  # level by level, so already in node order
+    token = np.concatenate([[-1], ids[row, level]])
+    parent = np.concatenate([[0], np.where(level > 0, nodes[row, level - 1], 0)])
+    depth = np.concatenate([[0], level + 1])
     num_children = np.bincount(parent[1:], minlength=len(token))
     child_start = 1 + np.concatenate([[0], np.cumsum(num_children)])
     path = np.empty_like(nodes)
