@@ -18,7 +18,11 @@ from stoical.reporting.curves import plot_curves
 from stoical.reporting.tables import metrics_table
 
 ROOT = Path("runs/quickstart")
-RUNS = {"untrained": "wordnet_ntp", "NTP": "wordnet_ntp", "lambda = 1/r^2": "wordnet_alpha2"}
+RUNS = {  # label -> recipe, folder
+    "untrained": ("wordnet_ntp", "untrained"),
+    "NTP": ("wordnet_ntp", "ntp"),
+    "lambda = 1/r^2": ("wordnet_alpha2", "alpha2"),
+}
 LESSON = """\
 What to see: next-token prediction names the most specific hypernym best (R@1), but ranks a wrong synset above a right
 one for most queries (CVR) and loses the order further down. Weighting every hypernym by 1/r^2 gives up some R@1, and
@@ -29,17 +33,18 @@ def main() -> None:
     """Run the steps, each timed, and report."""
     started = time.perf_counter()
     step("prepare the data", "-m", "data_prep.wordnet", "out=data/mammal", "subtree=mammal.n.01", "test_size=200")
-    for label, recipe in RUNS.items():
-        names = f"recipe={recipe},small,quickstart"
-        output = ROOT / label.split()[0].lower()
+    for label, (recipe, folder) in RUNS.items():
+        names, output = f"recipe={recipe},small,quickstart", ROOT / folder
         if label == "untrained":
             step("evaluate the untrained model", "evaluate.py", names, f"output={output}")
         else:
             step(f"train with {label}", "train.py", names, f"output={output}", "resume=auto")
             step(f"evaluate {label}", "evaluate.py", f"checkpoint={output}")
-    rows = [(label, json.loads(metrics_file(label).read_text())) for label in RUNS]
+    rows = [
+        (label, json.loads((ROOT / folder / "eval/metrics.json").read_text())) for label, (_, folder) in RUNS.items()
+    ]
     figure = ROOT / "curves.png"
-    plot_curves({label: ROOT / label.split()[0].lower() for label in RUNS if label != "untrained"}, figure)
+    plot_curves({label: ROOT / folder for label, (_, folder) in RUNS.items() if label != "untrained"}, figure)
     print(f"\nTest split of mammal.n.01, %:\n\n{metrics_table(rows)}\n\n{LESSON}\n")
     print(f"training curves: {figure}; all results: {ROOT}; {time.perf_counter() - started:.0f} s in all")
 
@@ -53,11 +58,6 @@ def step(what: str, *command: str) -> None:
     if status:
         sys.exit(status)
     print(f"    {time.perf_counter() - started:.0f} s", flush=True)
-
-
-def metrics_file(label: str) -> Path:
-    """Where `evaluate.py` put the metrics of a run."""
-    return ROOT / label.split()[0].lower() / "eval" / "metrics.json"
 
 
 if __name__ == "__main__":
