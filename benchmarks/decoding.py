@@ -102,12 +102,12 @@ class Step:
 def make_step(catalogue: Catalogue, beams: int, depth: int, options: DecodingOptions) -> Step:
     """Random beams on inner nodes at one depth."""
     rng = np.random.default_rng(options.seed)
-    path = catalogue.trie.path[catalogue.trie.path[:, depth] >= 0]
-    docs = np.flatnonzero(catalogue.trie.path[:, depth] >= 0)
+    path = catalogue.trie.path
+    docs = np.flatnonzero(path[:, depth] >= 0)
     if depth:
-        docs = docs[np.unique(path[:, depth - 1], return_index=True)[1]]
+        docs = docs[np.unique(path[docs, depth - 1], return_index=True)[1]]
     docs = rng.choice(docs, size=beams, replace=False)
-    nodes = torch.from_numpy(catalogue.trie.path[docs, depth - 1] if depth else np.zeros(1, dtype=np.int64))
+    nodes = torch.from_numpy(path[docs, depth - 1] if depth else np.zeros(1, dtype=np.int64))
     generated = torch.tensor([catalogue.docids[doc][:depth] for doc in docs], dtype=torch.int64)
     prompt = torch.from_numpy(rng.integers(FIRST_TOKEN, options.vocab, size=options.prompt)).expand(beams, -1)
     return Step(depth, nodes, torch.cat([prompt, generated], dim=1), torch.randn(beams, options.vocab))

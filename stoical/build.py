@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from huggingface_hub.errors import StrictDataclassError
 from omegaconf import OmegaConf
+from peft import PeftModel
+from torch import nn
 from transformers import (
     Adafactor,
     AutoConfig,
@@ -131,11 +134,26 @@ def build_model(recipe: Recipe, config: PreTrainedConfig) -> PreTrainedModel:
     )
 
 
+def load_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, adapter: Path | None = None) -> nn.Module:
+    """The model that a recipe describes, checked; with `adapter`, peft's saved LoRA or soft prompt on top of it.
+
+    Raises `ValueError` as `build_config` does, and for a soft prompt that the recipe's layout would not run with.
+    """
+    model: nn.Module = build_model(recipe, build_config(recipe, tokenizer))
+    if adapter is None:
+        return model
+    wrapped = PeftModel.from_pretrained(model, str(adapter))
+    if wrapped.active_peft_config.is_prompt_learning and recipe.layout != "cache":
+        raise ValueError(f"{adapter} is a soft prompt, which layout={recipe.layout} cannot put first; set layout=cache")
+    return wrapped
+
+
 def build_evaluator(recipe: Recipe, test: RankingDataset, encoder: QueryEncoder, num_queries: int | None) -> Evaluator:
-    """Exact scoring of the test split, negatives included."""
+    """Scoring of the test split as the recipe's eval section says, negatives included."""
     return Evaluator(
         dataset=EncodedDataset(test, encoder, negatives=True),
         collator=TrieTargetCollator(recipe.loss, pad_id(encoder.tokenizer), prune=False),
+        mode=recipe.eval.mode,
         score=recipe.eval.score,
         recall_at=recipe.eval.recall_at,
         batch_size=recipe.eval.batch_size,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from transformers.trainer_utils import get_last_checkpoint
@@ -12,22 +14,43 @@ from stoical.config import build_recipe, dotlist_layer, load_recipe, read_layer,
 from stoical.settings import Recipe
 
 
-def load_evaluation(arguments: Sequence[str]) -> tuple[Recipe, Path, int | None]:
-    """The recipe to evaluate, the directory for results, and how many test queries (None: all, unless given).
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What to evaluate: recipe, directory for results, how many test queries (None: all), and an adapter if any."""
 
-    Raises `ValueError` where neither or both of checkpoint= and recipe= are given, and for a directory without a model.
+    recipe: Recipe
+    output: Path
+    num_queries: int | None
+    adapter: Path | None
+
+
+def load_evaluation(arguments: Sequence[str]) -> Evaluated:
+    """What the arguments say to evaluate: all test queries, unless eval.num_queries is among them.
+
+    Results go to `eval` in the run's directory, those of another mode than exact to `eval_<mode>`, beside them. Raises
+    `ValueError` where neither or both of checkpoint= and recipe= are given, and for a directory without a model.
     """
     values = split_arguments(arguments)
     if ("checkpoint" in values) == ("recipe" in values):
         raise ValueError("give either checkpoint=DIR (a run or a checkpoint) or recipe=NAME (its untrained model)")
     limited = "eval.num_queries" in values
     if "recipe" in values:
-        recipe = load_recipe(arguments)
-        return recipe, Path(str(recipe.output)) / "eval", recipe.eval.num_queries if limited else None
-    checkpoint = find_checkpoint(values.pop("checkpoint"))
-    output = Path(values.pop("output", str(_run_directory(checkpoint) / "eval")))
+        recipe, adapter, output = load_recipe(arguments), None, None
+        directory = Path(str(recipe.output))
+    else:
+        checkpoint = find_checkpoint(values.pop("checkpoint"))
+        output = values.pop("output", None)
+        recipe, adapter = load_checkpoint(checkpoint, values)
+        directory = _run_directory(checkpoint)
+    folder = "eval" if recipe.eval.mode == "exact" else f"eval_{recipe.eval.mode}"
+    results = Path(output) if output else directory / folder
+    return Evaluated(recipe, results, recipe.eval.num_queries if limited else None, adapter)
+
+
+def load_checkpoint(checkpoint: Path, values: dict[str, str]) -> tuple[Recipe, Path | None]:
+    """The recipe saved in a checkpoint, with `key=value` settings over it, and the directory of its adapter if any."""
     recipe = build_recipe([*checkpoint_layers(checkpoint), dotlist_layer(values)])
-    return recipe, output, recipe.eval.num_queries if limited else None
+    return recipe, checkpoint if _is_adapter(checkpoint) else None
 
 
 def find_checkpoint(directory: str) -> Path:
@@ -35,10 +58,13 @@ def find_checkpoint(directory: str) -> Path:
     path = Path(directory)
     if not path.is_dir():
         raise ValueError(f"checkpoint={directory}: no such directory")
-    if not (path / "config.json").is_file():
+    if not _holds_model(path):
         last = get_last_checkpoint(directory)
         if last is None:
-            raise ValueError(f"checkpoint={directory} holds neither a model (config.json) nor a checkpoint-N directory")
+            raise ValueError(
+                f"checkpoint={directory} holds no model (config.json), no adapter (adapter_config.json) and no "
+                "checkpoint-N directory"
+            )
         path = Path(last)
     if not (path / "recipe.yaml").is_file():
         raise ValueError(f"{path} has no recipe.yaml, so stoical did not save it; try recipe=NAME model.name={path}")
@@ -46,13 +72,22 @@ def find_checkpoint(directory: str) -> Path:
 
 
 def checkpoint_layers(path: Path) -> list[tuple[str, DictConfig]]:
-    """The saved recipe, then what points it at the saved weights and tokenizer."""
+    """The saved recipe, then what points it at the saved weights and tokenizer; an adapter's base model stays."""
     origin, saved = read_layer(path / "recipe.yaml")
-    OmegaConf.update(saved, "model.config", {}, merge=False)
-    weights = {"name": str(path), "from_scratch": False}
-    tokenizer = {"name": str(path), "vocab_size": None}
-    pointed = OmegaConf.create({"model": weights, "tokenizer": tokenizer})
-    return [(origin, saved), (str(path), pointed)]
+    pointed: dict[str, dict[str, Any]] = {"tokenizer": {"name": str(path), "vocab_size": None}}
+    if not _is_adapter(path):
+        OmegaConf.update(saved, "model.config", {}, merge=False)
+        pointed["model"] = {"name": str(path), "from_scratch": False}
+    return [(origin, saved), (str(path), OmegaConf.create(pointed))]
+
+
+def _holds_model(path: Path) -> bool:
+    return (path / "config.json").is_file() or _is_adapter(path)
+
+
+def _is_adapter(path: Path) -> bool:
+    """Did peft save this? Then it holds what was trained, and the recipe names the model below."""
+    return (path / "adapter_config.json").is_file()
 
 
 def _run_directory(checkpoint: Path) -> Path:

@@ -17,11 +17,14 @@ from stoical.settings import Recipe
 DEBUG_VARIABLE = "STOICAL_DEBUG"
 
 
-def run(main: Callable[[Sequence[str]], None], usage: str) -> None:
-    """Call `main` with the command line's arguments. A user's mistake prints one line and exits with status 2."""
+def run(main: Callable[[Sequence[str]], None], usage: str, recipes: bool = True) -> None:
+    """Call `main` with the command line's arguments. A user's mistake prints one line and exits with status 2.
+
+    `recipes`: does the command take a recipe's settings, so that its help should list them?
+    """
     arguments = sys.argv[1:]
     if {"-h", "--help", "help"} & set(arguments):
-        print(help_text(usage))
+        print(help_text(usage) if recipes else usage.strip())
         return
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     transformers_logging.set_verbosity_error()
@@ -37,7 +40,8 @@ def run(main: Callable[[Sequence[str]], None], usage: str) -> None:
             print(f"error: {'; '.join(lines)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; resume=auto continues from the last checkpoint", file=sys.stderr)
+        hint = "; resume=auto continues from the last checkpoint" if recipes else ""
+        print(f"interrupted{hint}", file=sys.stderr)
         sys.exit(130)
     PartialState().destroy_process_group()  # without it, processes may abort at exit
 

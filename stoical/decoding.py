@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from stoical.device_trie import DeviceTrie
-from stoical.forward import PromptCache
+from stoical.forward import PromptCache, check_model
 from stoical.scoring import Reduction
 
 
@@ -72,8 +72,8 @@ def beam_search(
     the result to the docID listed first.
 
     A docID that is a prefix of another (`terminator: none`) both ends and goes on. The model runs in eval mode, once
-    over the prompt and once a depth. Raises `ValueError` for an empty prompt, a trie on another device, and for
-    scores that are not numbers.
+    over the prompt and once a depth. Raises `ValueError` for an empty prompt, a trie on another device, a model that
+    `forward.check_model` refuses, and for scores that are not numbers.
     """
     if num_beams < 1:
         raise ValueError(f"num_beams={num_beams} must be at least 1")
@@ -121,6 +121,7 @@ def _check(model: nn.Module, prompt_ids: Sequence[int], trie: DeviceTrie) -> Non
     device = next(model.parameters()).device
     if trie.token.device != device:
         raise ValueError(f"the trie is on {trie.token.device} and the model on {device}; use from_trie(..., device)")
+    check_model(model, len(prompt_ids) + int(trie.counted.max()))
 
 
 @contextmanager

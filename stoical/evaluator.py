@@ -1,57 +1,53 @@
-"""Dataset and model to metrics: exact scores of all documents and negatives, one forward per batch of queries."""
+"""Dataset and model to metrics: scores of all documents and negatives; exact ones take one forward a batch."""
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from stoical.forward import Layout, node_logprobs
-from stoical.metrics import Floats, mean_metrics, query_metrics
-from stoical.packing import TokenizedQuery, TrieTargetCollator
+from stoical.metrics import Floats, mean_metrics, near_ties, query_metrics
+from stoical.packing import PackedBatch, TokenizedQuery, TrieTargetCollator
 from stoical.queries import EncodedDataset
-from stoical.scoring import Reduction, doc_scores, valid_mass
+from stoical.rollout import greedy_rollouts
+from stoical.scoring import Mode, Reduction, doc_scores, greedy_path_logprobs, valid_mass, valid_mass_by_step
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """metrics: `num_queries`, `dropped_docs` (by truncation), and means: `cvr`, `ndcg`, `recall@k`, `valid_mass`.
+    """What `reporting.report.write_report` writes.
 
-    rows: one a query, with its docIDs, ranks and scores (nats).
+    metrics: `num_queries`, `dropped_docs` (by truncation), means `cvr`, `ndcg`, `recall@k`, `valid_mass`, and
+    `near_ties`, a sum. settings: how documents were scored: `mode`, `score`, `terminator`, `count_terminator`. rows:
+    one a query, with its docIDs, ranks and scores (nats). Valid mass is there in exact mode only.
     """
 
     metrics: dict[str, float | int]
+    settings: dict[str, str | bool]
     rows: list[Row]
-
-    def save(self, directory: Path) -> None:
-        """Write `metrics.json` and `per_query.jsonl`."""
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "metrics.json").write_text(json.dumps(self.metrics, indent=2) + "\n")
-        with (directory / "per_query.jsonl").open("w") as file:
-            file.writelines(json.dumps(row) + "\n" for row in self.rows)
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluator:
-    """Scores a split exactly, shared out over the processes: no query twice, none lost.
+    """Scores a split, shared out over the processes: no query twice, none lost.
 
     With `num_queries`, a sample of the split, the same one every time.
     """
 
     dataset: EncodedDataset
     collator: TrieTargetCollator
+    mode: Mode
     score: Reduction
     recall_at: list[int]
     batch_size: int
@@ -72,7 +68,9 @@ class Evaluator:
         gathered = rows if state.num_processes == 1 else gather_object(rows)
         by_index = {row.pop("index"): row for row in gathered}
         assert sorted(by_index) == picked, "an evaluation query was lost"
-        return Evaluation(self._summary(list(by_index.values())), [by_index[index] for index in picked])
+        return Evaluation(
+            self._summary(list(by_index.values())), self._settings(), [by_index[index] for index in picked]
+        )
 
     def _sample(self) -> list[int]:
         total = len(self.dataset)
@@ -88,26 +86,54 @@ class Evaluator:
             queries = [self.dataset[index] for index in chosen]
             batch = self.collator(queries)["batch"].to(device)
             with torch.no_grad():
-                logprobs = node_logprobs(model, batch, self.layout).logprobs
+                logprobs = self._node_logprobs(model, batch)
             scores = torch.split(doc_scores(batch, logprobs, self.score).double(), [len(q.docids) for q in queries])
-            masses = valid_mass(batch, logprobs).tolist()
+            masses = _masses(batch, logprobs) if self.mode == "exact" else [{}] * len(queries)
             for index, query, own, mass in zip(chosen, queries, scores, masses, strict=True):
-                yield {"index": index, **self._row(query, own.cpu().numpy()), "valid_mass": mass}
+                yield {"index": index, **self._row(query, own.cpu().numpy()), **mass}
+
+    def _node_logprobs(self, model: nn.Module, batch: PackedBatch) -> Tensor:
+        if self.mode == "exact":
+            return node_logprobs(model, batch, self.layout).logprobs
+        steps = int(batch.node_depth.max())
+        if PartialState().num_processes > 1:  # as many forwards everywhere, so that sharded models stay in step
+            steps = max(gather_object([steps]))
+        return greedy_path_logprobs(batch, greedy_rollouts(model, batch, steps))
 
     def _row(self, query: TokenizedQuery, scores: Floats) -> Row:
         if not np.isfinite(scores).all():
             raise ValueError(f"query {query.query_id!r}: the model's scores are not finite; its weights are broken")
         return {
             "query_id": query.query_id,
+            "mode": self.mode,
             **query_metrics(scores, np.asarray(query.ranks), query.num_negatives, self.recall_at),
             "docids": list(query.docids),
             "ranks": list(query.ranks),
             "scores": scores.tolist(),
+            "docid_tokens": list(query.counted),
             "num_negatives": query.num_negatives,
             "dropped_docs": query.num_dropped,
+            "near_ties": near_ties(scores),
         }
 
     def _summary(self, rows: list[Row]) -> dict[str, float | int]:
         names = ("cvr", "ndcg", *(f"recall@{k}" for k in self.recall_at), "valid_mass")
         means = mean_metrics({name: row[name] for name in names if name in row} for row in rows)
-        return {"num_queries": len(rows), "dropped_docs": sum(row["dropped_docs"] for row in rows), **means}
+        sums = {name: sum(row[name] for row in rows) for name in ("dropped_docs", "near_ties")}
+        return {"num_queries": len(rows), "dropped_docs": sums["dropped_docs"], **means, "near_ties": sums["near_ties"]}
+
+    def _settings(self) -> dict[str, str | bool]:
+        docids = self.dataset.encoder.docid_tokenizer
+        return {
+            "mode": self.mode,
+            "score": self.score,
+            "terminator": docids.terminator,
+            "count_terminator": docids.terminator != "none" and docids.count_terminator,
+        }
+
+
+def _masses(batch: PackedBatch, logprobs: Tensor) -> Iterator[Row]:
+    """A query's valid mass, and that of each step along its top docID."""
+    by_step = valid_mass_by_step(batch, logprobs).cpu()
+    for mass, steps in zip(valid_mass(batch, logprobs).tolist(), by_step, strict=True):
+        yield {"valid_mass": mass, "valid_mass_by_step": steps[~steps.isnan()].tolist()}

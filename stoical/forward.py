@@ -98,6 +98,8 @@ def node_logprobs(
     The model is called as `model(...)`, so that DDP, FSDP and peft wrappers see every forward (`cache` calls it twice).
     Logits are made at the S read-out slots only, then reduced in float32.
     """
+    if layout != "cache" and _virtual_tokens(model):
+        raise ValueError(f"layout={layout} does not know the columns of a soft prompt; use layout=cache")
     if layout == "pointwise":
         return NodeOutput(_pointwise_logprobs(model, batch))
     logits, states = (_cached if layout == "cache" else _one_sequence)(model, batch, hidden)
@@ -222,8 +224,8 @@ class PromptCache:
     """The keys and values of one prompt, kept once, and of the trie nodes that were fed after it, level by level.
 
     Dimension letters: P prompt tokens, F nodes fed so far, K nodes of one level, V vocabulary. Nodes are columns of one
-    row over one cache of P + F columns: nothing is copied or reordered for a node's sake. `logits` [1, V] are those
-    after the prompt. Gradients flow if they are on.
+    row over one cache of P + F columns: however many there are, the prompt's columns are there once, and none are
+    reordered. `logits` [1, V] are those after the prompt. Gradients flow if they are on.
     """
 
     def __init__(self, model: nn.Module, prompt_ids: Sequence[int]) -> None:

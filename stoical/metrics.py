@@ -14,6 +14,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
 
+NEAR_TIE = 1e-3  # nats
+
 
 def predicted_order(scores: Floats) -> Ints:
     """[D] document places by descending score; ties go against the model: the less relevant document comes first."""
@@ -48,6 +50,11 @@ def recall_at_k(scores: Floats, k: int, num_negatives: int = 0) -> float:
     """
     positives = len(scores) - num_negatives
     return float((predicted_order(scores)[:k] < min(k, positives)).sum()) / k
+
+
+def near_ties(scores: Floats) -> int:
+    """How many neighbours in the predicted order are within 1e-3 nats, so that less exact arithmetic may swap them."""
+    return int((np.diff(np.sort(scores)) <= NEAR_TIE).sum())
 
 
 def query_metrics(scores: Floats, ranks: Ints, num_negatives: int, ks: Iterable[int]) -> dict[str, float]:

@@ -1,6 +1,10 @@
 """docID scores out of node log-probabilities (section 5.1).
 
-Dimension letters: M trie nodes, D docIDs, L tokens of the longest docID, B queries.
+Dimension letters: M trie nodes, D docIDs, L tokens of the longest docID, B queries, T steps, V vocabulary.
+
+Two modes make the node log-probabilities. `exact`: every node under its own prefix, all in one forward
+(`forward.node_logprobs`). `greedy_path`: the paper's cheap proxy, which looks up the t-th token of every docID in the
+t-th distribution of one greedy rollout (`rollout.greedy_rollouts`), whatever the docID's own prefix is.
 """
 
 from __future__ import annotations
@@ -10,9 +14,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from stoical.losses import valid_logmass
 from stoical.packing import PackedBatch
 
 Reduction = Literal["mean", "sum"]
+Mode = Literal["exact", "greedy_path"]
 
 
 def doc_scores(batch: PackedBatch, node_logprobs: Tensor, reduction: Reduction = "mean") -> Tensor:
@@ -22,7 +28,43 @@ def doc_scores(batch: PackedBatch, node_logprobs: Tensor, reduction: Reduction =
     return sums / on_path.sum(dim=1) if reduction == "mean" else sums
 
 
+def greedy_path_logprobs(batch: PackedBatch, step_logprobs: Tensor) -> Tensor:
+    """[M] for a node at depth t, the log-probability (nats) of its token at step t of the query's rollout; 0 at roots.
+
+    step_logprobs [B, T, V], with T at least the depth of the deepest node.
+    """
+    step = (batch.node_depth - 1).clamp(min=0)
+    picked = step_logprobs[batch.node_row, step, batch.node_token.clamp(min=0)]
+    return torch.where(batch.node_token >= 0, picked, 0.0)
+
+
 def valid_mass(batch: PackedBatch, node_logprobs: Tensor) -> Tensor:
     """[B] the probability that the model writes one of the query's docIDs (negatives not among them)."""
     probs = torch.where(batch.doc_negative, 0.0, doc_scores(batch, node_logprobs, "sum").exp())
     return probs.new_zeros(len(batch.query_ids)).index_add(0, batch.doc_query, probs)
+
+
+def valid_mass_by_step(batch: PackedBatch, node_logprobs: Tensor) -> Tensor:
+    """[B, L] the probability that the model, at each counted token of the top docID, writes one that is valid there.
+
+    Valid is what a docID of the query (negatives not among them) has after the same prefix. NaN after the docID's end.
+    The batch holds every docID, the top one of a query before its others.
+    """
+    first = torch.searchsorted(batch.doc_query, torch.arange(len(batch.query_ids), device=batch.doc_query.device))
+    path = batch.doc_path[first]
+    mass = valid_logmass(batch, node_logprobs.masked_fill(~_listed_nodes(batch), -torch.inf)).exp()
+    return torch.where(path >= 0, mass[path.clamp(min=0)], torch.nan)
+
+
+def _listed_nodes(batch: PackedBatch) -> Tensor:
+    """[M] is the node on the path of a docID that is no negative? Terminators that do not count are on no `doc_path`.
+
+    Such a terminator hangs below the last counted node of its docID.
+    """
+    counted, listed, ends = (torch.zeros_like(batch.node_token, dtype=torch.bool) for _ in range(3))
+    relevant = batch.doc_path[~batch.doc_negative]
+    last = (relevant >= 0).sum(dim=1, keepdim=True) - 1
+    counted[batch.doc_path[batch.doc_path >= 0]] = True
+    listed[relevant[relevant >= 0]] = True
+    ends[relevant.gather(1, last)] = True
+    return listed | (~counted & ends[batch.node_parent])

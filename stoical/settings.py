@@ -18,7 +18,7 @@ from transformers import TrainingArguments
 
 from stoical.forward import MASKABLE, TRIE_ATTENTION, Layout
 from stoical.losses import Normalizer
-from stoical.scoring import Reduction
+from stoical.scoring import Mode, Reduction
 from stoical.targets import TargetSettings
 from stoical.tokenization import Terminator
 
@@ -73,8 +73,12 @@ class LossSettings(TargetSettings):
 
 @dataclass
 class EvalSettings:
-    """score: mean or sum of log-probabilities. num_queries: evaluated during training, a fixed sample of the split."""
+    """mode: exact, or greedy_path (the paper's proxy, section 5.1). score: mean or sum of log-probabilities.
 
+    num_queries: evaluated during training, a fixed sample of the split.
+    """
+
+    mode: Mode = "exact"
     score: Reduction = "mean"
     recall_at: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])
     batch_size: int = 8

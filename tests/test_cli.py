@@ -208,7 +208,10 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(
         ([], "give either checkpoint=DIR (a run or a checkpoint) or recipe=NAME"),
         (["checkpoint=x", "recipe=wordnet_ntp"], "give either checkpoint=DIR"),
         (["checkpoint=/nowhere/run"], "checkpoint=/nowhere/run: no such directory"),
-        (["checkpoint={tmp}"], "holds neither a model (config.json) nor a checkpoint-N directory"),
+        (
+            ["checkpoint={tmp}"],
+            "holds no model (config.json), no adapter (adapter_config.json) and no checkpoint-N directory",
+        ),
         (["checkpoint={tmp}/bare"], "has no recipe.yaml, so stoical did not save it"),
         (["checkpoint={tmp}/broken"], "recipe.yaml: while parsing"),
     ],
@@ -346,7 +349,18 @@ def test_the_untrained_model_can_be_evaluated(cli: Cli, tiny: Callable[..., list
     status, out, _ = cli(evaluate, *tiny())
     assert status == 0
     assert json.loads((tmp_path / "run" / "eval" / "metrics.json").read_text())["num_queries"] == 6
-    assert "| CVR (↓) | nDCG (↑) |" in out
+    titles = [cell.strip() for cell in out.splitlines()[0].strip("|").split("|")]
+    assert titles[:3] == ["", "CVR (↓)", "nDCG (↑)"]
+
+
+def test_the_proxys_results_do_not_overwrite_the_exact_ones(trained: Path, cli: Cli) -> None:
+    assert cli(evaluate, f"checkpoint={trained / 'run'}")[0] == 0
+    status, out, _ = cli(evaluate, f"checkpoint={trained / 'run'}", "eval.mode=greedy_path")
+    assert status == 0
+    assert f"written to {trained / 'run' / 'eval_greedy_path'}" in out
+    for folder, mode in (("eval", "exact"), ("eval_greedy_path", "greedy_path")):
+        assert json.loads((trained / "run" / folder / "metrics.json").read_text())["mode"] == mode
+    assert "eval.mode: Invalid value" in error_of(cli(evaluate, f"checkpoint={trained / 'run'}", "eval.mode=greedy"))
 
 
 def test_a_run_is_not_overwritten(trained: Path, cli: Cli, tiny: Callable[..., list[str]]) -> None:

@@ -271,6 +271,8 @@ def test_mistakes_are_named():
         greedy(MODEL, [], trie)
     with pytest.raises(ValueError, match=r"trie is on meta and the model on cpu.*from_trie"):
         greedy(MODEL, [1], DeviceTrie.from_trie(build_trie(PREFIXES.docids), device="meta"))
+    with pytest.raises(ValueError, match="sliding window of 5"):
+        greedy(tiny_model(sliding_window=5), [1, 8, 9], trie)
     broken = tiny_model()
     torch.nn.init.constant_(broken.lm_head.weight, float("nan"))
     with pytest.raises(ValueError, match="NaN"):

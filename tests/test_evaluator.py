@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from transformers import MistralForCausalLM, PreTrainedTokenizerFast
 
 from stoical.data import Doc, RankingRow
 from stoical.evaluator import Evaluation, Evaluator
-from stoical.metrics import query_metrics
+from stoical.metrics import near_ties, query_metrics
 from stoical.packing import TokenizedQuery, TrieTargetCollator
 from stoical.prompts import PromptTemplate
 from stoical.queries import EncodedDataset, QueryEncoder
@@ -56,7 +54,7 @@ def encoded(
 
 def evaluator(dataset: EncodedDataset, **settings: Any) -> Evaluator:
     collator = TrieTargetCollator(TargetSettings(), pad_id=0, prune=False)
-    chosen = {"score": "mean", "recall_at": KS, "batch_size": 4, "layout": "sequence"} | settings
+    chosen = {"mode": "exact", "score": "mean", "recall_at": KS, "batch_size": 4, "layout": "sequence"} | settings
     return Evaluator(dataset, collator, **chosen)
 
 
@@ -143,25 +141,69 @@ def test_metrics_are_those_of_the_brute_force_scores(model: MistralForCausalLM, 
         assert 0 < result.metrics[name] < 1, "an untrained model is neither perfect nor always wrong"
 
 
-def test_valid_mass_is_the_probability_of_the_listed_docids(
-    model: MistralForCausalLM, plain: MistralForCausalLM
-) -> None:
-    dataset = encoded(make_rows(4))
-    result = evaluator(dataset)(model)
-    masses = []
-    for i in range(4):
-        query = dataset[i]
-        listed = query.docid_ids[: len(query.docid_ids) - query.num_negatives]
-        logprobs = [token_logprobs(plain, list(query.prompt_ids), list(ids)) for ids in listed]
-        masses.append(sum(math.exp(math.fsum(each)) for each in logprobs))
-    assert [row["valid_mass"] for row in result.rows] == pytest.approx(masses, rel=1e-4)
-    assert result.metrics["valid_mass"] == pytest.approx(sum(masses) / 4, rel=1e-4)
+def greedy_scores(model: MistralForCausalLM, query: TokenizedQuery) -> list[float]:
+    """Section 5.1's proxy: one greedy rollout, and the mean over a docID's tokens of their steps' log-probabilities."""
+    written, distributions = list(query.prompt_ids), []
+    for _ in range(max(map(len, query.docid_ids))):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([written])).logits[0, -1].double()
+        distributions.append(logits - math.log(float(logits.exp().sum())))
+        written.append(int(logits.argmax()))
+    return [
+        sum(float(distributions[step][token]) for step, token in enumerate(ids)) / len(ids) for ids in query.docid_ids
+    ]
+
+
+def test_greedy_path_is_scored_and_named(model: MistralForCausalLM, plain: MistralForCausalLM) -> None:
+    dataset = encoded(make_rows())
+    result = evaluator(dataset, mode="greedy_path")(model)
+    for index, row in enumerate(result.rows):
+        query = dataset[index]
+        expected = greedy_scores(plain, query)
+        np.testing.assert_allclose(row["scores"], expected, atol=5e-6)
+        metrics = query_metrics(np.array(expected), np.array(query.ranks), 1, KS)
+        assert {name: row[name] for name in metrics} == pytest.approx(metrics)
+        assert row["mode"] == "greedy_path"
+        assert "valid_mass" not in row and "valid_mass_by_step" not in row, "not what the model would write"
+    assert result.settings["mode"] == "greedy_path"
+    assert "valid_mass" not in result.metrics
+    exact = evaluator(dataset)(model)
+    assert exact.settings["mode"] == "exact" and {row["mode"] for row in exact.rows} == {"exact"}
+    assert exact.metrics["ndcg"] != pytest.approx(result.metrics["ndcg"])
+
+
+@pytest.mark.parametrize(
+    ("terminator", "count", "said"), [("eos", True, True), ("eos", False, False), ("none", True, False)]
+)
+def test_how_documents_were_scored_is_said(terminator: str, count: bool, said: bool, model: MistralForCausalLM) -> None:
+    settings = evaluator(encoded(make_rows(2), terminator, count), score="sum")(model).settings
+    assert settings == {"mode": "exact", "score": "sum", "terminator": terminator, "count_terminator": said}
+
+
+def test_near_ties_are_counted(model: MistralForCausalLM) -> None:
+    assert [near_ties(np.array(scores)) for scores in ([-1.0], [-1.0, -1.0005], [-1.0, -3.0, -1.0, -3.0004])] == [
+        0,
+        1,
+        2,
+    ]
+    assert near_ties(np.array([-1.0, -1.002])) == 0
+    assert near_ties(np.array([-2.0, -2.0009, -2.0018])) == 2, "neighbours, not the ends"
+    with torch.no_grad():
+        flat = tiny_model().eval()
+        flat.lm_head.weight.zero_()  # every token as likely as any other, so every score is -log V
+    result = evaluator(encoded(make_rows(4)))(flat)
+    neighbours = [len(row["docids"]) - 1 for row in result.rows]
+    assert [row["near_ties"] for row in result.rows] == neighbours
+    assert result.metrics["near_ties"] == sum(neighbours)
+    assert evaluator(encoded(make_rows(4)))(model).metrics["near_ties"] < sum(neighbours)
 
 
 @pytest.mark.parametrize("num_queries", [None, 7])
-def test_the_batch_size_changes_nothing(num_queries: int | None, model: MistralForCausalLM) -> None:
+@pytest.mark.parametrize("mode", ["exact", "greedy_path"])
+def test_the_batch_size_changes_nothing(mode: str, num_queries: int | None, model: MistralForCausalLM) -> None:
     dataset = encoded(make_rows())
-    one, *others = [evaluator(dataset, batch_size=size, num_queries=num_queries)(model) for size in (1, 3, 8)]
+    chosen = {"mode": mode, "num_queries": num_queries}
+    one, *others = [evaluator(dataset, batch_size=size, **chosen)(model) for size in (1, 3, 8)]
     for other in others:
         assert other.metrics == pytest.approx(one.metrics, rel=1e-4)
         assert [row["query_id"] for row in other.rows] == [row["query_id"] for row in one.rows]
@@ -188,35 +230,24 @@ def test_a_sample_is_the_same_every_time_and_in_the_splits_order(model: MistralF
     assert any(sample != tuple(everything[: len(sample)]) for sample in samples), "not the split's first ones"
 
 
-def test_what_is_written(model: MistralForCausalLM, tmp_path: Path) -> None:
-    dataset = encoded([*make_rows(3), RankingRow("q9", "d", (Doc("a"), Doc("b c")))])
-    result = evaluator(dataset)(model)
-    result.save(tmp_path / "run" / "eval")
-    metrics = json.loads((tmp_path / "run" / "eval" / "metrics.json").read_text())
-    assert metrics == result.metrics
+def test_what_a_row_and_the_metrics_hold(model: MistralForCausalLM) -> None:
+    result = evaluator(encoded([*make_rows(3), RankingRow("q9", "d", (Doc("a"), Doc("b c")))]))(model)
+    metrics, rows, last = result.metrics, result.rows, result.rows[-1]
     assert list(metrics) == [
-        "num_queries",
-        "dropped_docs",
-        "cvr",
-        "ndcg",
-        "recall@1",
-        "recall@2",
-        "recall@5",
-        "valid_mass",
+        *("num_queries", "dropped_docs", "cvr", "ndcg"),
+        *("recall@1", "recall@2", "recall@5", "valid_mass", "near_ties"),
     ]
-    rows = [json.loads(line) for line in (tmp_path / "run" / "eval" / "per_query.jsonl").read_text().splitlines()]
-    assert rows == result.rows
     assert [row["query_id"] for row in rows] == ["q0", "q1", "q2", "q9"]
-    last = rows[-1]
     assert (last["docids"], last["ranks"], last["num_negatives"], last["dropped_docs"]) == (["a", "b c"], [1, 2], 0, 0)
+    assert last["docid_tokens"] == [2, 3], "the terminator counts"
     assert len(last["scores"]) == 2
     assert all(score < 0 for row in rows for score in row["scores"]), "nats"
     assert "cvr" not in last
     assert metrics["cvr"] == np.mean([row["cvr"] for row in rows[:3]]), "over the queries that have a negative"
     assert metrics["ndcg"] == pytest.approx(np.mean([row["ndcg"] for row in rows]))
     assert set(last) == {
-        *("query_id", "docids", "ranks", "scores", "num_negatives", "dropped_docs"),
-        *("ndcg", "recall@1", "recall@2", "recall@5", "valid_mass"),
+        *("query_id", "mode", "docids", "ranks", "scores", "docid_tokens", "num_negatives", "dropped_docs"),
+        *("ndcg", "recall@1", "recall@2", "recall@5", "near_ties", "valid_mass", "valid_mass_by_step"),
     }
 
 

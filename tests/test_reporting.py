@@ -1,4 +1,4 @@
-"""stoical/reporting: tables as the paper orders them, and curves out of a run's metrics.jsonl."""
+"""stoical/reporting: tables, what an evaluation writes, and curves of metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import pytest
 from matplotlib import image
 from matplotlib import pyplot as plt
 
+from stoical.evaluator import Evaluation
 from stoical.reporting.curves import plot_curves, read_curve
+from stoical.reporting.report import FIGURES, results_table, write_report
 from stoical.reporting.tables import markdown, metrics_table
+from tests.small_rows import make_evaluation
 
 FULL = {
     "num_queries": 5000,
@@ -120,3 +123,79 @@ def test_drawing_leaves_no_figure_open(tmp_path: Path) -> None:
     before = plt.get_fignums()
     plot_curves({"a": tmp_path / "a"}, tmp_path / "curves.png")
     assert plt.get_fignums() == before
+
+
+def test_what_an_evaluation_writes(tmp_path: Path) -> None:
+    evaluation = make_evaluation()
+    returned = write_report(evaluation, tmp_path / "run" / "eval", "alpha 2")
+    written = {path.name for path in (tmp_path / "run" / "eval").iterdir()}
+    assert written == {"metrics.json", "per_query.jsonl", "summary.md", "run.txt", "qrels.txt", *FIGURES}
+    metrics = json.loads((tmp_path / "run" / "eval" / "metrics.json").read_text())
+    assert metrics == returned
+    assert {name: metrics[name] for name in evaluation.metrics} == evaluation.metrics, "flat, as fractions"
+    assert {name: metrics[name] for name in evaluation.settings} == evaluation.settings
+    assert set(metrics["intervals"]) == {"cvr", "ndcg", "recall@1", "recall@2", "recall@5", "valid_mass"}
+    for name, (low, high) in metrics["intervals"].items():
+        assert 0 <= low < metrics[name] < high <= 1
+    assert metrics["neighbours"] == sum(len(row["docids"]) - 1 for row in evaluation.rows)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "eval" / "per_query.jsonl").read_text().splitlines()]
+    assert rows == evaluation.rows
+    run = (tmp_path / "run" / "eval" / "run.txt").read_text().splitlines()
+    assert len(run) == sum(len(row["docids"]) for row in rows)
+    assert {line.split(" ")[5] for line in run} == {"alpha%202-exact-mean"}, "the mode is in every file"
+
+
+def test_the_summary_has_the_papers_columns_intervals_and_figures(tmp_path: Path) -> None:
+    metrics = write_report(make_evaluation(), tmp_path, "alpha 2")
+    text = (tmp_path / "summary.md").read_text()
+    table = results_table("alpha 2", metrics)
+    assert table in text
+    header, _, means, ranges = table.splitlines()
+    assert cells(header) == ["", "CVR (↓)", "nDCG (↑)", "R@1 (↑)", "R@2 (↑)", "R@5 (↑)", "queries"]
+    assert cells(means)[2] == f"{100 * metrics['ndcg']:.2f}"
+    low, high = metrics["intervals"]["ndcg"]
+    assert cells(ranges)[2] == f"{100 * low:.2f} \N{EN DASH} {100 * high:.2f}"
+    assert "mode exact, mean of log-probabilities, terminator eos counted" in text
+    assert f"Near-ties: {metrics['near_ties']} of {metrics['neighbours']} " in text
+    assert "did not fit" not in text, "no document was dropped"
+    assert "no width" not in text, "no metric is 0 or 1"
+    for figure in FIGURES:
+        assert f"]({figure})" in text
+
+
+def test_without_valid_mass_there_is_no_figure_of_it_nor_an_old_one(tmp_path: Path) -> None:
+    evaluation = make_evaluation()
+    write_report(evaluation, tmp_path, "exact")
+    rows = [{name: value for name, value in row.items() if "valid_mass" not in name} for row in evaluation.rows]
+    metrics = {name: value for name, value in evaluation.metrics.items() if name != "valid_mass"}
+    settings = evaluation.settings | {"mode": "greedy_path", "count_terminator": False}
+    write_report(Evaluation(metrics | {"dropped_docs": 1234}, settings, rows), tmp_path, "proxy")
+    assert not (tmp_path / "valid_mass.png").exists()
+    text = (tmp_path / "summary.md").read_text()
+    assert "valid_mass" not in text
+    assert "mode greedy_path, mean of log-probabilities, terminator eos not counted" in text
+    assert "- 1,234 documents did not fit into the prompt" in text
+
+
+def test_every_figure_is_a_picture_and_none_stays_open(tmp_path: Path) -> None:
+    before = plt.get_fignums()
+    write_report(make_evaluation(), tmp_path, "name")
+    assert plt.get_fignums() == before
+    for figure in FIGURES:
+        pixels = image.imread(tmp_path / figure)
+        assert min(pixels.shape[:2]) > 300
+        assert pixels.std() > 0.05, "something is drawn"
+
+
+def test_an_interval_without_width_is_explained(tmp_path: Path) -> None:
+    evaluation = make_evaluation(noise=0.01)
+    metrics = write_report(evaluation, tmp_path, "perfect")
+    assert metrics["intervals"]["cvr"] == [0.0, 0.0]
+    said = "- CVR (↓), nDCG (↑), R@1 (↑): the same for every query, so the interval has no width."
+    assert said in (tmp_path / "summary.md").read_text()
+
+
+def test_a_single_query_can_be_reported(tmp_path: Path) -> None:
+    metrics = write_report(make_evaluation(queries=1), tmp_path, "one")
+    assert metrics["intervals"]["ndcg"] == [metrics["ndcg"]] * 2
+    assert "cvr" not in metrics, "q0 has no negative"

@@ -6,11 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt  # after the backend is chosen, so that no display is needed
+from stoical.reporting.figure import plt, save
 
 PANELS = (("eval_cvr", "constraint violation rate (%)"), ("eval_ndcg", "nDCG (%)"))
 
@@ -25,9 +21,7 @@ def plot_curves(runs: Mapping[str, Path], output: Path) -> None:
         axis.set(xlabel="optimizer step", title=title)
         axis.grid(alpha=0.3)
     axes[0].legend(frameon=False)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=150)
-    plt.close(figure)
+    save(figure, output)
 
 
 def read_curve(path: Path, metric: str) -> tuple[list[int], list[float]]:

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-Metrics = Mapping[str, float | int]
+Metrics = Mapping[str, Any]
 TITLES = {"cvr": "CVR (↓)", "ndcg": "nDCG (↑)"}
 
 
 def metrics_table(rows: Sequence[tuple[str, Metrics]]) -> str:
     """One row a (name, metrics); a metric that a row lacks is an en dash."""
-    columns = [name for name in ("cvr", "ndcg") if any(name in metrics for _, metrics in rows)]
-    cutoffs = {name for _, metrics in rows for name in metrics if name.startswith("recall@")}
-    columns += sorted(cutoffs, key=lambda name: int(name.removeprefix("recall@")))
-    titles = ["", *(TITLES.get(name, name.replace("recall@", "R@") + " (↑)") for name in columns), "queries"]
+    names = metric_names(name for _, metrics in rows for name in metrics)
     body = [
-        [name, *(_percent(metrics, column) for column in columns), str(metrics["num_queries"])]
+        [name, *(percent(metrics.get(column)) for column in names), str(metrics["num_queries"])]
         for name, metrics in rows
     ]
-    return markdown([titles, *body])
+    return markdown([header(names), *body])
+
+
+def metric_names(found: Iterable[str]) -> list[str]:
+    """Those of `found` that the paper's tables have as columns, in its order."""
+    names = set(found)
+    cutoffs = sorted((name for name in names if name.startswith("recall@")), key=lambda name: int(name.split("@")[1]))
+    return [name for name in ("cvr", "ndcg") if name in names] + cutoffs
+
+
+def title(name: str) -> str:
+    """A metric's name as the paper writes it, with the arrow of what is better."""
+    return TITLES.get(name, name.replace("recall@", "R@") + " (↑)")
+
+
+def header(names: Sequence[str]) -> list[str]:
+    """The first row of a table with these metrics."""
+    return ["", *map(title, names), "queries"]
+
+
+def percent(value: float | None) -> str:
+    """A fraction in per cent; an en dash for None."""
+    return "–" if value is None else f"{100 * value:.2f}"
 
 
 def markdown(cells: Sequence[Sequence[str]]) -> str:
@@ -30,7 +50,3 @@ def markdown(cells: Sequence[Sequence[str]]) -> str:
         lines.append("| " + " | ".join([name.ljust(widths[0]), *padded]) + " |")
     rule = "|" + "|".join("-" * (w + 1) + (":" if i else "-") for i, w in enumerate(widths)) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
-
-
-def _percent(metrics: Metrics, name: str) -> str:
-    return f"{100 * metrics[name]:.2f}" if name in metrics else "–"

@@ -1,0 +1,148 @@
+"""Several evaluations of the same queries side by side, with paired bootstrap differences from the first.
+
+Dimension letters: N queries, K metrics.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stoical.metrics import Floats
+from stoical.reporting.intervals import BOOTSTRAP, columns, intervals
+from stoical.reporting.tables import header, markdown, metric_names, percent
+
+SHOWN = 5  # names in an error message
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One evaluation as it was written: where, its name, metrics.json, and the per-query rows by query_id."""
+
+    path: Path
+    name: str
+    metrics: Mapping[str, Any]
+    rows: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def scored(self) -> str:
+        """How its documents were scored."""
+        ends = {"none": ", no terminator"}.get(self.metrics["terminator"], ", terminator not counted")
+        return f"{self.metrics['mode']}, {self.metrics['score']}{'' if self.metrics['count_terminator'] else ends}"
+
+
+def load_run(directory: str) -> Run:
+    """The evaluation in `directory`/eval, or in `directory` itself.
+
+    Raises `ValueError` naming the file that is missing or that evaluate.py did not write so.
+    """
+    path = Path(directory)
+    path = path / "eval" if (path / "eval").is_dir() else path
+    for name in ("metrics.json", "per_query.jsonl"):
+        if not (path / name).is_file():
+            raise ValueError(f"{path} has no {name}: evaluate first, with python evaluate.py checkpoint={directory}")
+    metrics = _parsed((path / "metrics.json").read_text(), f"{path / 'metrics.json'}")
+    missing = {"num_queries", "mode", "score", "terminator", "count_terminator"} - metrics.keys()
+    if missing:
+        raise ValueError(f"{path / 'metrics.json'} lacks {', '.join(sorted(missing))}: evaluate again")
+    lines = (path / "per_query.jsonl").read_text().splitlines()
+    rows = [_parsed(line, f"{path / 'per_query.jsonl'}:{number}") for number, line in enumerate(lines, 1)]
+    return Run(path, _name(path.resolve()), metrics, {row["query_id"]: row for row in rows})
+
+
+def _name(path: Path) -> str:
+    """The run's directory, and what is between it and the files unless that is `eval`."""
+    if path.name == "eval":
+        return path.parent.name
+    return f"{path.parent.name}/{path.name}" if path.name.startswith("eval") else path.name
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{where} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is not a JSON object")
+    return value
+
+
+def compare(runs: Sequence[Run]) -> str:
+    """A markdown table: a row a run, and a row for each later run's differences from the first, with a note below.
+
+    Raises `ValueError` for fewer than two runs, and for runs that did not rank the same documents for the same queries.
+    """
+    if len(runs) < 2:
+        raise ValueError("give two or more runs: python compare.py runs/ONE runs/OTHER")
+    first, *others = runs
+    for other in others:
+        _check_same_queries(first, other)
+    names = metric_names(name for run in runs for name in run.metrics)
+    labels = _labels(runs)
+    body = [
+        [label, run.scored, *(percent(run.metrics.get(name)) for name in names), str(run.metrics["num_queries"])]
+        for label, run in zip(labels, runs, strict=True)
+    ]
+    for label, other in zip(labels[1:], others, strict=True):
+        body.append([f"{label} − {labels[0]}", "", *differences(first, other, names), ""])
+    title, *rest = header(names)
+    note = (
+        f"In per cent; differences in percentage points with {BOOTSTRAP['level']:.0%} intervals, by a paired "
+        f"percentile bootstrap over {len(first.rows):,} queries ({BOOTSTRAP['resamples']:,} resamples, seed "
+        f"{BOOTSTRAP['seed']}). Bold: the interval excludes 0."
+    )
+    return f"{markdown([[title, 'scored', *rest], *body])}\n\n{note}"
+
+
+def differences(first: Run, other: Run, names: Sequence[str]) -> list[str]:
+    """A cell a metric: other minus first, with its interval; an en dash where one of them lacks the metric."""
+    change = paired(first, other, names)
+    cells = []
+    for column in change.T:
+        if np.isnan(column).all():
+            cells.append(percent(None))
+            continue
+        low, high = 100 * intervals(column[:, None])[0]
+        text = f"{100 * np.nanmean(column):+.2f} [{low:+.2f}, {high:+.2f}]"
+        cells.append(f"**{text}**" if low > 0 or high < 0 else text)
+    return cells
+
+
+def paired(first: Run, other: Run, names: Sequence[str]) -> Floats:
+    """[N, K] other minus first for every query, in the first run's order; NaN where one of them lacks the metric."""
+    ours = columns([other.rows[query_id] for query_id in first.rows], names)
+    change: Floats = ours - columns(list(first.rows.values()), names)
+    return change
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """The runs' names; their paths where two are named alike."""
+    names = [run.name for run in runs]
+    return [str(run.path) if names.count(run.name) > 1 else run.name for run in runs]
+
+
+def _check_same_queries(first: Run, other: Run) -> None:
+    lacks, has_more = first.rows.keys() - other.rows.keys(), other.rows.keys() - first.rows.keys()
+    if lacks or has_more:
+        parts = [f"{word} {_some(names)}" for word, names in (("lacks", lacks), ("also has", has_more)) if names]
+        raise ValueError(f"{other.path} has not the queries of {first.path}: it {' and '.join(parts)}")
+    for query_id, row in first.rows.items():
+        theirs = other.rows[query_id]
+        if (row["docids"], row["ranks"], row["num_negatives"]) != tuple(
+            theirs[key] for key in ("docids", "ranks", "num_negatives")
+        ):
+            raise ValueError(
+                f"query {query_id!r} has other documents in {other.path} than in {first.path}; compare runs that were "
+                "evaluated on the same data with the same prompt.max_length"
+            )
+
+
+def _some(names: set[str]) -> str:
+    """How many queries, and the first few of them by name."""
+    shown = ", ".join(sorted(names)[:SHOWN])
+    return f"{len(names):,} ({shown}{', ...' if len(names) > SHOWN else ''})"

@@ -1,0 +1,112 @@
+"""Everything that an evaluation leaves on disk: metrics, per-query rows, a summary, TREC files and figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stoical.evaluator import Evaluation
+from stoical.metrics import NEAR_TIE
+from stoical.reporting.bars import plot_metrics
+from stoical.reporting.breakdown import plot_ndcg_breakdown
+from stoical.reporting.intervals import BOOTSTRAP, metric_intervals
+from stoical.reporting.mass_by_step import plot_valid_mass
+from stoical.reporting.rank_map import plot_rank_map
+from stoical.reporting.tables import header, markdown, metric_names, percent, title
+from stoical.reporting.trec import write_trec
+
+FIGURES = {
+    "metrics.png": "the paper's metrics, with 95% intervals",
+    "scores_by_rank.png": "mean score by gold rank and length of the list",
+    "ndcg_by_length.png": "nDCG by length of the list and of the top docID",
+    "valid_mass.png": "probability on valid tokens, along the top docID",
+}
+
+
+def write_report(evaluation: Evaluation, directory: Path, name: str) -> dict[str, Any]:
+    """Write all files to `directory`, which is made, and return what metrics.json holds; `name` is the run's.
+
+    What an earlier evaluation left there is overwritten.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    rows, metrics = evaluation.rows, metrics_file(evaluation)
+    (directory / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    with (directory / "per_query.jsonl").open("w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    write_trec(rows, directory, f"{name}-{metrics['mode']}-{metrics['score']}")
+    for figure in FIGURES:
+        (directory / figure).unlink(missing_ok=True)
+    label = f"{name}: {describe_scores(metrics)}"
+    plot_metrics(metrics, name, directory / "metrics.png")
+    plot_rank_map(rows, label, directory / "scores_by_rank.png")
+    plot_ndcg_breakdown(rows, label, directory / "ndcg_by_length.png")
+    if "valid_mass" in metrics:
+        plot_valid_mass(rows, name, directory / "valid_mass.png")
+    figures = [figure for figure in FIGURES if (directory / figure).exists()]
+    (directory / "summary.md").write_text(summary(name, metrics, figures), encoding="utf-8")
+    return metrics
+
+
+def metrics_file(evaluation: Evaluation) -> dict[str, Any]:
+    """metrics.json: flat means and counts (fractions), how documents were scored, and 95% bootstrap intervals."""
+    means = [*metric_names(evaluation.metrics), *(["valid_mass"] if "valid_mass" in evaluation.metrics else [])]
+    found = metric_intervals(evaluation.rows, means)
+    neighbours = sum(len(row["docids"]) - 1 for row in evaluation.rows)
+    return {
+        **evaluation.metrics,
+        "neighbours": neighbours,
+        **evaluation.settings,
+        "intervals": found,
+        "bootstrap": BOOTSTRAP,
+    }
+
+
+def results_table(name: str, metrics: Mapping[str, Any]) -> str:
+    """One evaluation as the paper's table, in per cent, with a second row of 95% intervals."""
+    names = metric_names(metrics)
+    means = [name, *(percent(metrics[metric]) for metric in names), str(metrics["num_queries"])]
+    ranges = ["95% interval", *(interval(metrics["intervals"][metric]) for metric in names), ""]
+    return markdown([header(names), means, ranges])
+
+
+def interval(pair: tuple[float, float]) -> str:
+    """Two fractions in per cent."""
+    return f"{percent(pair[0])} – {percent(pair[1])}"
+
+
+def describe_scores(metrics: Mapping[str, Any]) -> str:
+    """How documents were scored, in a few words."""
+    end = "no terminator" if metrics["terminator"] == "none" else f"terminator {metrics['terminator']}"
+    if metrics["terminator"] != "none":
+        end += " counted" if metrics["count_terminator"] else " not counted"
+    return f"mode {metrics['mode']}, {metrics['score']} of log-probabilities, {end}"
+
+
+def summary(name: str, metrics: Mapping[str, Any], figures: list[str]) -> str:
+    """summary.md."""
+    lines = [f"# {name}", "", f"Scores: {describe_scores(metrics)}. In per cent:", "", results_table(name, metrics), ""]
+    if "valid_mass" in metrics:
+        mass, ranges = metrics["valid_mass"], metrics["intervals"]["valid_mass"]
+        lines.append(
+            f"- The model writes one of the query's docIDs with probability {percent(mass)}% ({interval(ranges)})."
+        )
+    lines.append(
+        f"- Near-ties: {metrics['near_ties']:,} of {metrics['neighbours']:,} neighbouring scores are within "
+        f"{NEAR_TIE:g} nats of each other. Equal scores count against the model."
+    )
+    if metrics["dropped_docs"]:
+        lines.append(f"- {metrics['dropped_docs']:,} documents did not fit into the prompt and were left out.")
+    lines.append(
+        f"- Intervals: percentile bootstrap over the queries ({BOOTSTRAP['resamples']:,} resamples, seed "
+        f"{BOOTSTRAP['seed']}). They say nothing about another training seed."
+    )
+    flat = [title(name) for name in metric_names(metrics) if metrics[name] in (0, 1)]
+    if flat:
+        lines.append(
+            f"- {', '.join(flat)}: the same for every query, so the interval has no width. Up to 3 in n other queries "
+            "may still differ (rule of three, n queries)."
+        )
+    lines += ["", *(f"![{FIGURES[figure]}]({figure})" for figure in figures), ""]
+    return "\n".join(lines)

@@ -1,0 +1,47 @@
+"""The TREC formats, so that trec_eval, ir_measures and the like can score a run themselves.
+
+Where scores tie, those tools order by docID; `metrics.predicted_order` lets the less relevant document win.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from stoical.metrics import predicted_order
+
+
+def write_trec(rows: Iterable[Mapping[str, Any]], directory: Path, tag: str) -> None:
+    """`run.txt` and `qrels.txt` of per-query rows; `tag` names the run in its last column."""
+    run: list[str] = []
+    qrels: list[str] = []
+    for row in rows:
+        run += run_lines(row, escape(tag))
+        qrels += qrels_lines(row)
+    (directory / "run.txt").write_text("".join(run), encoding="utf-8")
+    (directory / "qrels.txt").write_text("".join(qrels), encoding="utf-8")
+
+
+def run_lines(row: Mapping[str, Any], tag: str) -> Iterator[str]:
+    """`query Q0 docID rank score tag`, best first, rank from 1, scores in nats and in full."""
+    for rank, place in enumerate(predicted_order(np.array(row["scores"])), 1):
+        docid = escape(row["docids"][place])
+        yield f"{escape(row['query_id'])} Q0 {docid} {rank} {row['scores'][place]!r} {tag}\n"
+
+
+def qrels_lines(row: Mapping[str, Any]) -> Iterator[str]:
+    """`query 0 docID relevance`: n_q - r + 1 for rank r of n_q relevant documents, 0 for negatives."""
+    relevant = len(row["docids"]) - row["num_negatives"]
+    for place, (docid, rank) in enumerate(zip(row["docids"], row["ranks"], strict=True)):
+        gain = relevant - rank + 1 if place < relevant else 0
+        yield f"{escape(row['query_id'])} 0 {escape(docid)} {gain}\n"
+
+
+def escape(text: str) -> str:
+    """Whitespace, which separates TREC's columns, and % as in URLs: `urllib.parse.unquote` gives the text back."""
+    return re.sub(r"[\s%]", lambda found: quote(found.group()), text)

@@ -1,0 +1,140 @@
+"""stoical/rollout.py and the greedy_path mode against a loop with one whole forward a step, the softmax by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import MistralForCausalLM
+
+from stoical.forward import node_logprobs
+from stoical.packing import PackedBatch, TokenizedQuery, TrieTargetCollator
+from stoical.rollout import greedy_rollout, greedy_rollouts
+from stoical.scoring import doc_scores, greedy_path_logprobs
+from stoical.targets import TargetSettings
+from tests.conftest import EOS, VOCAB, ragged_queries, tiny_model
+
+PROMPT = [1, 40, 41, 42, 43]
+
+
+@pytest.fixture
+def model() -> MistralForCausalLM:
+    return tiny_model().eval()
+
+
+@pytest.fixture
+def plain() -> MistralForCausalLM:
+    """The same weights with transformers' own attention."""
+    return tiny_model("eager").eval()
+
+
+def loop_rollout(model: MistralForCausalLM, prompt: list[int], steps: int) -> tuple[list[list[float]], list[int]]:
+    """ "Greedy decoding for max steps": the distribution of every step, in logarithms, and the token taken there."""
+    written, distributions = list(prompt), []
+    for _ in range(steps):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([written])).logits[0, -1].double().tolist()
+        total = math.log(math.fsum(math.exp(logit) for logit in logits))
+        distributions.append([logit - total for logit in logits])
+        written.append(max(range(len(logits)), key=logits.__getitem__))
+    return distributions, written[len(prompt) :]
+
+
+def loop_scores(distributions: list[list[float]], query: TokenizedQuery, score: str) -> list[float]:
+    """ "Averaging the log-probabilities of its constituent tokens", each out of its own step's distribution."""
+    scores = []
+    for docid, counted in zip(query.docid_ids, query.counted, strict=True):
+        found = [distributions[step][token] for step, token in enumerate(docid)][:counted]
+        scores.append(sum(found) / (len(found) if score == "mean" else 1))
+    return scores
+
+
+def packed(queries: list[TokenizedQuery]) -> PackedBatch:
+    return TrieTargetCollator(TargetSettings(), pad_id=0, prune=False)(queries)["batch"]
+
+
+def proxy(model: MistralForCausalLM, batch: PackedBatch, score: Any) -> Tensor:
+    steps = greedy_rollouts(model, batch, int(batch.node_depth.max()))
+    return doc_scores(batch, greedy_path_logprobs(batch, steps), score)
+
+
+def test_every_step_is_that_of_a_whole_forward(model: MistralForCausalLM, plain: MistralForCausalLM) -> None:
+    distributions, written = loop_rollout(plain, PROMPT, 7)
+    found = greedy_rollout(model, PROMPT, 7)
+    assert found.shape == (7, VOCAB)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), distributions, atol=5e-6)
+    assert found.argmax(dim=-1).tolist() == written
+    assert len(set(written)) > 1, "steps that can be told apart"
+
+
+@pytest.mark.parametrize("score", ["mean", "sum"])
+@pytest.mark.parametrize(("terminated", "counted"), [(True, True), (True, False), (False, True)])
+def test_the_proxy_scores_every_docid_along_one_path(
+    terminated: bool, counted: bool, score: str, model: MistralForCausalLM, plain: MistralForCausalLM
+) -> None:
+    queries = ragged_queries(terminated=terminated, count_terminator=counted, negatives=2)
+    batch = packed(queries)
+    found = proxy(model, batch, score)
+    expected = []
+    for query in queries:
+        distributions, _ = loop_rollout(plain, list(query.prompt_ids), max(map(len, query.docid_ids)))
+        expected += loop_scores(distributions, query, score)
+    np.testing.assert_allclose(found.numpy(), expected, atol=5e-6)
+    exact = doc_scores(batch, node_logprobs(model, batch).logprobs, score)  # type: ignore[arg-type]
+    assert not torch.allclose(found, exact, atol=0.1), "another score than the exact one"
+
+
+def test_the_proxy_is_exact_where_the_rollout_writes_the_docid(model: MistralForCausalLM) -> None:
+    """And where a docID has one token, whose distribution is after the prompt in both modes."""
+    written = greedy_rollout(model, PROMPT, 4).argmax(dim=-1).tolist()
+    docids = [written, [written[0] + 1], [written[0], written[1] + 1]]
+    query = TokenizedQuery("q", PROMPT, ["a", "b", "c"], docids, [4, 1, 2], [1, 2, 3])
+    batch = packed([query])
+    exact = doc_scores(batch, node_logprobs(model, batch).logprobs)
+    torch.testing.assert_close(proxy(model, batch, "mean"), exact, atol=5e-6, rtol=0)
+
+
+def test_eos_ends_nothing(plain: MistralForCausalLM, model: MistralForCausalLM) -> None:
+    """A model that writes nothing but EOS: every docID's tokens are looked up all the same."""
+    for each in (model, plain):
+        with torch.no_grad():
+            each.lm_head.weight[EOS] = (
+                3 * each(input_ids=torch.tensor([PROMPT]), output_hidden_states=True).hidden_states[-1][0, -1]
+            )
+    distributions, written = loop_rollout(plain, PROMPT, 4)
+    assert written[0] == EOS
+    np.testing.assert_allclose(greedy_rollout(model, PROMPT, 4).numpy(), distributions, atol=2e-5)
+
+
+def test_no_generation_config_is_read(model: MistralForCausalLM) -> None:
+    before = greedy_rollout(model, PROMPT, 5)
+    first = int(before[0].argmax())
+    model.generation_config.update(
+        max_new_tokens=1, min_new_tokens=9, do_sample=True, temperature=5.0, suppress_tokens=[first], num_beams=3
+    )
+    assert torch.equal(greedy_rollout(model, PROMPT, 5), before)
+
+
+def test_a_querys_rollout_does_not_depend_on_its_batch(model: MistralForCausalLM) -> None:
+    queries = ragged_queries()
+    together = greedy_rollouts(model, packed(queries), 6)
+    assert together.shape == (3, 6, VOCAB)
+    for query, own in zip(queries, together, strict=True):
+        assert torch.equal(greedy_rollouts(model, packed([query]), 6)[0], own)
+        assert torch.equal(greedy_rollout(model, query.prompt_ids, 3), own[:3]), "nor on how many steps follow"
+
+
+def test_roots_have_no_log_probability(model: MistralForCausalLM) -> None:
+    batch = packed(ragged_queries())
+    found = greedy_path_logprobs(batch, greedy_rollouts(model, batch, int(batch.node_depth.max())))
+    assert (found[batch.node_token < 0] == 0).all()
+    assert (found[batch.node_token >= 0] < 0).all()
+
+
+def test_nothing_needs_a_gradient(model: MistralForCausalLM) -> None:
+    assert not greedy_rollout(model, PROMPT, 2).requires_grad
