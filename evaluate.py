@@ -14,7 +14,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from stoical.build import build_encoder, build_evaluator, build_tokenizer, load_model
+from stoical.build import build_encoder, build_evaluator, build_tokenizer, load_model, no_accelerator
 from stoical.checkpoints import load_evaluation
 from stoical.cli import run
 from stoical.data import load_split
@@ -26,7 +26,8 @@ def main(arguments: Sequence[str]) -> None:
     job = load_evaluation(arguments)
     recipe = job.recipe
     check_writable(job.output)
-    accelerator = Accelerator(mixed_precision="bf16" if recipe.training.get("bf16") else "no")
+    precision = "bf16" if recipe.training.get("bf16") else "no"
+    accelerator = Accelerator(mixed_precision=precision, cpu=no_accelerator())
     tokenizer = build_tokenizer(recipe)
     test = load_split(recipe.data.path, "test")
     evaluator = build_evaluator(recipe, test, build_encoder(recipe, tokenizer), job.num_queries)

@@ -173,7 +173,7 @@ def micro_batches(recipe: Recipe) -> tuple[int, int]:
     `per_device_train_batch_size` is an upper limit: the largest size under it that divides a process's share is taken.
     Raises `ValueError` where the global batch cannot be shared out evenly.
     """
-    processes = PartialState(cpu=bool(recipe.training.get("use_cpu", False))).num_processes
+    processes = PartialState(cpu=bool(recipe.training.get("use_cpu", no_accelerator()))).num_processes
     share, rest = divmod(recipe.global_batch_size, processes)
     if rest or not share:
         raise ValueError(
@@ -208,12 +208,18 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     return arguments
 
 
+def no_accelerator() -> bool:
+    """Is there only the CPU? Then accelerate must be told so, or two launched processes would each run alone."""
+    return torch.accelerator.current_accelerator(check_available=True) is None
+
+
 def machine_defaults() -> dict[str, Any]:
     """Training arguments that depend on the machine or on how stoical works, not on the experiment."""
     return {
         "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "disable_tqdm": not sys.stderr.isatty(),
+        "use_cpu": no_accelerator(),
         "report_to": "none",
     }
 

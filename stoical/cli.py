@@ -24,7 +24,7 @@ def run(main: Callable[[Sequence[str]], None], usage: str, recipes: bool = True)
     """
     arguments = sys.argv[1:]
     if {"-h", "--help", "help"} & set(arguments):
-        print(help_text(usage) if recipes else usage.strip())
+        _print_help(help_text(usage) if recipes else usage.strip())
         return
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     transformers_logging.set_verbosity_error()
@@ -44,6 +44,14 @@ def run(main: Callable[[Sequence[str]], None], usage: str, recipes: bool = True)
         print(f"interrupted{hint}", file=sys.stderr)
         sys.exit(130)
     PartialState().destroy_process_group()  # without it, processes may abort at exit
+
+
+def _print_help(text: str) -> None:
+    """Print, quietly where the reader has gone: help is often piped into head."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def help_text(usage: str) -> str:

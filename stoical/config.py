@@ -78,6 +78,8 @@ def dotlist_layer(values: dict[str, str]) -> tuple[str, DictConfig]:
 
 def _recipe_files(names: str) -> list[Path]:
     recipe, *overlays = names.split(",")
+    if recipe in list_recipes("overlays"):
+        raise ValueError(f"{recipe!r} is an overlay: it goes after a recipe, as in recipe=wordnet_alpha2,{recipe}")
     if recipe not in list_recipes():
         raise unknown("recipe", recipe, list_recipes(), f" `python train.py --help` lists them ({RECIPES}).")
     for overlay in overlays:

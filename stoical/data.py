@@ -31,7 +31,7 @@ DOC_KEYS = frozenset({"docid", "text", "rank"})
 NEGATIVE_KEYS = frozenset({"docid", "text"})
 MAX_RANK = 2**31 - 1
 BATCH_ROWS = 1000
-HOW_TO_MAKE = "make one with: python -m data_prep.wordnet out={}"
+HOW_TO_MAKE = "for WordNet make it with: python -m data_prep.wordnet out={}; the README says how to make your own"
 
 _NEGATIVE = {"docid": pa.string(), "text": pa.string()}
 _DOC = _NEGATIVE | {"rank": pa.int64()}
@@ -252,7 +252,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _json_line(line: bytes, where: str) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(line.strip())
     except ValueError as error:  # a syntax error, or bytes that are not UTF-8
         reason = str(error).replace("line 1 column", "column")
         raise ValueError(f"{where}: not a JSON object on one line, in UTF-8: {reason}") from None

@@ -6,7 +6,7 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
 from stoical.build import build_config, build_encoder, build_tokenizer, meta_model, micro_batches, pad_id
-from stoical.data import load_split
+from stoical.data import load_manifest, load_split
 from stoical.memory import step_memory
 from stoical.packing import PackedBatch, TrieTargetCollator
 from stoical.queries import EncodedDataset
@@ -19,12 +19,14 @@ def show(recipe: Recipe) -> str:
     """Two rendered queries, and the memory estimate of the first micro-batch, as text."""
     micro_size, accumulated = micro_batches(recipe)
     train = load_split(recipe.data.path, "train")
+    test, manifest = load_split(recipe.data.path, "test"), load_manifest(recipe.data.path)
     tokenizer = build_tokenizer(recipe, train)
     dataset = EncodedDataset(train, build_encoder(recipe, tokenizer))
     collate = TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune=False)
     parts = [
-        f"{train.name}: {len(train)} queries; {recipe.training['max_steps']} steps of {recipe.global_batch_size} "
-        f"queries = {PartialState().num_processes} processes x {micro_size} x {accumulated} accumulated"
+        f"{train.name}: {len(train)} queries, {test.name}: {len(test)}, manifest of {manifest.get('name', 'no name')}; "
+        f"{recipe.training['max_steps']} steps of {recipe.global_batch_size} queries = "
+        f"{PartialState().num_processes} processes x {micro_size} x {accumulated} accumulated",
     ]
     for index in range(min(2, len(train))):
         query = dataset[index]

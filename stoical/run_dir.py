@@ -49,6 +49,13 @@ def check_writable(output: Path) -> None:
         raise ValueError(f"output={output}: {existing} is not a directory that can be written to")
 
 
+def steps_done(checkpoint: str | None) -> int:
+    """Optimizer steps behind a checkpoint; 0 for none."""
+    if checkpoint is None:
+        return 0
+    return int(json.loads((Path(checkpoint) / "trainer_state.json").read_text())["global_step"])
+
+
 def write_manifest(recipe: Recipe) -> None:
     """Write recipe.yaml (resolved) and manifest.json (versions, commit, data, world size) on the main process."""
     state = PartialState()

@@ -100,6 +100,7 @@ def paper_training() -> dict[str, Any]:
         "eval_strategy": "steps",
         "eval_steps": 500,
         "save_steps": 500,
+        "save_total_limit": 3,
     }
 
 

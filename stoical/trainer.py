@@ -140,7 +140,8 @@ class StoicalTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Keep the recipe beside the weights, so that a checkpoint can be evaluated with no other flag."""
         super()._save(output_dir, state_dict)
-        (Path(output_dir or str(self.args.output_dir)) / "recipe.yaml").write_text(self.recipe_yaml)
+        if self.args.should_save:  # every process comes here; one of them writes
+            (Path(output_dir or str(self.args.output_dir)) / "recipe.yaml").write_text(self.recipe_yaml)
 
 
 class ResumedEpoch(TrainerCallback):

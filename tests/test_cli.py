@@ -116,7 +116,7 @@ BAD_SETTINGS = {
     "wrong type": ("seed=one", "seed: Value 'one'"),
     "no such dataset": (
         "data.path=/nowhere/data",
-        "there is no dataset directory /nowhere/data; make one with: python -m",
+        "there is no dataset directory /nowhere/data; for WordNet make it with: python -m",
     ),
     "prompt over the limit": ("prompt.max_length=8", "raise prompt.max_length or shorten the document"),
     "flash attention": ("model.attn_implementation=flash_attention_2", "use one of trie_sdpa, sdpa, eager"),
@@ -283,7 +283,8 @@ def test_a_dry_run_shows_what_a_run_would_do(cli: Cli, tiny: Callable[..., list[
     )
     status, out, _ = cli(train, *words)
     assert status == 0
-    assert "data/train: 5 queries; 3 steps of 8 queries = 1 processes x 4 x 2 accumulated" in out
+    assert "; 3 steps of 8 queries = 1 processes x 4 x 2 accumulated" in out
+    assert "data/train: 5 queries, data/test: " in out
     for number in (0, 1):
         assert f"--- query q{number}: " in out
         assert f"; deer{number} :" in out, "the prompt as the model reads it"

@@ -13,7 +13,8 @@ import torch
 
 from tests.small_data import TINY, write_dataset
 
-CONFIG = Path(__file__).parent.parent / "accelerate_configs" / "cpu_2proc.yaml"
+ROOT = Path(__file__).parent.parent
+CONFIG = ROOT / "accelerate_configs" / "cpu_2proc.yaml"
 ONE_STEP = {
     "training.max_steps": "1",
     "training.max_grad_norm": "0",
@@ -23,15 +24,18 @@ ONE_STEP = {
 }
 
 
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
 def run(tmp_path, launcher, **settings):
     output = tmp_path / settings["output"]
     output.mkdir()
     values = dict(word.split("=", 1) for word in TINY) | ONE_STEP | settings
     values |= {"recipe": "wordnet_alpha2_beta2,small", "data.path": tmp_path / "data", "output": output / "run"}
     words = [f"{key}={value}" for key, value in values.items()]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, *launcher, "-m", "tests.two_processes", str(output), *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    command = [*launcher, "-m", "tests.two_processes", str(output), *words]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[:3000]
     return torch.load(output / "gradient.pt"), json.loads((output / "facts.json").read_text())
 
@@ -41,13 +45,35 @@ def test_two_processes_equal_one(tmp_path, normalizer):
     """1 x 8 = 2 processes x 2 accumulated x 2; of 7 test queries, none is counted twice and none lost."""
     write_dataset(tmp_path / "data", train=24, test=7)
     settings = {"loss.normalizer": normalizer}
-    gradient, facts = run(tmp_path, [], output="one", **settings)
-    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
+    gradient, facts = run(tmp_path, [sys.executable], output="one", **settings)
     micro = {"training.per_device_train_batch_size": "2"}
-    shared, shared_facts = run(tmp_path, launcher, output="two", **settings, **micro)
+    shared, shared_facts = run(tmp_path, LAUNCH, output="two", **settings, **micro)
     assert (facts["processes"], shared_facts["processes"]) == (1, 2)
     assert gradient.norm() > 1e-3
     assert (shared - gradient).norm() < 1e-6 * max(1, gradient.norm())
     assert shared_facts["loss"] == pytest.approx(facts["loss"], rel=1e-6)
     assert shared_facts["queries"] == facts["queries"] == [f"q{i}" for i in range(24, 31)]
     assert shared_facts["metrics"] == pytest.approx(facts["metrics"], rel=1e-5)
+
+
+def test_the_command_trains_saves_resumes_and_evaluates_on_two_processes(tmp_path):
+    """The README's commands as they stand, with no word about the CPU: one run, not two beside each other."""
+    write_dataset(tmp_path / "data", train=24, test=7)
+    words = [word for word in TINY if "use_cpu" not in word and "max_steps" not in word and "save_steps" not in word]
+    words += ["recipe=wordnet_alpha2,small", f"data.path={tmp_path / 'data'}", f"output={tmp_path / 'run'}"]
+
+    def launch(*command):
+        done = subprocess.run(
+            [*LAUNCH, *command], env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False, cwd=ROOT
+        )
+        assert done.returncode == 0, done.stderr[:3000]
+        return done.stdout
+
+    launch("train.py", *words, "training.max_steps=2", "training.save_steps=2")
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["num_processes"] == 2
+    said = launch("train.py", *words, "training.max_steps=4", "training.save_steps=2", "resume=auto")
+    assert said.count("trained 4 steps") == 1
+    assert "has done all 4 steps" in launch("train.py", *words, "training.max_steps=4", "resume=auto")
+    assert launch("evaluate.py", f"checkpoint={tmp_path / 'run'}").count("written to") == 1
+    assert json.loads((tmp_path / "run" / "eval" / "metrics.json").read_text())["num_queries"] == 7
