@@ -7,12 +7,17 @@ import re
 from pathlib import Path
 
 import pytest
+from transformers import TrainingArguments
 
 from stoical import config, settings
 from stoical.config import load_recipe, read_layer
 from stoical.settings import Recipe
 
 ROOT = Path(config.__file__).parent.parent
+NEW_NAME = "activation_checkpointing"  # transformers 5.23; 5.21, the oldest supported, has the old one alone
+CHECKPOINTING = (
+    NEW_NAME if NEW_NAME in {f.name for f in dataclasses.fields(TrainingArguments)} else "gradient_checkpointing"
+)
 
 
 def load(*arguments: str) -> Recipe:
@@ -171,8 +176,8 @@ BAD = {
         "tokenizer.count_terminator=false conflicts with tokenizer.terminator=none",
     ),
     "cache with checkpointing": (
-        ["layout=cache", "training.activation_checkpointing=true"],
-        "layout=cache conflicts with training.activation_checkpointing=true",
+        ["layout=cache", f"training.{CHECKPOINTING}=true"],
+        f"layout=cache conflicts with training.{CHECKPOINTING}=true",
     ),
     "cache with checkpointing's old name": (
         ["layout=cache", "training.gradient_checkpointing=true"],
@@ -203,7 +208,7 @@ GOOD = {
     "adamw": ["optimizer=trainer", "training.optim=adamw_torch"],
     "bpe": ["tokenizer.name=bpe", "tokenizer.vocab_size=500"],
     "reach by queries": [*EVERY_NODE, "loss.visits=reach", "loss.normalizer=queries"],
-    "cache without checkpointing": ["layout=cache", "training.activation_checkpointing=false"],
+    "cache without checkpointing": ["layout=cache", f"training.{CHECKPOINTING}=false"],
     "alpha of 0": [*FRACTIONAL[:1], "loss.alpha=0"],
     "terminator that does not count": ["tokenizer.count_terminator=false"],
     "integer as number": ["training.learning_rate=1", *FRACTIONAL],
