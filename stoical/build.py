@@ -28,7 +28,7 @@ from transformers.utils import is_torch_bf16_gpu_available
 from stoical.data import RankingDataset, RankingRow, load_split
 from stoical.evaluator import Evaluator
 from stoical.forward import check_model
-from stoical.losses import Objective, SToICaLLoss
+from stoical.mitigations import build_objectives
 from stoical.packing import TrieTargetCollator
 from stoical.prompts import load_template
 from stoical.queries import EncodedDataset, QueryEncoder
@@ -230,7 +230,7 @@ def build_trainer(recipe: Recipe) -> StoicalTrainer:
     train, test = load_split(recipe.data.path, "train"), load_split(recipe.data.path, "test")
     tokenizer = build_tokenizer(recipe, train)
     encoder = build_encoder(recipe, tokenizer)
-    objectives: list[Objective] = [SToICaLLoss(recipe.loss)]
+    objectives = build_objectives(recipe.loss, recipe.mitigations)
     prune = not any(objective.needs_whole_trie for objective in objectives)
     return StoicalTrainer(
         model=build_model(recipe, build_config(recipe, tokenizer)),

@@ -58,9 +58,17 @@ AttentionMaskInterface.register(TRIE_ATTENTION, sdpa_mask)
 
 @dataclass(frozen=True, slots=True)
 class NodeOutput:
-    """logprobs [M] float32, nats: log p(node | its prefix, prompt), 0 at roots. hidden [B, S, H] if asked for."""
+    """logprobs [M] float32, nats: log p(node | its prefix, prompt), 0 at roots.
+
+    `logits[row, slot]`, over the vocabulary, and `hidden[row, slot]`, if asked for, are what the model has at a node's
+    parent: row and slot are [M], logits [B, S, V] in the model's precision, hidden [B, S, H]. In the `pointwise` layout
+    rows are docIDs, not queries.
+    """
 
     logprobs: Tensor
+    logits: Tensor
+    row: Tensor
+    slot: Tensor
     hidden: Tensor | None = None
 
 
@@ -101,10 +109,11 @@ def node_logprobs(
     if layout != "cache" and _virtual_tokens(model):
         raise ValueError(f"layout={layout} does not know the columns of a soft prompt; use layout=cache")
     if layout == "pointwise":
-        return NodeOutput(_pointwise_logprobs(model, batch))
+        return _pointwise(model, batch)
     logits, states = (_cached if layout == "cache" else _one_sequence)(model, batch, hidden)
     slot = (batch.node_col - batch.prompt_width + 1).clamp(min=0)
-    return NodeOutput(_read_nodes(logits, batch.node_row, slot, batch.node_token), states)
+    logprobs = _read_nodes(logits, batch.node_row, slot, batch.node_token)
+    return NodeOutput(logprobs, logits, batch.node_row, slot, states)
 
 
 def _read_nodes(logits: Tensor, row: Tensor, slot: Tensor, token: Tensor) -> Tensor:
@@ -254,13 +263,13 @@ def packed_difference(model: nn.Module, batch: PackedBatch, layout: Layout, max_
     """Largest absolute difference, in nats, of `layout` from the pointwise reference on the batch's first docIDs."""
     with torch.no_grad():
         packed = node_logprobs(model, batch, layout).logprobs
-        pointwise = _pointwise_logprobs(model, batch, max_rows)
+        pointwise = _pointwise(model, batch, max_rows).logprobs
     seen = ~pointwise.isnan()
     return float((packed - pointwise)[seen].abs().max())
 
 
-def _pointwise_logprobs(model: nn.Module, batch: PackedBatch, max_rows: int | None = None) -> Tensor:
-    """[M] the same log-probabilities, one row for every root-to-leaf path: prompt, then the path's tokens.
+def _pointwise(model: nn.Module, batch: PackedBatch, max_rows: int | None = None) -> NodeOutput:
+    """The same log-probabilities, one row for every root-to-leaf path: prompt, then the path's tokens.
 
     Each node is read in the first row that passes through it, so gradients are those of the packed layouts. With
     `max_rows`, only that many paths are run, and the nodes on none of them are NaN.
@@ -287,7 +296,8 @@ def _pointwise_logprobs(model: nn.Module, batch: PackedBatch, max_rows: int | No
     read = torch.tensor([slots.get(node, (0, 0)) for node in range(len(parent))], device=input_ids.device)
     logprobs = _read_nodes(logits, read[:, 0], read[:, 1], batch.node_token)
     unseen = [node for node in range(len(parent)) if node not in slots and token[node] >= 0]
-    return logprobs.index_fill(0, read.new_tensor(unseen), float("nan"))
+    logprobs = logprobs.index_fill(0, read.new_tensor(unseen), float("nan"))
+    return NodeOutput(logprobs, logits, read[:, 0], read[:, 1])
 
 
 def _path(node: int, parent: list[int]) -> list[int]:

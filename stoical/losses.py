@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from stoical.forward import NodeOutput
 from stoical.packing import PackedBatch
 from stoical.targets import TargetSettings
+from stoical.walks import reach
 
 Normalizer = Literal["queries", "points", "weights"]
 
@@ -31,40 +33,25 @@ def normalizer(batch: PackedBatch, kind: Normalizer) -> Tensor:
     return torch.tensor(float(count), device=batch.node_weights.device)
 
 
-def valid_logmass(batch: PackedBatch, node_logprobs: Tensor) -> Tensor:
-    """[M] log of the probability that the model, standing at a node's parent, steps to a child of the trie; 0 at roots.
-
-    The same number for all siblings.
-    """
-    probs = torch.where(batch.node_token >= 0, node_logprobs.exp(), 0.0)
-    family = torch.zeros_like(probs).index_add(0, batch.node_parent, probs)
-    return torch.where(batch.node_token >= 0, family[batch.node_parent].clamp(min=1e-45).log(), 0.0)
-
-
-def reach(batch: PackedBatch, node_logprobs: Tensor) -> Tensor:
-    """[M] v(u): the probability that the model, decoding within the trie, visits each node; 1 at roots, detached."""
-    with torch.no_grad():
-        step = (node_logprobs - valid_logmass(batch, node_logprobs)).exp()
-        visits = torch.ones_like(step)
-        for depth in range(1, int(batch.node_depth.max()) + 1):
-            level = (batch.node_depth == depth).nonzero()[:, 0]
-            visits[level] = visits[batch.node_parent[level]] * step[level]
-        return visits
-
-
 @dataclass(frozen=True, slots=True)
 class StepContext:
     """What an objective sees of one micro-batch.
 
-    node_logprobs [M] as `forward.node_logprobs` gives them, with their graph; hidden [B, S, H] if the objective's
-    `needs_hidden` is set; step: optimizer steps done so far; forward: another pass over a batch of the caller's making.
+    output: what `forward.node_logprobs` gave for the batch, with its graph; its hidden states are there if one of the
+    objectives' `needs_hidden` is set. step: optimizer steps done so far. forward: another differentiable pass, over a
+    batch of the caller's making; predict: the same in eval mode and without a graph.
     """
 
     batch: PackedBatch
-    node_logprobs: Tensor
+    output: NodeOutput
     step: int
-    forward: Callable[[PackedBatch], Tensor]
-    hidden: Tensor | None = None
+    forward: Callable[[PackedBatch], NodeOutput]
+    predict: Callable[[PackedBatch], NodeOutput]
+
+    @property
+    def node_logprobs(self) -> Tensor:
+        """[M] log p(node | its prefix, prompt), nats."""
+        return self.output.logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,28 +62,37 @@ class ObjectiveOutput:
     logs: dict[str, float] = field(default_factory=dict)
 
 
-class Objective(Protocol):
-    """A term of the training loss. The trainer adds the terms' sums and divides once by the global normalizer."""
+class Objective:
+    """A term of the training loss. The trainer adds the terms' sums and divides once by the global normalizer.
 
-    @property
-    def needs_whole_trie(self) -> bool:
-        """Must every trie node be in the batch, also those without weight?"""
+    Most are a function of the context and nothing else. One that keeps something of its own (a discriminator, a running
+    mean) overrides `after_step` and the state's two methods.
+    """
 
-    @property
-    def needs_hidden(self) -> bool:
-        """Must the context hold the hidden states?"""
+    needs_whole_trie: bool = True  # must every trie node be in the batch, also those without weight?
+    needs_hidden: bool = False  # must the output hold the hidden states?
 
     def __call__(self, context: StepContext) -> ObjectiveOutput:
         """The term's sum over the micro-batch."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Called on every process after each optimizer step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold beside the model, as `torch.save` takes it."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the state of a checkpoint."""
 
 
-@dataclass(frozen=True, slots=True)
-class SToICaLLoss:
+@dataclass(frozen=True)
+class SToICaLLoss(Objective):
     """The paper's loss (Eq. 11), with the node weights that the collator packed; `reach` multiplies in v(u)."""
 
     settings: TargetSettings
     needs_whole_trie: bool = False  # what carries no weight may be left out
-    needs_hidden: bool = False
 
     def __call__(self, context: StepContext) -> ObjectiveOutput:
         """Sum over the micro-batch, in nats."""

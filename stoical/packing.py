@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stoical.targets import TargetSettings, node_weights, num_points
+from stoical.targets import UNLISTED, TargetSettings, best_ranks, node_targets, node_weights, num_points
 from stoical.trie import DocIDTrie, DuplicateDocIDError, build_trie
 
 
@@ -51,9 +51,10 @@ class PackedBatch:
     input_ids, position_ids [B, T] int64; prompt_width = P; prompt_lengths [B]; node_mask [B, I, T] bool, which columns
     each node column attends to. Per trie node, [M] int64: node_row its query, node_col the column of [B, T] where its
     parent stands (so its log-probability is read there), node_token (-1 at roots), node_parent (an index into M; a root
-    is its own), node_depth. node_weights [M] float32. doc_path [D, L] the counted nodes of each docID (indices into M,
-    padded with -1); doc_query, doc_rank [D]; doc_negative [D] bool. num_points: Eq. 11's points in the batch;
-    num_dropped: documents that truncation dropped from it.
+    is its own), node_depth, node_rank the best rank of the docIDs at or below it (`targets.UNLISTED` if all are
+    negatives); float32: node_weights, and node_target, its share of the target at its parent (`targets.node_targets`).
+    doc_path [D, L] the counted nodes of each docID (indices into M, padded with -1); doc_query, doc_rank [D];
+    doc_negative [D] bool. num_points: Eq. 11's points in the batch; num_dropped: documents that truncation dropped.
     """
 
     query_ids: tuple[str, ...]
@@ -69,7 +70,9 @@ class PackedBatch:
     node_token: Tensor
     node_parent: Tensor
     node_depth: Tensor
+    node_rank: Tensor
     node_weights: Tensor
+    node_target: Tensor
     doc_path: Tensor
     doc_query: Tensor
     doc_rank: Tensor
@@ -95,6 +98,8 @@ class _PackedQuery:
     query: TokenizedQuery
     trie: DocIDTrie
     weights: npt.NDArray[np.float64]
+    targets: npt.NDArray[np.float64]
+    ranks: npt.NDArray[np.int64]
     kept: npt.NDArray[np.int64]
     inner: npt.NDArray[np.int64]
 
@@ -129,7 +134,17 @@ class TrieTargetCollator:
         weights = self._weights(query, trie)
         kept = np.flatnonzero(weights > 0) if self.prune else np.arange(1, trie.num_nodes)
         kept = np.concatenate([[0], kept])
-        return _PackedQuery(query, trie, weights, kept, np.unique(trie.parent[kept[1:]])[1:])
+        ranks = np.array(query.ranks)
+        ranks[len(ranks) - query.num_negatives :] = UNLISTED
+        return _PackedQuery(
+            query=query,
+            trie=trie,
+            weights=weights,
+            targets=node_targets(trie, ranks, self.targets),
+            ranks=best_ranks(trie, ranks),
+            kept=kept,
+            inner=np.unique(trie.parent[kept[1:]])[1:],
+        )
 
     def _weights(self, query: TokenizedQuery, trie: DocIDTrie) -> npt.NDArray[np.float64]:
         if query.num_negatives:  # evaluation: nothing is trained
@@ -189,7 +204,9 @@ def _node_fields(part: _PackedQuery, row: int, offset: int, width: int) -> dict[
         "node_token": trie.token[kept],
         "node_parent": offset + np.searchsorted(kept, parent),
         "node_depth": trie.depth[kept],
+        "node_rank": part.ranks[kept],
         "node_weights": part.weights[kept].astype(np.float32),
+        "node_target": part.targets[kept].astype(np.float32),
     }
 
 

@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stoical.losses import valid_logmass
 from stoical.packing import PackedBatch
+from stoical.walks import valid_logmass
 
 Reduction = Literal["mean", "sum"]
 Mode = Literal["exact", "greedy_path"]
@@ -52,19 +52,5 @@ def valid_mass_by_step(batch: PackedBatch, node_logprobs: Tensor) -> Tensor:
     """
     first = torch.searchsorted(batch.doc_query, torch.arange(len(batch.query_ids), device=batch.doc_query.device))
     path = batch.doc_path[first]
-    mass = valid_logmass(batch, node_logprobs.masked_fill(~_listed_nodes(batch), -torch.inf)).exp()
+    mass = valid_logmass(batch, node_logprobs).exp()
     return torch.where(path >= 0, mass[path.clamp(min=0)], torch.nan)
-
-
-def _listed_nodes(batch: PackedBatch) -> Tensor:
-    """[M] is the node on the path of a docID that is no negative? Terminators that do not count are on no `doc_path`.
-
-    Such a terminator hangs below the last counted node of its docID.
-    """
-    counted, listed, ends = (torch.zeros_like(batch.node_token, dtype=torch.bool) for _ in range(3))
-    relevant = batch.doc_path[~batch.doc_negative]
-    last = (relevant >= 0).sum(dim=1, keepdim=True) - 1
-    counted[batch.doc_path[batch.doc_path >= 0]] = True
-    listed[relevant[relevant >= 0]] = True
-    ends[relevant.gather(1, last)] = True
-    return listed | (~counted & ends[batch.node_parent])

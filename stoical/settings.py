@@ -18,6 +18,7 @@ from transformers import TrainingArguments
 
 from stoical.forward import MASKABLE, TRIE_ATTENTION, Layout
 from stoical.losses import Normalizer
+from stoical.mitigations import MitigationSettings
 from stoical.scoring import Mode, Reduction
 from stoical.targets import TargetSettings
 from stoical.tokenization import Terminator
@@ -125,6 +126,7 @@ class Recipe:
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     loss: LossSettings = field(default_factory=LossSettings)
+    mitigations: MitigationSettings = field(default_factory=MitigationSettings)
     eval: EvalSettings = field(default_factory=EvalSettings)
     training: dict[str, Any] = field(default_factory=paper_training)
 
@@ -132,6 +134,7 @@ class Recipe:
 def check_recipe(recipe: Recipe) -> None:
     """Raise `ValueError` where settings conflict, are of the wrong type, or would have no effect."""
     recipe.loss.check()
+    recipe.mitigations.check(recipe.loss, recipe.tokenizer.terminator)
     _check_numbers(recipe)
     _check_training(recipe)
     if recipe.model.attn_implementation not in MASKABLE:

@@ -22,6 +22,8 @@ ItemWeight = Literal["indicator", "fractional", "stepwise"]
 TokenTarget = Literal["one_hot", "trie", "every_node"]
 Visits = Literal["mass", "uniform", "reach"]
 
+UNLISTED = np.iinfo(np.int64).max  # the rank of negatives: no target ever leads to them
+
 
 @dataclass
 class TargetSettings:
@@ -89,6 +91,36 @@ def item_weights(ranks: Ints, kind: ItemWeight, alpha: float = 1.0) -> Floats:
 def leaf_scores(ranks: Ints, beta: float) -> Floats:
     """mu(r) = r^-beta of each docID, [D] (section 4.3)."""
     return ranks.astype(np.float64) ** -beta
+
+
+def best_ranks(trie: DocIDTrie, ranks: Ints) -> Ints:
+    """[N] the best (smallest) of `ranks` [D] among the docIDs that end at or below each node."""
+    below = trie.path >= 0
+    best = np.full(trie.num_nodes, ranks.min())
+    best[1:] = UNLISTED
+    np.minimum.at(best, trie.path[below], np.repeat(ranks, below.sum(axis=1)))
+    return best
+
+
+def node_targets(trie: DocIDTrie, ranks: Ints, settings: TargetSettings) -> Floats:
+    """[N] each node's share of a rank-aware target at its parent, whether `settings` train that parent or not.
+
+    m(n) / m(parent(n)), where a docID's mass is mu(r), or lambda(r) if targets are one-hot (which is this target at
+    every node, by mass: `every_node_weights`). Where siblings have no mass, as next-token prediction leaves all but one
+    path, the target is the one that leads to the best-ranked docID. 0 at the root, and towards UNLISTED docIDs.
+    """
+    scores, listed = np.zeros(len(ranks)), ranks < UNLISTED
+    item = item_weights(ranks[listed], settings.item, settings.alpha or 0.0)
+    scores[listed] = item if settings.beta is None else leaf_scores(ranks[listed], settings.beta)
+    mass = subtree_sums(trie, scores)
+    shares, best = sibling_shares(trie, mass), best_ranks(trie, ranks)
+    massless = mass[trie.parent] == 0
+    if massless.any():
+        families = np.minimum.reduceat(np.append(best, 0), trie.child_start[:-1])
+        leads = (best == families[trie.parent]) & (best < UNLISTED)
+        first = sibling_shares(trie, leads.astype(np.float64))
+        shares = np.where(massless, first, shares)
+    return shares
 
 
 def subtree_sums(trie: DocIDTrie, values: Floats) -> Floats:

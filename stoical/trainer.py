@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from stoical.evaluator import Evaluator
-from stoical.forward import Layout, node_logprobs, packed_difference
+from stoical.forward import Layout, NodeOutput, node_logprobs, packed_difference
 from stoical.losses import Normalizer, Objective, StepContext, normalizer
 from stoical.packing import PackedBatch
 from stoical.progress import LogLines, MetricsFile, ProgressBar
@@ -22,6 +22,7 @@ from stoical.queries import EncodedDataset
 
 logger = logging.getLogger(__name__)
 
+OBJECTIVES_FILE = "objectives.pt"  # in a checkpoint, where an objective keeps something
 SELF_CHECK_LIMIT = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}  # nats, by the logits' precision
 
 
@@ -50,6 +51,7 @@ class StoicalTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         for callback in (*([] if self.args.disable_tqdm else [ProgressBar]), LogLines, MetricsFile, ResumedEpoch):
             self.add_callback(callback)
+        self.add_callback(AfterStep(objectives))
         self.objectives, self.loss_normalizer = objectives, loss_normalizer
         self.evaluator, self.layout, self.recipe_yaml = evaluator, layout, recipe_yaml
         self._checked = layout == "pointwise"
@@ -71,10 +73,10 @@ class StoicalTrainer(Trainer):
         output = node_logprobs(model, batch, self.layout, hidden=any(o.needs_hidden for o in self.objectives))
         context = StepContext(
             batch=batch,
-            node_logprobs=output.logprobs,
+            output=output,
             step=self.state.global_step,
-            forward=lambda other: node_logprobs(model, other, self.layout).logprobs,
-            hidden=output.hidden,
+            forward=lambda other: node_logprobs(model, other, self.layout),
+            predict=lambda other: self._predict(model, other),
         )
         loss_sum = torch.zeros((), device=output.logprobs.device)
         for objective in self.objectives:
@@ -85,6 +87,15 @@ class StoicalTrainer(Trainer):
         self._dropped_docs += batch.num_dropped
         self._refuse_nan(loss_sum, batch)
         return loss_sum * self.accelerator.num_processes / num_items_in_batch
+
+    def _predict(self, model: nn.Module, batch: PackedBatch) -> NodeOutput:
+        """A pass that samples are drawn from: no dropout, no embedding noise, no graph."""
+        training = model.training
+        model.eval()
+        with torch.no_grad():
+            output = node_logprobs(model, batch, self.layout)
+        model.train(training)
+        return output
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, PackedBatch]], device: torch.device) -> Tensor:
         """The normalizer summed over the accumulation window and all processes."""
@@ -137,11 +148,43 @@ class StoicalTrainer(Trainer):
                 logs["dropped_docs"] = float(self._dropped_docs)
         super().log(logs, start_time)
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """With them, what the objectives keep."""
+        super()._save_optimizer_and_scheduler(output_dir)
+        state = {name: kept for name, kept in self._objectives_state().items() if kept}
+        if state and self.args.should_save:
+            torch.save(state, Path(output_dir) / OBJECTIVES_FILE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        path = Path(checkpoint or "") / OBJECTIVES_FILE
+        if checkpoint is None or not path.is_file():
+            return
+        state = torch.load(path, map_location=self.args.device)
+        for objective in self.objectives:
+            if kept := state.get(type(objective).__name__):
+                objective.load_state_dict(kept)
+
+    def _objectives_state(self) -> dict[str, dict[str, Any]]:
+        return {type(objective).__name__: objective.state_dict() for objective in self.objectives}
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Keep the recipe beside the weights, so that a checkpoint can be evaluated with no other flag."""
         super()._save(output_dir, state_dict)
         if self.args.should_save:  # every process comes here; one of them writes
             (Path(output_dir or str(self.args.output_dir)) / "recipe.yaml").write_text(self.recipe_yaml)
+
+
+class AfterStep(TrainerCallback):
+    """Tells the objectives that the optimizer has stepped."""
+
+    def __init__(self, objectives: list[Objective]) -> None:
+        self.objectives = objectives
+
+    def on_optimizer_step(self, *arguments: Any, **kwargs: Any) -> None:
+        """Once a step, on every process."""
+        for objective in self.objectives:
+            objective.after_step()
 
 
 class ResumedEpoch(TrainerCallback):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import typing
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from transformers import TrainingArguments
 
 from stoical import config, settings
 from stoical.config import load_recipe, read_layer
+from stoical.mitigations import MitigationSettings
 from stoical.settings import Recipe
 
 ROOT = Path(config.__file__).parent.parent
@@ -247,9 +249,13 @@ def settings_fields() -> list[tuple[str, str]]:
         kind = {kind.__name__: kind for kind in vars(settings).values() if isinstance(kind, type)}
         if section.endswith("Settings"):
             names = [f.name for f in dataclasses.fields(kind[section])]
-            fields += [(rf"\b(recipe\.{field.name}|settings)\.{name}\b", f"{field.name}.{name}") for name in names]
+            readers = rf"(recipe\.{field.name}|{field.name}|settings)"
+            fields += [(rf"\b{readers}\.{name}\b", f"{field.name}.{name}") for name in names]
         else:
             fields.append((rf"\brecipe\.{field.name}\b", field.name))
+    for name, section in typing.get_type_hints(MitigationSettings).items():
+        (kind,) = (option for option in typing.get_args(section) if option is not type(None))
+        fields += [(rf"\bsettings\.{f.name}\b", f"mitigations.{name}.{f.name}") for f in dataclasses.fields(kind)]
     return fields
 
 

@@ -10,9 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
 from stoical.forward import check_model, node_logprobs, packed_difference
-from stoical.losses import StepContext, SToICaLLoss, reach, valid_logmass
+from stoical.losses import StepContext, SToICaLLoss
 from stoical.packing import TrieTargetCollator
 from stoical.targets import TargetSettings
+from stoical.walks import reach, valid_logmass
 from tests.conftest import ragged_queries, random_query, tiny_model
 from tests.reference import every_node_loss, forward_each, stoical_loss
 
@@ -38,7 +39,7 @@ def pack(queries, settings=ROWS["fractional"], prune=False):
 def packed_loss(model, queries, settings, layout, prune):
     batch = pack(queries, settings, prune)
     output = node_logprobs(model, batch, layout)
-    context = StepContext(batch, output.logprobs, step=0, forward=lambda other: other)
+    context = StepContext(batch, output, step=0, forward=node_logprobs, predict=node_logprobs)
     return SToICaLLoss(settings)(context).loss_sum
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stoical.losses import normalizer, reach, valid_logmass, weighted_nll
+from stoical.losses import normalizer, weighted_nll
 from stoical.packing import TrieTargetCollator
 from stoical.scoring import doc_scores, valid_mass
 from stoical.targets import TargetSettings
+from stoical.walks import reach, valid_logmass
 from tests.conftest import ragged_queries, random_query
 
 FRACTIONAL = TargetSettings(item="fractional", alpha=2.0)

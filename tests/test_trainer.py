@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from stoical.build import build_trainer
 from stoical.config import load_recipe
-from stoical.losses import ObjectiveOutput
+from stoical.losses import Objective, ObjectiveOutput
 from stoical.run_dir import resume_from, write_manifest
 from tests.small_data import TINY, write_dataset
 
@@ -109,12 +109,12 @@ def test_nan_loss_names_step_queries_and_checkpoint(tmp_path):
     trainer = build_trainer(recipe)
     loss = trainer.objectives[0]
 
-    def broken(context):
-        output = loss(context)
-        return ObjectiveOutput(output.loss_sum * float("nan")) if context.step == 3 else output
+    class Broken(Objective):
+        def __call__(self, context):
+            output = loss(context)
+            return ObjectiveOutput(output.loss_sum * float("nan")) if context.step == 3 else output
 
-    broken.needs_whole_trie = broken.needs_hidden = False
-    trainer.objectives = [broken]
+    trainer.objectives = [Broken()]
     with pytest.raises(ValueError, match=r"loss is nan at step 4, queries q\d+, .*checkpoint-2") as error:
         trainer.train()
     assert "training.learning_rate" in str(error.value)
@@ -128,14 +128,18 @@ def test_objectives_are_summed_logged_and_given_what_they_ask_for(tmp_path):
     trainer = build_trainer(make(tmp_path, *unclipped, "training.logging_steps=1"))
     loss, seen, gradients = trainer.objectives[0], [], []
 
-    def twice(context):
-        again = context.forward(context.batch)
-        assert torch.allclose(again, context.node_logprobs, atol=1e-6)
-        seen.append((context.step, context.hidden.shape[:2]))
-        return ObjectiveOutput(2 * loss(context).loss_sum, {"twice": 7.0})
+    class Twice(Objective):
+        needs_hidden = True
 
-    twice.needs_whole_trie, twice.needs_hidden = False, True
-    trainer.objectives = [loss, twice]
+        def __call__(self, context):
+            again, sampled = context.forward(context.batch), context.predict(context.batch)
+            assert torch.allclose(again.logprobs, context.node_logprobs, atol=1e-6)
+            assert again.logprobs.requires_grad
+            assert not sampled.logprobs.requires_grad
+            seen.append((context.step, context.output.hidden.shape[:2]))
+            return ObjectiveOutput(2 * loss(context).loss_sum, {"twice": 7.0})
+
+    trainer.objectives = [loss, Twice()]
     trainer.create_optimizer()
     trainer.optimizer.register_step_pre_hook(
         lambda *_: gradients.append(torch.cat([p.grad.flatten().clone() for p in trainer.model.parameters()]))
@@ -144,6 +148,37 @@ def test_objectives_are_summed_logged_and_given_what_they_ask_for(tmp_path):
     assert (gradients[0] - 3 * plain).norm() < 1e-5 * plain.norm()
     assert seen[0][0] == 0
     assert [log["twice"] for log in trainer.state.log_history if "twice" in log] == [7.0]
+
+
+class Counting(Objective):
+    """Adds nothing to the loss and counts the optimizer's steps."""
+
+    steps = 0
+
+    def __call__(self, context):
+        return ObjectiveOutput(0 * context.node_logprobs.sum())
+
+    def after_step(self):
+        self.steps += 1
+
+    def state_dict(self):
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state):
+        self.steps = state["steps"]
+
+
+def test_what_an_objective_keeps_is_saved_and_resumed(tmp_path):
+    every = ["training.save_steps=2", "training.lr_scheduler_type=constant", "training.per_device_train_batch_size=4"]
+    first = build_trainer(make(tmp_path, *every, "training.max_steps=2"))
+    first.objectives.append(Counting())
+    first.train()
+    assert first.objectives[1].steps == 2
+    recipe = make(tmp_path, *every, "training.max_steps=5", "resume=auto")
+    resumed = build_trainer(recipe)
+    resumed.objectives.append(Counting())
+    resumed.train(resume_from_checkpoint=resume_from(recipe))
+    assert resumed.objectives[1].steps == 5
 
 
 def test_self_check_refuses_a_model_that_sees_too_much(tmp_path, capsys):

@@ -1,0 +1,35 @@
+"""How a probability or weight changes over the optimizer steps of a run."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+Schedule = Literal["constant", "linear", "exponential", "inverse_sigmoid"]
+
+
+def gold_probability(schedule: Schedule, half_step: int | None, minimum: float, step: int) -> float:
+    """Probability of feeding the gold token at optimizer step `step`, from 0 (Bengio et al. 2015, section 2.4).
+
+    Every schedule but `constant` falls from 1 and is 1/2 at `half_step`, though never under `minimum`: linear
+    1 - step / (2 half_step); exponential k^step; inverse sigmoid k / (k + exp(step / k)), which starts at k / (k + 1).
+    `constant` is `minimum` from the first step on.
+    """
+    if schedule == "constant":
+        return minimum
+    assert half_step is not None
+    if schedule == "linear":
+        return max(minimum, 1 - step / (2 * half_step))
+    if schedule == "exponential":
+        return float(max(minimum, 0.5 ** (step / half_step)))
+    k = sigmoid_constant(half_step)
+    return max(minimum, 1 / (1 + math.exp(min(step / k, 700.0)) / k))
+
+
+def sigmoid_constant(half_step: int) -> float:
+    """The k >= 1 for which k / (k + exp(step / k)) is 1/2 at `half_step`: k ln k = half_step, by bisection."""
+    low, high = 1.0, float(half_step) + math.e
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if middle * math.log(middle) < half_step else (low, middle)
+    return high
