@@ -34,6 +34,7 @@ from stoical.prompts import load_template
 from stoical.queries import EncodedDataset, QueryEncoder
 from stoical.settings import Recipe, unknown
 from stoical.tokenization import DocIDTokenizer, check_vocabulary, load_tokenizer, train_bpe
+from stoical.tracking import build_trackers
 from stoical.trainer import StoicalTrainer
 
 BPE_SAMPLE = 20_000  # queries that a BPE is trained on: more change its merges little
@@ -194,13 +195,14 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
             "training.bf16=true, and no device here computes in it: set training.bf16=false for float32, or run on a "
             "GPU (dry_run=true needs none)"
         )
+    own = {"per_device_train_batch_size": micro, "report_to": "none"}  # trackers are ours to build, and to guard
     try:
         arguments = TrainingArguments(
             output_dir=str(recipe.output),
             seed=recipe.seed,
             remove_unused_columns=False,
             gradient_accumulation_steps=accumulated,
-            **(machine_defaults() | recipe.training | {"per_device_train_batch_size": micro}),
+            **(machine_defaults(recipe) | recipe.training | own),
         )
     except (ValueError, ImportError) as error:
         raise ValueError(f"training: {error}") from error
@@ -213,20 +215,23 @@ def no_accelerator() -> bool:
     return torch.accelerator.current_accelerator(check_available=True) is None
 
 
-def machine_defaults() -> dict[str, Any]:
+def machine_defaults(recipe: Recipe) -> dict[str, Any]:
     """Training arguments that depend on the machine or on how stoical works, not on the experiment."""
     return {
         "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "disable_tqdm": not sys.stderr.isatty(),
         "use_cpu": no_accelerator(),
-        "report_to": "none",
+        "logging_nan_inf_filter": False,  # it waits for the device at every step; the trainer refuses such a loss
+        "run_name": Path(str(recipe.output)).name,
+        "project": "stoical",
     }
 
 
 def build_trainer(recipe: Recipe) -> StoicalTrainer:
     """Everything, ready for `.train()`."""
     arguments = training_arguments(recipe)
+    trackers = build_trackers(recipe, arguments)
     train, test = load_split(recipe.data.path, "train"), load_split(recipe.data.path, "test")
     tokenizer = build_tokenizer(recipe, train)
     encoder = build_encoder(recipe, tokenizer)
@@ -238,6 +243,7 @@ def build_trainer(recipe: Recipe) -> StoicalTrainer:
         train_dataset=EncodedDataset(train, encoder),
         data_collator=TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune),
         processing_class=tokenizer,
+        callbacks=trackers,
         optimizer_cls_and_kwargs=_adafactor(arguments) if recipe.optimizer == "adafactor" else None,
         objectives=objectives,
         loss_normalizer=recipe.loss.normalizer,

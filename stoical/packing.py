@@ -54,11 +54,13 @@ class PackedBatch:
     is its own), node_depth, node_rank the best rank of the docIDs at or below it (`targets.UNLISTED` if all are
     negatives); float32: node_weights, and node_target, its share of the target at its parent (`targets.node_targets`).
     doc_path [D, L] the counted nodes of each docID (indices into M, padded with -1); doc_query, doc_rank [D];
-    doc_negative [D] bool. num_points: Eq. 11's points in the batch; num_dropped: documents that truncation dropped.
+    doc_negative [D] bool. num_tokens: input tokens that are no padding; num_points: Eq. 11's points in the batch;
+    num_dropped: documents that truncation dropped.
     """
 
     query_ids: tuple[str, ...]
     prompt_width: int
+    num_tokens: int
     num_points: int
     num_dropped: int
     input_ids: Tensor
@@ -184,6 +186,7 @@ def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: i
     return PackedBatch(
         query_ids=tuple(part.query.query_id for part in packed),
         prompt_width=width,
+        num_tokens=int(prompt_lengths.sum()) + sum(len(part.inner) for part in packed),
         num_points=sum(num_points(np.asarray(part.query.ranks), targets) for part in packed),
         num_dropped=sum(part.query.num_dropped for part in packed),
         input_ids=torch.from_numpy(input_ids),

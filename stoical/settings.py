@@ -23,6 +23,8 @@ from stoical.scoring import Mode, Reduction
 from stoical.targets import TargetSettings
 from stoical.tokenization import Terminator
 
+TRACKERS = ("wandb", "trackio", "tensorboard")
+
 
 @dataclass
 class DataSettings:
@@ -182,6 +184,10 @@ def _check_training(recipe: Recipe) -> None:
         "label_names": None,
         "average_tokens_across_devices": None,
     }
+    if "hub_token" in recipe.training:
+        raise ValueError(
+            "training.hub_token would be written into the run's files; log in with `hf auth login` instead"
+        )
     types_of = typing.get_type_hints(TrainingArguments)
     _restore_no(recipe.training, types_of)
     known = [f.name for f in dataclasses.fields(TrainingArguments) if f.init]
@@ -197,11 +203,22 @@ def _check_training(recipe: Recipe) -> None:
             raise unknown("training setting", f"training.{key}", [f"training.{name}" for name in known])
         if not _fits(value, types_of[key]):
             raise ValueError(f"training.{key}={value!r} has the wrong type; TrainingArguments wants {types_of[key]}")
+    tracker_names(recipe.training.get("report_to"))
     if recipe.optimizer != "trainer" and "optim" in recipe.training:
         raise ValueError(
             f"training.optim={recipe.training['optim']} conflicts with optimizer={recipe.optimizer}; "
             "set optimizer=trainer to use it"
         )
+
+
+def tracker_names(report_to: str | Sequence[str] | None) -> list[str]:
+    """The trackers that `training.report_to` names. Raises `ValueError` for one that is not known."""
+    names = [report_to] if isinstance(report_to, str) else list(report_to or [])
+    names = [] if names == ["none"] else names
+    for name in names:
+        if name not in TRACKERS:
+            raise unknown("tracker", f"training.report_to={name}", TRACKERS, f" Use {', '.join(TRACKERS)} or none.")
+    return names
 
 
 def _restore_no(training: dict[str, Any], types_of: dict[str, Any]) -> None:

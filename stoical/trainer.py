@@ -15,10 +15,12 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from stoical.evaluator import Evaluator
 from stoical.forward import Layout, NodeOutput, node_logprobs, packed_difference
+from stoical.loss_watch import LossWatch
 from stoical.losses import Normalizer, Objective, StepContext, normalizer
 from stoical.packing import PackedBatch
 from stoical.progress import LogLines, MetricsFile, ProgressBar
 from stoical.queries import EncodedDataset
+from stoical.throughput import Throughput
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +51,9 @@ class StoicalTrainer(Trainer):
         super().__init__(eval_dataset=evaluator.dataset, **kwargs)
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
-        for callback in (*([] if self.args.disable_tqdm else [ProgressBar]), LogLines, MetricsFile, ResumedEpoch):
+        self.throughput, self.losses = Throughput(), LossWatch()
+        bar = [] if self.args.disable_tqdm else [ProgressBar]
+        for callback in (self.throughput, *bar, LogLines, MetricsFile, ResumedEpoch):
             self.add_callback(callback)
         self.add_callback(AfterStep(objectives))
         self.objectives, self.loss_normalizer = objectives, loss_normalizer
@@ -85,7 +89,8 @@ class StoicalTrainer(Trainer):
             for name, value in term.logs.items():
                 self._pending[name].append(value)
         self._dropped_docs += batch.num_dropped
-        self._refuse_nan(loss_sum, batch)
+        self.losses.add(loss_sum, self.state.global_step + 1, batch.query_ids)
+        self.throughput.count(batch)
         return loss_sum * self.accelerator.num_processes / num_items_in_batch
 
     def _predict(self, model: nn.Module, batch: PackedBatch) -> NodeOutput:
@@ -104,13 +109,15 @@ class StoicalTrainer(Trainer):
         summed: Tensor = self.accelerator.reduce(total, reduction="sum")
         return summed
 
-    def _refuse_nan(self, loss_sum: Tensor, batch: PackedBatch) -> None:
-        if torch.isfinite(loss_sum):
+    def _refuse_nan(self) -> None:
+        """Raise `ValueError`, on every process, where a loss since the last look was not finite."""
+        broken = self.losses.first_broken(self.accelerator)
+        if broken is None:
             return
         saved = sorted(Path(self.args.output_dir).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
         raise ValueError(
-            f"the loss is {loss_sum.item()} at step {self.state.global_step + 1}, "
-            f"queries {', '.join(batch.query_ids)}; the last checkpoint is {saved[-1] if saved else 'none yet'}. "
+            f"the loss is {broken.value} at step {broken.step}, queries {', '.join(broken.query_ids)}; "
+            f"the last checkpoint is {saved[-1] if saved else 'none yet'}. "
             "Lower training.learning_rate, or look at these queries with dry_run=true"
         )
 
@@ -133,6 +140,7 @@ class StoicalTrainer(Trainer):
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Ranking metrics of the test split's sample (`eval.num_queries`)."""
+        self._refuse_nan()
         result = self.evaluator(self.model_wrapped)
         metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in result.metrics.items()}
         self.log(dict(metrics))
@@ -140,8 +148,10 @@ class StoicalTrainer(Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add what the objectives reported since the last log, and the documents that truncation dropped so far."""
+        """Add the rates and what the objectives reported since the last log, and the documents dropped so far."""
+        self._refuse_nan()
         if "loss" in logs:
+            logs |= self.throughput.since_last_log(self.accelerator)
             logs |= {name: sum(values) / len(values) for name, values in self._pending.items()}
             self._pending.clear()
             if self._dropped_docs:
@@ -167,6 +177,11 @@ class StoicalTrainer(Trainer):
 
     def _objectives_state(self) -> dict[str, dict[str, Any]]:
         return {type(objective).__name__: objective.state_dict() for objective in self.objectives}
+
+    def _save_checkpoint(self, *arguments: Any, **kwargs: Any) -> None:
+        """Save, unless the weights are broken."""
+        self._refuse_nan()
+        super()._save_checkpoint(*arguments, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Keep the recipe beside the weights, so that a checkpoint can be evaluated with no other flag."""
