@@ -27,6 +27,9 @@ def main(arguments: Sequence[str]) -> None:
     trainer = build_trainer(recipe)
     write_manifest(recipe)
     trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.create_model_card()
+    if trainer.args.push_to_hub:
+        trainer.share()
     if trainer.is_world_process_zero():
         print(
             f"trained {trainer.state.global_step} steps; evaluate with: python evaluate.py checkpoint={recipe.output}"

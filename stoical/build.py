@@ -25,10 +25,11 @@ from transformers import (
 )
 from transformers.utils import is_torch_bf16_gpu_available
 
-from stoical.data import RankingDataset, RankingRow, load_split
+from stoical.data import RankingDataset, RankingRow, load_manifest, load_split
 from stoical.evaluator import Evaluator
 from stoical.forward import check_model
 from stoical.mitigations import build_objectives
+from stoical.model_card import CardSource
 from stoical.packing import TrieTargetCollator
 from stoical.prompts import load_template
 from stoical.queries import EncodedDataset, QueryEncoder
@@ -237,8 +238,9 @@ def build_trainer(recipe: Recipe) -> StoicalTrainer:
     encoder = build_encoder(recipe, tokenizer)
     objectives = build_objectives(recipe.loss, recipe.mitigations)
     prune = not any(objective.needs_whole_trie for objective in objectives)
+    model = build_model(recipe, build_config(recipe, tokenizer))
     return StoicalTrainer(
-        model=build_model(recipe, build_config(recipe, tokenizer)),
+        model=model,
         args=arguments,
         train_dataset=EncodedDataset(train, encoder),
         data_collator=TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune),
@@ -250,6 +252,7 @@ def build_trainer(recipe: Recipe) -> StoicalTrainer:
         evaluator=build_evaluator(recipe, test, encoder, recipe.eval.num_queries),
         layout=recipe.layout,
         recipe_yaml=OmegaConf.to_yaml(recipe),
+        card=CardSource(recipe, load_manifest(recipe.data.path), adapter=isinstance(model, PeftModel)),
     )
 
 

@@ -17,6 +17,7 @@ from stoical.evaluator import Evaluator
 from stoical.forward import Layout, NodeOutput, node_logprobs, packed_difference
 from stoical.loss_watch import LossWatch
 from stoical.losses import Normalizer, Objective, StepContext, normalizer
+from stoical.model_card import CardSource
 from stoical.packing import PackedBatch
 from stoical.progress import LogLines, MetricsFile, ProgressBar
 from stoical.queries import EncodedDataset
@@ -46,6 +47,7 @@ class StoicalTrainer(Trainer):
         evaluator: Evaluator,
         layout: Layout,
         recipe_yaml: str,
+        card: CardSource,
         **kwargs: Any,
     ) -> None:
         super().__init__(eval_dataset=evaluator.dataset, **kwargs)
@@ -57,7 +59,7 @@ class StoicalTrainer(Trainer):
             self.add_callback(callback)
         self.add_callback(AfterStep(objectives))
         self.objectives, self.loss_normalizer = objectives, loss_normalizer
-        self.evaluator, self.layout, self.recipe_yaml = evaluator, layout, recipe_yaml
+        self.evaluator, self.layout, self.recipe_yaml, self.card = evaluator, layout, recipe_yaml, card
         self._checked = layout == "pointwise"
         self._pending: dict[str, list[float]] = defaultdict(list)
         self._dropped_docs = 0
@@ -184,10 +186,40 @@ class StoicalTrainer(Trainer):
         super()._save_checkpoint(*arguments, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Keep the recipe beside the weights, so that a checkpoint can be evaluated with no other flag."""
+        """Keep the recipe and a model card beside the weights: what evaluation, and whoever gets them, will need."""
         super()._save(output_dir, state_dict)
         if self.args.should_save:  # every process comes here; one of them writes
-            (Path(output_dir or str(self.args.output_dir)) / "recipe.yaml").write_text(self.recipe_yaml)
+            directory = Path(output_dir or str(self.args.output_dir))
+            (directory / "recipe.yaml").write_text(self.recipe_yaml)
+            self._write_card(directory)
+
+    def _write_card(self, directory: Path) -> None:
+        (directory / "README.md").write_text(self.card.render(self.state.global_step, self.state.log_history))
+
+    def create_model_card(self, *arguments: Any, **kwargs: Any) -> None:
+        """Write the card of the run directory; transformers calls this before a push, and its own would replace it."""
+        if self.is_world_process_zero():
+            self._write_card(Path(str(self.args.output_dir)))
+
+    def init_hf_repo(self, *arguments: Any, **kwargs: Any) -> None:
+        """Make the repository on the hub, before the first step. Raises `ValueError` where that is not possible."""
+        try:
+            super().init_hf_repo(*arguments, **kwargs)
+        except Exception as error:
+            raise ValueError(
+                f"training.push_to_hub=true: {error}; log in with `hf auth login`, or leave it out and push afterwards "
+                f"with: hf upload NAME {self.args.output_dir}/checkpoint-N"
+            ) from error
+
+    def share(self) -> None:
+        """Push weights, recipe and card to the hub after training. A failure is a warning: nothing is lost by it."""
+        try:
+            self.push_to_hub()
+        except Exception as error:
+            logger.warning(
+                f"pushing to the hub failed ({type(error).__name__}: {error}); the run is complete, push it with: "
+                f"hf upload {self.hub_model_id} {self.args.output_dir} --exclude 'checkpoint-*'"
+            )
 
 
 class AfterStep(TrainerCallback):
