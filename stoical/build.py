@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import sys
 from collections.abc import Iterable, Iterator
@@ -28,6 +29,7 @@ from transformers.utils import is_torch_bf16_gpu_available
 from stoical.data import RankingDataset, RankingRow, load_manifest, load_split
 from stoical.evaluator import Evaluator
 from stoical.forward import check_model
+from stoical.memory_fit import largest_batch, run_memory, shortage
 from stoical.mitigations import build_objectives
 from stoical.model_card import CardSource
 from stoical.packing import TrieTargetCollator
@@ -37,6 +39,8 @@ from stoical.settings import Recipe, unknown
 from stoical.tokenization import DocIDTokenizer, check_vocabulary, load_tokenizer, train_bpe
 from stoical.tracking import build_trackers
 from stoical.trainer import StoicalTrainer
+
+logger = logging.getLogger(__name__)
 
 BPE_SAMPLE = 20_000  # queries that a BPE is trained on: more change its merges little
 
@@ -238,12 +242,19 @@ def build_trainer(recipe: Recipe) -> StoicalTrainer:
     encoder = build_encoder(recipe, tokenizer)
     objectives = build_objectives(recipe.loss, recipe.mitigations)
     prune = not any(objective.needs_whole_trie for objective in objectives)
-    model = build_model(recipe, build_config(recipe, tokenizer))
+    dataset, collator = EncodedDataset(train, encoder), TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune)
+    config = build_config(recipe, tokenizer)
+    if arguments.process_index == 0:
+        batch = largest_batch(dataset, arguments.per_device_train_batch_size, collator)
+        warning = shortage(run_memory(recipe, meta_model(recipe, config), config, batch), recipe.layout)
+        if warning:
+            logger.warning(warning)
+    model = build_model(recipe, config)
     return StoicalTrainer(
         model=model,
         args=arguments,
-        train_dataset=EncodedDataset(train, encoder),
-        data_collator=TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune),
+        train_dataset=dataset,
+        data_collator=collator,
         processing_class=tokenizer,
         callbacks=trackers,
         optimizer_cls_and_kwargs=_adafactor(arguments) if recipe.optimizer == "adafactor" else None,

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stoical.build import build_config, build_encoder, build_tokenizer, meta_model, micro_batches, pad_id
 from stoical.data import load_manifest, load_split
-from stoical.memory import step_memory
+from stoical.memory_fit import largest_batch, run_memory, shortage
 from stoical.packing import PackedBatch, TrieTargetCollator
 from stoical.queries import EncodedDataset
 from stoical.settings import Recipe
@@ -43,8 +43,7 @@ def show(recipe: Recipe) -> str:
             f"\ntrie (token id, token, weight in the loss){_reach_note(recipe)}:",
             draw_trie(batch, [tokenizer.decode([max(token, 0)]) for token in batch.node_token.tolist()]),
         ]
-    micro = [dataset[index] for index in range(min(micro_size, len(train)))]
-    packed = TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune=True)(micro)["batch"]
+    packed = largest_batch(dataset, micro_size, TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune=True))
     return "\n".join([*parts, "", _memory(recipe, packed, tokenizer)])
 
 
@@ -76,14 +75,8 @@ def _reach_note(recipe: Recipe) -> str:
 
 def _memory(recipe: Recipe, batch: PackedBatch, tokenizer: PreTrainedTokenizerBase) -> str:
     try:
-        model = meta_model(recipe, build_config(recipe, tokenizer))
+        config = build_config(recipe, tokenizer)
     except ValueError as error:
         return f"memory: not estimated, because the model's config could not be used. {error}"
-    rows, nodes, _ = batch.node_mask.shape
-    low = bool(recipe.training.get("bf16") or recipe.training.get("fp16"))
-    parts = step_memory(model, batch.input_ids.numel(), rows * (nodes + 1), low, recipe.optimizer)
-    listed = ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
-    return (
-        f"memory, estimated, for {model.num_parameters() / 1e6:,.1f}M parameters and a micro-batch of "
-        f"{batch.input_ids.shape[0]} x {batch.input_ids.shape[1]} tokens: {sum(parts.values()):.2f} GiB ({listed})"
-    )
+    run = run_memory(recipe, meta_model(recipe, config), config, batch)
+    return shortage(run, recipe.layout) or str(run)

@@ -1,0 +1,153 @@
+"""The memory estimate against what a training step allocates, and what is said where a run will not fit."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from accelerate import PartialState
+from torch.profiler import ProfilerActivity, profile
+
+import stoical.build
+import stoical.memory_fit
+from benchmarks.synthetic import random_query
+from stoical.build import build_trainer
+from stoical.config import load_recipe
+from stoical.forward import node_logprobs
+from stoical.losses import weighted_nll
+from stoical.memory import GIB, MicroBatch, ModelShape, TrainingSetup, model_shape, step_memory
+from stoical.memory_fit import RunMemory, device_memory, run_memory, savings, shortage
+from stoical.packing import TrieTargetCollator
+from stoical.settings import Recipe
+from stoical.targets import TargetSettings
+from tests.conftest import tiny_model
+from tests.small_data import TINY, write_dataset
+
+MIDDLE = {
+    "vocab_size": 512,
+    "hidden_size": 192,
+    "intermediate_size": 672,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+}
+SEVEN_B = ModelShape(7_248_023_552, 0, 2 * 32768 * 4096, 32, 4096, 4096, 1024, 14336, 32768, 1_664_000)
+
+
+def peak_bytes(model, optimizer, step):
+    """The most that two steps of two accumulated micro-batches hold, weights included, as the allocator reports it."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        for _ in range(2):
+            step()
+            step()
+            optimizer.step()
+            optimizer.zero_grad()
+    now = most = sum(p.numel() * p.element_size() for p in model.parameters())
+    for event in watched.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    return most
+
+
+@pytest.mark.parametrize(
+    ("bf16", "checkpointing", "layout"),
+    [
+        (False, False, "sequence"),
+        (True, False, "sequence"),
+        (False, True, "sequence"),
+        (True, True, "sequence"),
+        (True, False, "cache"),
+        (False, False, "pointwise"),
+    ],
+)
+def test_the_estimate_is_what_a_step_allocates(bf16, checkpointing, layout):
+    """To 15%, of the whole, and to 25% of what is not weights, gradients and optimizer, which are exact."""
+    model = tiny_model(**MIDDLE, initializer_range=0.02)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    queries = [random_query(seed, 120, 8, MIDDLE["vocab_size"]) for seed in range(2)]
+    batch = TrieTargetCollator(TargetSettings(item="stepwise"), 0, prune=True)(queries)["batch"]
+    recipe = Recipe(layout=layout, optimizer="trainer")
+    recipe.training |= {"bf16": bf16, "activation_checkpointing": checkpointing}
+    PartialState(cpu=True)
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = weighted_nll(node_logprobs(model, batch, layout).logprobs, batch.node_weights)
+        loss.backward()
+
+    run = run_memory(recipe, model, model.config, batch)
+    measured = peak_bytes(model, torch.optim.AdamW(model.parameters()), step) / GIB
+    assert run.total == pytest.approx(measured, rel=0.15)
+    parts = step_memory(run.shape, run.batch, run.setup)
+    fixed = parts["weights"] + parts["gradients"] + parts["optimizer"]
+    assert fixed == pytest.approx(16 * sum(p.numel() for p in model.parameters()) / GIB)
+    assert run.total - fixed == pytest.approx(measured - fixed, rel=0.25)
+
+
+def test_shards_copies_and_adapters():
+    batch = MicroBatch(rows=8, tokens=8 * 400, slots=8 * 80, mask=8 * 80 * 400)
+    setup = TrainingSetup(low_precision=True, states=1)
+
+    def parts(**changes):
+        fields = {name: getattr(setup, name) for name in setup.__slots__}
+        return step_memory(SEVEN_B, batch, TrainingSetup(**fields | changes))
+
+    weights = 4 * SEVEN_B.trainable / GIB
+    assert parts()["weights"] == parts()["gradients"] == parts()["optimizer"] == pytest.approx(weights)
+    assert parts(sharding="ddp", processes=8)["gradients"] == pytest.approx(2 * weights)
+    zero2 = parts(sharding="zero2", processes=8)
+    assert (zero2["weights"], zero2["gradients"]) == pytest.approx((weights, weights / 8))
+    full = parts(sharding="full", processes=8)
+    assert (full["weights"], full["gradients"], full["optimizer"]) == pytest.approx([weights / 8] * 3)
+    assert full["gathered"] < 0.1 * weights
+    assert "casts" not in full
+    assert parts()["casts"] == pytest.approx(weights / 2, rel=0.05)
+    assert parts(checkpointing=True)["activations"] < 0.15 * parts()["activations"]
+
+
+def test_advice_is_sorted_by_what_it_saves():
+    batch = MicroBatch(rows=8, tokens=8 * 400, slots=8 * 80, mask=8 * 80 * 400)
+    run = RunMemory(SEVEN_B, batch, TrainingSetup(low_precision=True, states=1))
+    found = savings(run, 110.0, "sequence", devices=8)
+    assert [advice.split("=")[0].split(" ")[0] for _, advice in found] == [
+        *("QLoRA", "FSDP2", "LoRA"),
+        *("training.activation_checkpointing", "training.per_device_train_batch_size"),
+    ]
+    assert [saved for saved, _ in found] == sorted((saved for saved, _ in found), reverse=True)
+    by_name = {advice: saved for saved, advice in found}
+    eight = RunMemory(SEVEN_B, batch, TrainingSetup(True, 1, sharding="full", processes=8))
+    assert by_name["FSDP2 over 8 devices (accelerate_configs/fsdp2.yaml)"] == pytest.approx(run.total - eight.total)
+    fits = RunMemory(SEVEN_B, batch.smaller(4), run.setup)
+    assert fits.total < 110 < run.total
+    assert by_name["training.per_device_train_batch_size=4"] == pytest.approx(run.total - fits.total)
+    assert not any("checkpointing" in advice for _, advice in savings(run, 80.0, "cache", devices=8))
+
+
+def test_a_run_that_will_not_fit_is_warned_of_before_it_loads(tmp_path, monkeypatch, caplog):
+    write_dataset(tmp_path / "data")
+    recipe = load_recipe([*TINY, "recipe=wordnet_alpha2,small", f"data.path={tmp_path / 'data'}", f"output={tmp_path}"])
+
+    def load(*arguments):
+        raise RuntimeError("loading")
+
+    monkeypatch.setattr(stoical.build, "build_model", load)
+    for limit, warned in ((1000.0, False), (0.0, True)):
+        monkeypatch.setattr(stoical.memory_fit, "device_memory", lambda limit=limit: (limit, "free on a tiny GPU"))
+        with caplog.at_level(logging.WARNING), pytest.raises(RuntimeError, match="loading"):
+            build_trainer(recipe)
+        assert ("That is more than the 0.0 GiB free on a tiny GPU" in caplog.text) == warned
+    assert "GiB  training.per_device_train_batch_size=1" in caplog.text
+    assert caplog.text.count("memory, estimated") == 1
+
+
+def test_a_small_run_fits_this_machine():
+    PartialState(cpu=True)
+    limit, place = device_memory()
+    assert limit > 0.5
+    assert place.startswith("of this machine")
+    model = tiny_model()
+    run = RunMemory(model_shape(model, model.config), MicroBatch(2, 100, 20, 2000), TrainingSetup(False, 2))
+    assert shortage(run, "sequence") is None
