@@ -6,6 +6,10 @@ A row is a query with its relevant documents, most relevant first:
      "negatives": [{"docid": "solarization"}]}
 
 `text`, `rank` and `negatives` are optional. Negatives are scored at evaluation only, and never in the prompt.
+
+  python -m stoical.data validate FILE_OR_DIR
+
+tells every problem of a file or a dataset directory; `python -m stoical.data` alone, what else it can tell.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ import hashlib
 import json
 import os
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -23,15 +28,15 @@ from typing import Any, overload
 
 import datasets
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
+
+from stoical.data_files import BATCH_ROWS, check_directory, decoded, find_split, jsonl_lines, open_table, table_records
 
 ROW_KEYS = frozenset({"query_id", "query", "docs", "negatives"})
 DOC_KEYS = frozenset({"docid", "text", "rank"})
 NEGATIVE_KEYS = frozenset({"docid", "text"})
+ROW_EXAMPLE = '{"query_id": ..., "query": ..., "docs": [...]}'
 MAX_RANK = 2**31 - 1
-BATCH_ROWS = 1000
-HOW_TO_MAKE = "for WordNet make it with: python -m data_prep.wordnet out={}; the README says how to make your own"
 
 _NEGATIVE = {"docid": pa.string(), "text": pa.string()}
 _DOC = _NEGATIVE | {"rank": pa.int64()}
@@ -70,15 +75,40 @@ def parse_row(raw: Mapping[str, Any], where: str) -> RankingRow:
     occurs twice (negatives included), and a rank that is no positive integer, lower than the one before, higher
     than its place, or missing where other docs have one.
     """
-    _check_object(raw, ROW_KEYS, where, '{"query_id": ..., "query": ..., "docs": [...]}')
+    _check_object(raw, ROW_KEYS, where, ROW_EXAMPLE)
     query_id, query = _string(raw, "query_id", where), _string(raw, "query", where)
     docs = _documents(raw, "docs", DOC_KEYS, where)
-    if not docs:
-        raise ValueError(f"{where}: 'docs' is empty; a row needs at least one relevant document")
     negatives = () if raw.get("negatives") is None else _documents(raw, "negatives", NEGATIVE_KEYS, where)
     _check_distinct(docs, negatives, where)
     _check_ranks(docs, where)
     return RankingRow(query_id, query, docs, negatives)
+
+
+def row_problems(raw: Any, where: str) -> list[str]:
+    """Every problem of a row, one for each key, document and check, `parse_row`'s among them; empty for a valid row."""
+    problems: list[str] = []
+
+    def passed(check: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return check(*arguments)
+        except ValueError as error:
+            problems.append(str(error))
+
+    passed(_check_object, raw, ROW_KEYS, where, ROW_EXAMPLE)
+    if not isinstance(raw, Mapping):
+        return problems
+    for key in ("query_id", "query"):
+        passed(_string, raw, key, where)
+    valid: list[Doc] = []
+    for key, known in (("docs", DOC_KEYS), ("negatives", NEGATIVE_KEYS)):
+        optional = key == "negatives" and raw.get(key) is None
+        items = [] if optional else passed(_list, raw, key, where) or []
+        parsed = [passed(_document, item, known, f"{where}: {key}[{i}]") for i, item in enumerate(items)]
+        if key == "docs" and None not in parsed:
+            passed(_check_ranks, parsed, where)
+        valid += [doc for doc in parsed if doc]
+    passed(_check_distinct, valid, (), where)
+    return problems
 
 
 def _check_object(raw: Any, known: frozenset[str], where: str, example: str) -> None:
@@ -109,12 +139,19 @@ def _string(raw: Mapping[str, Any], key: str, where: str) -> str:
 
 
 def _documents(raw: Mapping[str, Any], key: str, known: frozenset[str], where: str) -> tuple[Doc, ...]:
+    items = _list(raw, key, where)
+    return tuple(_document(item, known, f"{where}: {key}[{i}]") for i, item in enumerate(items))
+
+
+def _list(raw: Mapping[str, Any], key: str, where: str) -> list[Any]:
     if key not in raw:
         raise ValueError(f"{where}: {key!r} is missing")
     value = raw[key]
     if not isinstance(value, list):
         raise ValueError(f'{where}: {key!r} must be a list of {{"docid": ...}}, got {reprlib.repr(value)}')
-    return tuple(_document(item, known, f"{where}: {key}[{i}]") for i, item in enumerate(value))
+    if key == "docs" and not value:
+        raise ValueError(f"{where}: 'docs' is empty; a row needs at least one relevant document")
+    return value
 
 
 def _document(raw: Any, known: frozenset[str], where: str) -> Doc:
@@ -126,15 +163,15 @@ def _document(raw: Any, known: frozenset[str], where: str) -> Doc:
     return Doc(_string(raw, "docid", where), text, rank)
 
 
-def _check_distinct(docs: tuple[Doc, ...], negatives: tuple[Doc, ...], where: str) -> None:
+def _check_distinct(docs: Sequence[Doc], negatives: Sequence[Doc], where: str) -> None:
     seen: set[str] = set()
     for doc in chain(docs, negatives):
         if doc.docid in seen:
-            raise ValueError(f"{where}: the docid {doc.docid!r} occurs twice among 'docs' and 'negatives'")
+            raise ValueError(f"{where}: the docid {doc.docid!r} occurs twice among 'docs' and 'negatives'; keep one")
         seen.add(doc.docid)
 
 
-def _check_ranks(docs: tuple[Doc, ...], where: str) -> None:
+def _check_ranks(docs: Sequence[Doc], where: str) -> None:
     ranks = [doc.rank for doc in docs if doc.rank is not None]
     if ranks and len(ranks) < len(docs):
         raise ValueError(f"{where}: some docs have a 'rank' and some do not; give it to all, or to none")
@@ -179,59 +216,16 @@ def load_split(directory: str | Path, split: str) -> RankingDataset:
     Raises ValueError if there is none of them or several, for a bad row (naming file and line), for a
     query_id that occurs twice, and for a split without rows.
     """
-    path = _find_split(Path(directory), split)
+    path = find_split(Path(directory), split)
     if path.suffix == ".jsonl":
-        table = _table(_checked(_read_jsonl(path), path))
+        table = _table(_checked(jsonl_lines(path), path))
     else:
-        table = _open_parquet(path) if path.suffix == ".parquet" else _open_saved(path)
-        for _ in _checked(_read_table(table, path), path):
+        table = open_table(path)
+        for _ in _checked(table_records(table, path), path):
             pass
     if len(table) == 0:
         raise ValueError(f"{path} holds no rows")
     return RankingDataset(f"{Path(directory).resolve().name}/{split}", table)
-
-
-def _find_split(directory: Path, split: str) -> Path:
-    _check_directory(directory)
-    jsonl, parquet, saved = directory / f"{split}.jsonl", directory / f"{split}.parquet", directory / split
-    found = [path for path in (jsonl, parquet) if path.is_file()] + [saved] * saved.is_dir()
-    if len(found) > 1:
-        raise ValueError(f"{directory} has several files for {split!r} ({_names(found)}); keep one of them")
-    if not found:
-        raise ValueError(
-            f"{directory} has no split {split!r}: looked for {split}.jsonl, {split}.parquet and {split}/, "
-            f"found {_names(directory.iterdir()) or 'nothing'}; {HOW_TO_MAKE.format(directory)}"
-        )
-    return found[0]
-
-
-def _check_directory(directory: Path) -> None:
-    if directory.is_file():
-        raise ValueError(f"{directory} is a file; give the dataset directory instead ({directory.parent})")
-    if not directory.is_dir():
-        raise ValueError(f"there is no dataset directory {directory}; {HOW_TO_MAKE.format(directory)}")
-
-
-def _names(paths: Iterable[Path]) -> str:
-    return ", ".join(sorted(path.name for path in paths))
-
-
-def _open_parquet(path: Path) -> datasets.Dataset:
-    try:
-        pq.read_schema(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a readable parquet file: {error}") from None
-    return datasets.Dataset.from_parquet(str(path))
-
-
-def _open_saved(path: Path) -> datasets.Dataset:
-    try:
-        table = datasets.load_from_disk(str(path))
-    except FileNotFoundError:
-        table = None
-    if not isinstance(table, datasets.Dataset):
-        raise ValueError(f"{path} is not a single dataset written by datasets' save_to_disk")
-    return table.with_format(None)
 
 
 def _table(records: Iterable[Mapping[str, Any]]) -> datasets.Dataset:
@@ -242,33 +236,12 @@ def _table(records: Iterable[Mapping[str, Any]]) -> datasets.Dataset:
     return datasets.Dataset(pa.Table.from_batches(batches, schema=_SCHEMA))
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
-    """(file:line, object) of every line that is not blank."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield f"{path}:{number}", _json_line(line, f"{path}:{number}")
-
-
-def _json_line(line: bytes, where: str) -> Any:
-    try:
-        return json.loads(line.strip())
-    except ValueError as error:  # a syntax error, or bytes that are not UTF-8
-        reason = str(error).replace("line 1 column", "column")
-        raise ValueError(f"{where}: not a JSON object on one line, in UTF-8: {reason}") from None
-
-
-def _read_table(table: datasets.Dataset, path: Path) -> Iterator[tuple[str, Any]]:
-    """(file[index], record) of every row; index as in `RankingDataset`, from 0."""
-    batches = (batch.to_pylist() for batch in table.with_format("arrow").iter(batch_size=BATCH_ROWS))
-    return ((f"{path}[{index}]", record) for index, record in enumerate(chain.from_iterable(batches)))
-
-
 def _checked(records: Iterable[tuple[str, Any]], path: Path) -> Iterator[Mapping[str, Any]]:
     """The records, while valid and of different query_id; a progress bar on rank 0 after three seconds."""
     first: dict[str, str] = {}  # query_id -> where
     hidden = True if os.environ.get("RANK", "0") != "0" else None  # None: show on a terminal only
-    for where, record in tqdm(records, f"checking {path}", delay=3, leave=False, disable=hidden):
+    for where, row in tqdm(records, f"checking {path}", delay=3, leave=False, disable=hidden):
+        record = decoded(row, where)
         query_id = parse_row(record, where).query_id
         if query_id in first:
             raise ValueError(f"{where}: query_id {query_id!r} was used before, at {first[query_id]}")
@@ -281,7 +254,7 @@ def load_manifest(directory: str | Path) -> dict[str, Any]:
 
     Raises ValueError if the directory or the file is missing, or if the file is not a JSON object.
     """
-    _check_directory(Path(directory))
+    check_directory(Path(directory))
     path = Path(directory) / "manifest.json"
     if not path.is_file():
         raise ValueError(f"{path} is missing; data_prep writes one, and for your own data you do")
@@ -298,3 +271,9 @@ def file_sha256(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    from stoical.validate import main
+
+    sys.exit(main(sys.argv[1:]))

@@ -12,7 +12,14 @@ from stoical.checkpoints import load_evaluation
 from stoical.config import list_recipes, load_recipe
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "recipes/README.md", "docs/paper_map.md", "benchmarks/README.md"]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "recipes/README.md",
+    "docs/paper_map.md",
+    "docs/data.md",
+    "benchmarks/README.md",
+]
 PATHS = re.compile(r"\b(?:recipes|accelerate_configs|data_prep|stoical|docs|benchmarks|tests|examples)/[\w./-]*\w")
 
 
