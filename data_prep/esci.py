@@ -23,11 +23,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.dataset_dir import write_dataset
+from data_prep.dropped import Dropped, print_dropped
 from data_prep.embeddings import Embeddings, Ints, load_embeddings, model_embeddings, tfidf_embeddings, zero_rows
 from data_prep.esci_files import Source, read_separate, read_source
 from data_prep.esci_lists import Bools, Lists, rows_table, settle_collisions, split_rows, subset
 from data_prep.esci_options import EsciOptions, check_options, refuse
-from data_prep.esci_texts import LOCALE, Dropped, Texts, collect_queries, collect_titles, count_source
+from data_prep.esci_texts import LOCALE, Texts, collect_queries, collect_titles, count_source
 from data_prep.options import run_command
 from data_prep.top_ranks import check_enough, top_ranks
 from stoical.docid_report import docid_report, word_paths
@@ -94,8 +95,7 @@ def _print_summary(manifest: dict[str, Any]) -> None:
     for what, count in manifest["counts"].items():
         if isinstance(count, dict) and "published" in count:
             print(f"  {what}: {count['found']:,} in the source, {count['published']:,} published for all of ESCI")
-    for reason, rows in manifest["dropped"].items():
-        print(f"  left out: {rows['rows']:,} x {reason}, such as {rows['first'][0]}")
+    print_dropped(manifest["dropped"])
     report, collisions = manifest["docid_report"], manifest["collisions"]
     print(
         f"  docIDs: {report['distinct_docids']:,} distinct for {report['items']:,} titles; "

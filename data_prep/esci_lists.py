@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from data_prep.esci_texts import Dropped, Texts
+from data_prep.dropped import Dropped
+from data_prep.esci_texts import Texts
 from stoical.docids import Collisions, DocIDCollisionError, resolve_collisions
 
 Ints = npt.NDArray[np.int64]

@@ -7,41 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-
-from data_prep.esci_files import Source, SourceTable
+from data_prep.dropped import Dropped
+from data_prep.esci_files import Source
+from data_prep.tables import Table
 
 LOCALE = "us"
 PUBLISHED = {"queries": 130_192, "products": 1_802_771, "pairs": 2_621_284}
 """Distinct query texts, products and judged pairs of the full dataset, all locales."""
 LABELS = {"E": "Exact", "S": "Substitute", "C": "Complement", "I": "Irrelevant"}
-SHOWN = 5
-
-
-@dataclass
-class Dropped:
-    """Every row that was left out: why, where it stands, and what it says."""
-
-    rows: list[tuple[str, str, str]] = field(default_factory=list)
-
-    def add(self, reason: str, where: str, text: object) -> None:
-        """Note a row."""
-        self.rows.append((reason, where, str(text)))
-
-    def summary(self) -> dict[str, Any]:
-        """By reason: how many, and where the first few stand."""
-        counts = Counter(reason for reason, _, _ in self.rows)
-        first: dict[str, list[str]] = {}
-        for reason, where, text in self.rows:
-            if len(shown := first.setdefault(reason, [])) < SHOWN:
-                shown.append(f"{where}: {text}")
-        return {reason: {"rows": count, "first": first[reason]} for reason, count in counts.items()}
-
-    def to_arrow(self) -> pa.Table:
-        """All of them: columns reason, where and text."""
-        columns = list(zip(*self.rows, strict=True)) or [(), (), ()]
-        arrays = [pa.array(column, pa.string()) for column in columns]
-        return pa.table(arrays, names=["reason", "where", "text"])
 
 
 @dataclass
@@ -66,7 +39,7 @@ class Texts:
         self.split.append(split)
 
 
-def collect_queries(tables: list[SourceTable], dropped: Dropped) -> Texts:
+def collect_queries(tables: list[Table], dropped: Dropped) -> Texts:
     """The distinct queries of the US, with `query_id` where the data has one, else where they stand.
 
     Left out and noted: rows of other locales, and without a query. A query that comes again in another split stays in
@@ -94,7 +67,7 @@ def collect_queries(tables: list[SourceTable], dropped: Dropped) -> Texts:
     return _not_empty(found, "query", tables)
 
 
-def collect_titles(tables: list[SourceTable], corpus: str, dropped: Dropped) -> Texts:
+def collect_titles(tables: list[Table], corpus: str, dropped: Dropped) -> Texts:
     """The distinct titles of the US (`corpus` us) or of every locale (all), with whitespace runs made one space.
 
     Left out and noted: rows of other locales, without a title or a product_id, with a title that an earlier product of
@@ -137,7 +110,7 @@ def count_source(source: Source) -> dict[str, Any]:
     return counts
 
 
-def count_labels(tables: list[SourceTable]) -> dict[str, int]:
+def count_labels(tables: list[Table]) -> dict[str, int]:
     """How many US pairs have each label, spelled out. ValueError for a label that ESCI does not have."""
     spelled: dict[str | None, str] = {None: "none"}
     spelled.update(LABELS)
@@ -150,7 +123,7 @@ def count_labels(tables: list[SourceTable]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _rows(tables: list[SourceTable], *names: str) -> Iterator[tuple[SourceTable, int, tuple[Any, ...]]]:
+def _rows(tables: list[Table], *names: str) -> Iterator[tuple[Table, int, tuple[Any, ...]]]:
     for table in tables:
         for row, cells in enumerate(zip(*map(table.column, names), strict=True)):
             yield table, row, cells
@@ -160,7 +133,7 @@ def _elsewhere(what: str, locale: str | None) -> str:
     return f"{what} of locale {locale}" if locale else f"{what} of no locale"
 
 
-def _not_empty(texts: Texts, what: str, tables: list[SourceTable]) -> Texts:
+def _not_empty(texts: Texts, what: str, tables: list[Table]) -> Texts:
     """The texts, if any is of the US."""
     if LOCALE in texts.locale:
         return texts
