@@ -55,7 +55,8 @@ def tfidf_embeddings(queries: Sequence[str], titles: Sequence[str], dimensions: 
     svd = TruncatedSVD(dimensions, random_state=seed)
     found = svd.fit_transform(counts).astype(np.float32)
     facts = {"name": "tfidf", "revision": f"scikit-learn {version('scikit-learn')}", "dimensions": dimensions}
-    return Embeddings(svd.transform(vectorizer.transform(queries)).astype(np.float32), found, facts)
+    of_queries = svd.transform(vectorizer.transform(queries)) if queries else np.empty((0, dimensions))
+    return Embeddings(of_queries.astype(np.float32), found, facts)
 
 
 def model_embeddings(
@@ -95,6 +96,13 @@ def load_embeddings(query_file: str, title_file: str, num_queries: int, num_titl
     return Embeddings(queries, titles, {"name": "npy", "revision": files, "dimensions": titles.shape[1]})
 
 
+def load_item_embeddings(file: str, num_items: int) -> Embeddings:
+    """`load_embeddings` for items alone, without queries."""
+    items = _load(file, num_items, "items")
+    facts = {"name": "npy", "revision": {Path(file).name: file_sha256(file)}, "dimensions": items.shape[1]}
+    return Embeddings(items[:0], items, facts)
+
+
 def _load(file: str, rows: int, what: str) -> Floats:
     try:
         found = np.load(file, mmap_mode="c")  # copy-on-write: torch takes no read-only memory
@@ -103,7 +111,7 @@ def _load(file: str, rows: int, what: str) -> Floats:
     if not (isinstance(found, np.ndarray) and found.ndim == 2 and np.issubdtype(found.dtype, np.floating)):
         raise ValueError(f"{file} must hold one array of floats, [{what}, dimensions]")
     if len(found) != rows:
-        raise ValueError(f"{file} has {len(found):,} rows, but there are {rows:,} {what}: see texts= for their order")
+        raise ValueError(f"{file} has {len(found):,} rows, but there are {rows:,} {what}: one row for each, in order")
     return found if found.dtype == np.float32 else found.astype(np.float32)
 
 

@@ -23,17 +23,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.dataset_dir import write_dataset
+from data_prep.docid_options import refuse
 from data_prep.dropped import Dropped, print_dropped
 from data_prep.embeddings import Embeddings, Ints, load_embeddings, model_embeddings, tfidf_embeddings, zero_rows
 from data_prep.esci_files import Source, read_separate, read_source
 from data_prep.esci_lists import Bools, Lists, rows_table, settle_collisions, split_rows, subset
-from data_prep.esci_options import EsciOptions, check_options, refuse
+from data_prep.esci_options import EsciOptions, check_options
 from data_prep.esci_texts import LOCALE, Texts, collect_queries, collect_titles, count_source
+from data_prep.make_docids import make_paths
 from data_prep.options import run_command
 from data_prep.top_ranks import check_enough, top_ranks
-from stoical.docid_report import docid_report, word_paths
-from stoical.docids import DocIDTable, docid_texts, learn_dictionary, short_rows, sparse_paths
-from stoical.kmeans_docids import hierarchical_kmeans_paths, residual_kmeans_paths
+from stoical.docid_report import docid_report
+from stoical.docids import DocIDTable, docid_texts
 
 TOOL = "data_prep.esci"
 LICENCE_FILE = Path(__file__).parent / "ESCI_LICENSE"
@@ -61,7 +62,7 @@ def build(options: EsciOptions) -> None:
     embeddings = embed(options, queries, titles)
     clock = _report(clock, f"embedded them: {embeddings.facts}")
     blank = zero_rows(embeddings.queries, queries.where, "query embeddings")
-    paths, usable = make_docids(options, embeddings, titles, dropped)
+    paths, usable = make_paths(options, embeddings.titles, titles.texts, titles.where, dropped)
     clock = _report(clock, f"made docIDs ({options.docids})")
     found = top_ranks(embeddings.queries, embeddings.titles, ranks, usable, options.device)
     lists = make_lists(queries, titles, found, usable, blank, dropped)
@@ -121,26 +122,6 @@ def embed(options: EsciOptions, queries: Texts, titles: Texts) -> Embeddings:
     if options.embedder == "npy":
         return load_embeddings(options.query_embeddings, options.title_embeddings, len(queries), len(titles))
     return model_embeddings(options.embedder, options.embedder_revision, queries.texts, titles.texts, options.device)
-
-
-def make_docids(options: EsciOptions, embeddings: Embeddings, titles: Texts, dropped: Dropped) -> tuple[Ints, Bools]:
-    """Paths [N, K] of all titles, and which of them [N] are usable: the others have zeros or too few non-zeros."""
-    usable = np.ones(len(titles), dtype=bool)
-    usable[zero_rows(embeddings.titles, titles.where, "title embeddings")] = False
-    for row in np.flatnonzero(~usable).tolist():
-        dropped.add("title whose embedding is all zeros", titles.where[row], titles.texts[row])
-    if options.docids == "text":
-        return word_paths(titles.texts), usable
-    if options.docids != "sparse":
-        paths_of = residual_kmeans_paths if options.docids == "residual" else hierarchical_kmeans_paths
-        return paths_of(embeddings.titles, options.components, options.nonzeros, options.seed), usable
-    dictionary = learn_dictionary(embeddings.titles, options.components, options.alpha, options.seed)
-    paths = sparse_paths(embeddings.titles, dictionary, options.nonzeros, options.device)
-    for row, found in short_rows(paths).items():
-        if usable[row]:
-            dropped.add(f"title with {found} of {options.nonzeros} non-zeros", titles.where[row], titles.texts[row])
-            usable[row] = False
-    return paths, usable
 
 
 def make_lists(queries: Texts, titles: Texts, found: Ints, usable: Bools, blank: Ints, dropped: Dropped) -> Lists:

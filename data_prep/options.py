@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import fields
-from typing import TYPE_CHECKING, TypeVar, cast
+from dataclasses import field, fields
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import yaml
 from omegaconf import OmegaConf
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Options = TypeVar("Options", bound="DataclassInstance")
+
+
+def option(default: object, explanation: str) -> Any:
+    """A field of an options class, with its help."""
+    return field(default=default, metadata={"help": explanation})
 
 
 def run_command(
@@ -65,8 +70,8 @@ def parse_options(schema: type[Options], arguments: Sequence[str]) -> Options:
 def help_text(schema: type[Options], command: str, about: str) -> str:
     """What `--help` prints: usage, purpose, and each option with its default."""
     lines = [f"usage: {command} [key=value ...]", "", about.strip(), "", "options, with their defaults:"]
-    for field in fields(schema):
-        default = str(field.default).lower() if isinstance(field.default, bool) else field.default
-        lines.append(f"  {field.name}={default}")
-        lines += textwrap.wrap(field.metadata["help"], 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    for each in sorted(fields(schema), key=lambda each: each.name not in schema.__annotations__):  # inherited last
+        default = str(each.default).lower() if isinstance(each.default, bool) else each.default
+        lines.append(f"  {each.name}={default}")
+        lines += textwrap.wrap(each.metadata["help"], 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)

@@ -14,7 +14,7 @@ import difflib
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep.dataset_dir import Row, check_replaceable, write_dataset
-from data_prep.options import run_command
+from data_prep.options import option, run_command
 from data_prep.wordnet_graph import ROOT, NounGraph, bundled_graph, nltk_graph
 
 TOOL = "data_prep.wordnet"
@@ -31,33 +31,29 @@ Parents = Mapping[str, tuple[str, ...]]
 """Synset name -> the synsets that its hypernym pointers name, in file order; none for the root."""
 
 
-def _option(default: object, explanation: str) -> Any:
-    return field(default=default, metadata={"help": explanation})
-
-
 @dataclass
 class WordNetOptions:
     """What the user can set; `--help` prints it."""
 
-    out: str = _option("data/wordnet", "directory to write; one that exists must come from this command")
-    source: Literal["bundled", "nltk"] = _option(
+    out: str = option("data/wordnet", "directory to write; one that exists must come from this command")
+    source: Literal["bundled", "nltk"] = option(
         "bundled", "bundled: the WordNet 3.0 noun graph that ships with stoical; nltk: NLTK's wordnet corpus"
     )
-    download: bool = _option(False, "with source=nltk, let NLTK download its corpus if it is missing")
-    subtree: str = _option(
+    download: bool = option(False, "with source=nltk, let NLTK download its corpus if it is missing")
+    subtree: str = option(
         ROOT,
         "queries are the synsets whose path passes through this synset (itself excluded), such as "
         "mammal.n.01; their documents still reach the root, and negatives still come from all nouns",
     )
-    path: Literal["primary", "longest", "shortest"] = _option(
+    path: Literal["primary", "longest", "shortest"] = option(
         "primary",
         "which way up where a synset has several hypernyms. primary: the first in WordNet's file, hypernyms "
         "before instance hypernyms; longest, shortest: the one that makes the path up to the root longest or "
         "shortest, the first of equals",
     )
-    seed: int = _option(0, "seed of the split and of the negatives, 0 to 4294967295")
-    test_size: int = _option(5000, "how many queries are for testing; the others are for training")
-    negatives: int = _option(1, "how many negatives a test query gets; training queries have none")
+    seed: int = option(0, "seed of the split and of the negatives, 0 to 4294967295")
+    test_size: int = option(5000, "how many queries are for testing; the others are for training")
+    negatives: int = option(1, "how many negatives a test query gets; training queries have none")
 
 
 def main(arguments: Sequence[str]) -> int:

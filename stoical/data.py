@@ -41,7 +41,7 @@ MAX_RANK = 2**31 - 1
 _NEGATIVE = {"docid": pa.string(), "text": pa.string()}
 _DOC = _NEGATIVE | {"rank": pa.int64()}
 _LISTS = {"docs": pa.list_(pa.struct(_DOC)), "negatives": pa.list_(pa.struct(_NEGATIVE))}
-_SCHEMA = pa.schema({"query_id": pa.string(), "query": pa.string()} | _LISTS)
+SCHEMA = pa.schema({"query_id": pa.string(), "query": pa.string()} | _LISTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +232,8 @@ def _table(records: Iterable[Mapping[str, Any]]) -> datasets.Dataset:
     """An Arrow table in memory."""
     records, batches = iter(records), []
     while batch := list(islice(records, BATCH_ROWS)):
-        batches.append(pa.RecordBatch.from_pylist(batch, schema=_SCHEMA))
-    return datasets.Dataset(pa.Table.from_batches(batches, schema=_SCHEMA))
+        batches.append(pa.RecordBatch.from_pylist(batch, schema=SCHEMA))
+    return datasets.Dataset(pa.Table.from_batches(batches, schema=SCHEMA))
 
 
 def _checked(records: Iterable[tuple[str, Any]], path: Path) -> Iterator[Mapping[str, Any]]:

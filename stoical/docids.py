@@ -154,6 +154,11 @@ class DocIDTable:
         return dict(zip(self.item_ids, self.docids, strict=True))
 
     @cached_property
+    def text_of(self) -> dict[str, str]:
+        """From item id to text."""
+        return dict(zip(self.item_ids, self.texts, strict=True))
+
+    @cached_property
     def items_of(self) -> dict[str, list[str]]:
         """From docID to item ids, in order."""
         found: dict[str, list[str]] = {}
@@ -174,6 +179,8 @@ class DocIDTable:
         """Read what `save` wrote. ValueError for a file that is no such table, or names an item twice."""
         try:
             table = pq.read_table(path)
+        except FileNotFoundError:
+            raise ValueError(f"there is no docID table {path}; data_prep writes items.parquet") from None
         except pa.ArrowInvalid as error:
             raise ValueError(f"{path} is not a readable parquet file: {error}") from None
         missing = {"item_id", "docid", "text"} - set(table.column_names)

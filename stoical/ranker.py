@@ -1,12 +1,15 @@
 """Rank documents with a trained model: exact scores of all documents of a query, one forward a batch of queries.
 
-  python -m stoical.ranker checkpoint=DIR [input=FILE] [output=FILE] [top_k=K] [batch_size=B] [key=value ...]
+  python -m stoical.ranker checkpoint=DIR [input=FILE] [output=FILE] [items=FILE] [top_k=K] [batch_size=B] [key=value]
 
 Reads JSON lines {"query": ..., "docs": [...]}, a document being a docID or {"docid": ..., "text": ...}, and writes for
 each line, in order, {"query": ..., "results": [{"rank": 1, "docid": ..., "score": ...}, ...]}, with the documents'
 texts and the line's "query_id" where it has them. input=- and output=-, the defaults, are stdin and stdout. Scores are
 log-probabilities in nats. checkpoint is a run (its last checkpoint is taken) or a checkpoint, and other settings are
 those of its recipe, such as prompt.max_length=2048.
+
+With items=, a table of docIDs that data_prep made (items.parquet), documents are item ids: their docIDs and texts are
+looked up there, and results have their "item_id".
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from stoical.checkpoints import find_checkpoint, load_checkpoint
 from stoical.cli import run
 from stoical.config import split_arguments
 from stoical.data import RankingRow, parse_row
+from stoical.docids import DocIDTable
 from stoical.forward import Layout, node_logprobs
 from stoical.packing import TokenizedQuery, TrieTargetCollator
 from stoical.queries import QueryEncoder
@@ -147,17 +151,23 @@ def _results(row: RankingRow, scores: list[float]) -> list[RankedDoc]:
 
 
 def rank_lines(
-    ranker: Ranker, lines: Iterable[bytes], source: str, top_k: int | None = None, batch_size: int = BATCH_SIZE
+    ranker: Ranker,
+    lines: Iterable[bytes],
+    source: str,
+    top_k: int | None = None,
+    batch_size: int = BATCH_SIZE,
+    items: DocIDTable | None = None,
 ) -> Iterator[dict[str, Any]]:
     """An output object for each line that is not blank, holding one batch in memory at a time.
 
-    Raises `ValueError` naming `source` and the line, after the results of the batches before it.
+    With `items` the lines' documents are item ids. Raises `ValueError` naming `source` and the line, after the results
+    of the batches before it.
     """
-    parsed = (_parse(line, f"{source}:{number}") for number, line in enumerate(lines, 1) if line.strip())
+    parsed = (_parse(line, f"{source}:{number}", items) for number, line in enumerate(lines, 1) if line.strip())
     while batch := list(islice(parsed, batch_size)):
         for (_, raw), results in zip(batch, _rank_parsed(ranker, batch, top_k), strict=True):
             echoed = {key: raw[key] for key in ("query_id", "query") if key in raw}
-            yield echoed | {"results": [_object(result) for result in results]}
+            yield echoed | {"results": [_object(result, raw.get("items", {})) for result in results]}
 
 
 def _rank_parsed(ranker: Ranker, batch: list[tuple[str, dict[str, Any]]], top_k: int | None) -> list[list[RankedDoc]]:
@@ -172,7 +182,7 @@ def _rank_parsed(ranker: Ranker, batch: list[tuple[str, dict[str, Any]]], top_k:
         raise
 
 
-def _parse(line: bytes, where: str) -> tuple[str, dict[str, Any]]:
+def _parse(line: bytes, where: str, items: DocIDTable | None) -> tuple[str, dict[str, Any]]:
     try:
         raw = json.loads(line)
     except ValueError as error:
@@ -180,11 +190,21 @@ def _parse(line: bytes, where: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(raw, dict) or not {"query", "docs"} <= raw.keys() <= LINE_KEYS:
         found = f"the keys {', '.join(raw) or 'none'}" if isinstance(raw, dict) else "something else"
         raise ValueError(f'{where}: expected {{"query": ..., "docs": [...]}} and maybe "query_id", found {found}')
-    return where, raw
+    return where, raw if items is None else raw | _looked_up(raw["docs"], items, where)
 
 
-def _object(result: RankedDoc) -> dict[str, Any]:
+def _looked_up(docs: Any, items: DocIDTable, where: str) -> dict[str, Any]:
+    """`docs`, item ids, as documents, and `items`: from docID back to item id."""
+    for item in docs if isinstance(docs, list) else [docs]:
+        if not isinstance(item, str) or item not in items.docid_of:
+            raise ValueError(f"{where}: {item!r} is no item of items=; with it, docs is a list of item ids")
+    found = [{"docid": items.docid_of[item], "text": items.text_of[item]} for item in docs]
+    return {"docs": found, "items": {items.docid_of[item]: item for item in docs}}
+
+
+def _object(result: RankedDoc, item_of: Mapping[str, str]) -> dict[str, Any]:
     found = {"rank": result.rank, "docid": result.docid, "score": result.score}
+    found |= {"item_id": item_of[result.docid]} if item_of else {}
     return found if result.text is None else found | {"text": result.text}
 
 
@@ -200,12 +220,13 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(f"input={source}: no such file")
     if "-" not in (source, target) and Path(source).resolve() == Path(target).resolve():
         raise ValueError(f"output={target} is the input; give another file")
+    items = DocIDTable.load(values.pop("items")) if "items" in values else None
     ranker = Ranker.from_pretrained(values.pop("checkpoint"), values)
     with ExitStack() as files:
         lines = sys.stdin.buffer if source == "-" else files.enter_context(Path(source).open("rb"))
         output = sys.stdout.buffer if target == "-" else files.enter_context(_opened(target))
         name = "stdin" if source == "-" else source
-        results = rank_lines(ranker, lines, name, top_k, batch_size)
+        results = rank_lines(ranker, lines, name, top_k, batch_size, items)
         for result in tqdm(results, desc="ranking", unit="query", disable=None):
             output.write(json.dumps(result, ensure_ascii=False).encode() + b"\n")
             output.flush()

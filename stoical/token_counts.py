@@ -37,6 +37,8 @@ class TokenCounts:
         """What to print."""
         yield f"prompt tokens: {spread(self.prompts)}"
         yield f"docID tokens, terminator included: {spread(self.docids)}"
+        if max(self.docids) <= 2 and len(self.docids) == 1:
+            yield "every docID is one token, so no prefix is shared; a smaller tokenizer.vocab_size would cut them up"
         if self.truncated:
             yield (
                 f"too long for prompt.max_length={max_length}: {self.truncated:,} queries, which lose "

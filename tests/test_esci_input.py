@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import esci as esci_module
+from data_prep import make_docids
 from data_prep.embeddings import Embeddings, zero_rows
 from data_prep.esci import main
 from data_prep.esci_files import EXAMPLES, PRODUCTS
@@ -181,7 +182,7 @@ def test_zero_embeddings_and_short_codes_are_named(
     """Two titles lie on one atom each, and one is zero; one query is zero."""
     titles = [[1.0, 2, 3], [0, 0, 0], [3, 1, 2], [2, 3, 1], [5, 0, 0], [2, 1, 4]]
     vectors(monkeypatch, [[1, 0, 0], [0, 0, 0], [0, 1, 1]], titles)
-    monkeypatch.setattr(esci_module, "learn_dictionary", lambda *_: np.eye(3))
+    monkeypatch.setattr(make_docids, "learn_dictionary", lambda *_: np.eye(3))
     changed = {"nonzeros": 2, "split": "seeded", "test_size": 1, "collisions": "keep_best"}
     assert run(data, **changed, rank_step=1) == 0
     assert noted(data.parent / "out") == {
@@ -201,7 +202,7 @@ def test_a_list_with_one_docid_is_left_out(
 ) -> None:
     """The first query's two best titles have docID [0]; the third's have [1] and [0]."""
     vectors(monkeypatch, [[1.0, 0], [0.9, 1], [0, 1]], [[9, 0], [8, 0], [7, 0], [0, 9], [1, 0], [1, 0]])
-    monkeypatch.setattr(esci_module, "learn_dictionary", lambda *_: np.eye(2))
+    monkeypatch.setattr(make_docids, "learn_dictionary", lambda *_: np.eye(2))
     changed = {"rank_end": 2, "rank_step": 1, "split": "seeded", "test_size": 1, "collisions": "keep_best"}
     assert run(data, **changed) == 0
     assert noted(data.parent / "out") == {"query whose documents all share a docID": [f"{EXAMPLES}[0]"]}
@@ -222,7 +223,7 @@ def test_embeddings_from_files_that_do_not_fit(data: Path, capsys: pytest.Captur
         assert run(data, **npy) == 2
         assert message in capsys.readouterr().err
 
-    told(f"{files['t']} has 7 rows, but there are 6 titles: see texts= for their order", t=np.ones((7, 4)))
+    told(f"{files['t']} has 7 rows, but there are 6 titles: one row for each, in order", t=np.ones((7, 4)))
     told(f"{files['q']} has 2 rows, but there are 3 queries", q=np.ones((2, 4)))
     told(f"{files['q']} has 5 dimensions, but {files['t']} has 4", q=np.ones((3, 5)))
     told(f"{files['t']} must hold one array of floats", t=np.ones((6, 4), dtype=int))

@@ -1,0 +1,150 @@
+"""From graded (query, document) pairs to ranked lists: the one rule of all importers.
+
+A document graded above `relevant_above` is relevant. The relevant documents of a query are ranked by grade; equal
+grades tie, with competition ranks (1, 1, 3). The others are at most `max_irrelevant` a query: with
+`irrelevant=negatives` they are scored at evaluation only; with `irrelevant=last` they go to the end of the list, so
+that the prompt holds them. A run, where there is one, says which others come first: what it retrieved and nobody judged
+relevant, by its scores.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from data_prep.dropped import Dropped
+
+Irrelevant = Literal["negatives", "last"]
+Grades = dict[str, dict[str, "Judgement"]]
+"""Query id to document id to judgement, in file order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The grade of a document for a query, or its score in a run (more is better), and where that stands."""
+
+    query: str
+    document: str
+    grade: float
+    where: str
+
+
+def parse_grade(cell: Any, where: str, what: str) -> float:
+    """The number in a cell. ValueError, naming the place, for anything that is no finite number."""
+    try:
+        grade = float(cell)
+    except (TypeError, ValueError):
+        grade = math.nan
+    if not math.isfinite(grade):
+        raise ValueError(f"{where}: {what} must be a number, got {cell!r}")
+    return grade
+
+
+def group(judgements: Iterable[Judgement], dropped: Dropped) -> Grades:
+    """By query and document. A pair that comes again is noted and left out, whether its grade is the same or not."""
+    grades: Grades = {}
+    for each in judgements:
+        first = grades.setdefault(each.query, {}).setdefault(each.document, each)
+        if first is not each:
+            again = "pair again" if first.grade == each.grade else "pair again, with another grade"
+            dropped.add(again, each.where, f"{each.query} {each.document} {each.grade:g}; first at {first.where}")
+    return grades
+
+
+def known(grades: Grades, queries: Mapping[str, Any], documents: Mapping[str, Any] | None, dropped: Dropped) -> Grades:
+    """Only the pairs whose query and document have a text; the others are noted. `documents` None: all are known."""
+    found: Grades = {}
+    for query, judged in grades.items():
+        for document, each in judged.items():
+            if query not in queries:
+                dropped.add("query without text", each.where, query)
+            elif documents is not None and document not in documents:
+                dropped.add("document without text", each.where, document)
+            else:
+                found.setdefault(query, {})[document] = each
+    return found
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The list of a query, best first: document ids, each with a level that it shares with those it ties with, and the
+    ids of its negatives. `not_used`: irrelevant documents beyond `max_irrelevant`.
+    """
+
+    documents: list[tuple[str, int]]
+    negatives: list[str]
+    not_used: int = 0
+
+
+def rank_run(run: Mapping[str, Judgement]) -> Ranked:
+    """The ranking that a run alone gives."""
+    return Ranked(levels(_by_grade(run.values())), [])
+
+
+@dataclass(frozen=True)
+class RankRule:
+    """See the module's docstring."""
+
+    relevant_above: float
+    irrelevant: Irrelevant
+    max_irrelevant: int
+    seed: int
+
+    def rank(self, judged: Mapping[str, Judgement], run: Mapping[str, Judgement]) -> Ranked | None:
+        """The list of one query, None if no document is relevant. `judged` and `run` are by document; no run is {}."""
+        relevant = _by_grade(each for each in judged.values() if each.grade > self.relevant_above)
+        if not relevant:
+            return None
+        taken = {each.document for each in relevant}
+        retrieved = _by_grade(each for each in run.values() if each.document not in taken)
+        rest = [each for each in judged.values() if each.document not in taken and each.document not in run]
+        shown = retrieved[: self.max_irrelevant]
+        drawn = _by_grade(self._sample(rest, self.max_irrelevant - len(shown)))
+        not_used = len(retrieved) + len(rest) - len(shown) - len(drawn)
+        if self.irrelevant == "last":
+            return Ranked(levels(relevant, shown, drawn), [], not_used)
+        return Ranked(levels(relevant), [each.document for each in (*shown, *drawn)], not_used)
+
+    def _sample(self, judged: Sequence[Judgement], room: int) -> list[Judgement]:
+        """At most `room` of them, in their order, drawn by the seed and the query."""
+        if len(judged) <= room:
+            return list(judged)
+        places = random.Random(f"{self.seed}/{judged[0].query}").sample(range(len(judged)), room)
+        return [judged[place] for place in sorted(places)]
+
+
+def rank_all(rule: RankRule, grades: Grades, run: Grades, dropped: Dropped) -> dict[str, Ranked]:
+    """The list of every judged query; one without a relevant document is noted and left out."""
+    found = {}
+    for query, judged in grades.items():
+        ranked = rule.rank(judged, run.get(query, {}))
+        if ranked is None:
+            dropped.add("query without a relevant document", next(iter(judged.values())).where, query)
+        else:
+            found[query] = ranked
+    return found
+
+
+def _by_grade(judged: Iterable[Judgement]) -> list[Judgement]:
+    return sorted(judged, key=lambda each: -each.grade)  # stable: ties stay in file order
+
+
+def levels(*parts: Sequence[Judgement]) -> list[tuple[str, int]]:
+    """(document, level) of parts that follow each other; within a part, sorted by grade, equal grades share a level."""
+    found: list[tuple[str, int]] = []
+    for part in parts:
+        for place, each in enumerate(part):
+            tied = place > 0 and part[place - 1].grade == each.grade
+            found.append((each.document, found[-1][1] if tied else len(found)))
+    return found
+
+
+def competition_ranks(of_levels: Sequence[int]) -> list[int]:
+    """Ranks from 1, as `stoical.data` wants them (1, 1, 3), of documents with these rising levels."""
+    ranks: list[int] = []
+    for place, level in enumerate(of_levels):
+        ranks.append(ranks[-1] if place and of_levels[place - 1] == level else place + 1)
+    return ranks

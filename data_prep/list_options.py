@@ -1,0 +1,53 @@
+"""What all importers can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from data_prep.dataset_dir import check_replaceable
+from data_prep.grades import RankRule
+from data_prep.options import option
+
+DOCID_CHOICES = ("id", "title")
+
+
+@dataclass
+class ListOptions:
+    """The options that all importers share; see `data_prep.grades` for the rule."""
+
+    out: str = option("data/mine", "directory to write; one that exists must come from this command")
+    irrelevant: Literal["negatives", "last"] = option(
+        "negatives",
+        "documents that are not relevant. negatives: scored at evaluation only; last: at the end of the list, so that "
+        "the prompt holds them",
+    )
+    max_irrelevant: int = option(10, "how many of these a query gets: the best of the run, then drawn by the seed")
+    relevant_above: float = option(0.0, "documents with a higher grade are relevant")
+    text: Literal["both", "title", "text", "none"] = option(
+        "both", "a document's text: its title, its text, both (title first), or none"
+    )
+    docids: str = option(
+        "id",
+        "what the model writes for a document: its id, its title, or by a table that data_prep.docids made (a file)",
+    )
+    test_size: int | None = option(
+        None, "how many queries are for testing where the source has no split; if not given, a tenth"
+    )
+    seed: int = option(0, "seed of the split and of the irrelevant documents, 0 to 4294967295")
+    licence: str = option("unknown", "the data's licence, for the manifest")
+
+    def check(self, tool: str) -> None:
+        """Raise ValueError for settings that are wrong."""
+        check_replaceable(Path(self.out), tool)
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed}: must be from 0 to 4294967295")
+        if self.max_irrelevant < 0:
+            raise ValueError(f"max_irrelevant={self.max_irrelevant}: must be at least 0")
+        if self.docids not in DOCID_CHOICES and not Path(self.docids).is_file():
+            raise ValueError(f"docids={self.docids}: neither id, nor title, nor a file that data_prep.docids made")
+
+    def rule(self) -> RankRule:
+        """How documents are ranked."""
+        return RankRule(self.relevant_above, self.irrelevant, self.max_irrelevant, self.seed)

@@ -1,0 +1,197 @@
+"""From ranked document ids to a dataset directory: docIDs, texts, splits, and the record of what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data_prep.dataset_dir import Row, write_dataset
+from data_prep.dropped import Dropped, print_dropped
+from data_prep.grades import Grades, Ranked, competition_ranks, known, rank_all, rank_run
+from data_prep.item_texts import ItemText, TextChoice
+from data_prep.list_options import DOCID_CHOICES, ListOptions
+from stoical.data import SCHEMA, file_sha256
+from stoical.docids import DocIDTable
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Queries and documents by id. A document's text may be None, and so may its docID, which leaves it out."""
+
+    queries: Mapping[str, ItemText]
+    documents: Mapping[str, ItemText]
+    docid_of: Mapping[str, str | None]
+    text: TextChoice
+
+
+def choose_docids(choice: str, documents: Mapping[str, ItemText]) -> dict[str, str | None]:
+    """The docID of every document: its id, its title, or what the table in a file says; None where there is none."""
+    if choice == "id":
+        return {document: document for document in documents}
+    if choice == "title":
+        return {document: item.title for document, item in documents.items()}
+    table = DocIDTable.load(choice).docid_of
+    return {document: table.get(document) for document in documents}
+
+
+def make_rows(ranked: Mapping[str, Ranked], collection: Collection, dropped: Dropped) -> list[Row]:
+    """A row for each query, see `stoical.data`.
+
+    Left out and noted: documents without docID or, where texts are asked for, without text; of the documents of a list
+    that share a docID all but the best-ranked; lists that are left with one document for that reason, or with none.
+    """
+    rows = []
+    for query, its in ranked.items():
+        seen: set[str] = set()
+        kept = _usable(query, [document for document, _ in its.documents], collection, seen, dropped)
+        negatives = _usable(query, its.negatives, collection, seen, dropped)
+        where = collection.queries[query].where
+        if not kept:
+            dropped.add("query without a document that can be used", where, query)
+        elif len(kept) == 1 and len(its.documents) > 1:
+            dropped.add("query with one document left", where, query)
+        else:
+            of_level = dict(its.documents)
+            ranks = competition_ranks([of_level[document] for document in kept])
+            docs = [
+                _document(document, collection) | {"rank": rank} for document, rank in zip(kept, ranks, strict=True)
+            ]
+            off_list = [_document(document, collection) for document in negatives]
+            text = collection.queries[query].chosen("both")
+            rows.append({"query_id": query, "query": text, "docs": docs, "negatives": off_list})
+    return rows
+
+
+def _usable(
+    query: str, documents: Sequence[str], collection: Collection, seen: set[str], dropped: Dropped
+) -> list[str]:
+    """The documents that can be used, in order; `seen` collects their docIDs."""
+    kept = []
+    for document in documents:
+        item, docid = collection.documents[document], collection.docid_of[document]
+        if docid is None:
+            dropped.add("document without docID", item.where, f"{document} of query {query}")
+        elif collection.text != "none" and item.chosen(collection.text) is None:
+            dropped.add(f"document without text={collection.text}", item.where, f"{document} of query {query}")
+        elif docid in seen:
+            dropped.add("docID again in a list", item.where, f"{docid} of {document} of query {query}")
+        else:
+            seen.add(docid)
+            kept.append(document)
+    return kept
+
+
+def _document(document: str, collection: Collection) -> dict[str, Any]:
+    text = collection.documents[document].chosen(collection.text)
+    return {"docid": collection.docid_of[document], "text": text}
+
+
+def build_lists(
+    options: ListOptions,
+    tool: str,
+    inputs: Mapping[str, Path],
+    grades: Mapping[str, Grades],
+    run: Grades,
+    queries: Mapping[str, ItemText],
+    documents: Mapping[str, ItemText],
+    dropped: Dropped,
+) -> None:
+    """Rank, split and write.
+
+    `grades` are by split: `train` and `test`, or `test` alone to be split by the seed, or none to rank by the run.
+    `inputs`: the files that were read, by the option that named them. ValueError where no list is left.
+    """
+    queries = {query: item for query, item in queries.items() if item.chosen("both")}
+    text = options.text if any(item.chosen(options.text) for item in documents.values()) else "none"
+    collection = Collection(queries, documents, choose_docids(options.docids, documents), text)
+    run = known(run, queries, documents, dropped)
+    of_split = {split: known(its, queries, documents, dropped) for split, its in grades.items()}
+    for query in sorted(of_split.get("train", Grades()).keys() & of_split.get("test", Grades()).keys()):
+        first = next(iter(of_split["train"].pop(query).values()))
+        dropped.add("training query that is in test, too", first.where, query)
+    if options.docids not in DOCID_CHOICES:
+        inputs = {**inputs, "docids": Path(options.docids)}
+    rule = options.rule()
+    ranked = {split: rank_all(rule, its, run, dropped) for split, its in of_split.items()}
+    ranked = ranked or {"test": {query: rank_run(retrieved) for query, retrieved in run.items()}}
+    splits = {split: make_rows(its, collection, dropped) for split, its in ranked.items()}
+    empty = [split for split, rows in splits.items() if not rows]
+    if empty:
+        print_dropped(dropped.summary())
+        raise ValueError(f"no query of {' and '.join(empty)} is left; what was left out is listed above")
+    not_used = sum(its.not_used for split in ranked.values() for its in split.values())
+    _write(options, tool, inputs, _split(splits, options), collection, dropped, not_used)
+
+
+def _split(splits: dict[str, list[Row]], options: ListOptions) -> dict[str, list[Row]]:
+    """`train` and `test`, in random order: as the source has them, or by the seed."""
+    if "train" not in splits:
+        return split_rows(splits["test"], options.test_size, options.seed)
+    if options.test_size is not None:
+        raise ValueError(f"test_size={options.test_size} has no effect, as the source has a test split: drop it")
+    return {split: [rows[i] for i in _order(len(rows), options.seed)] for split, rows in splits.items()}
+
+
+def split_rows(rows: Sequence[Row], test_size: int | None, seed: int) -> dict[str, list[Row]]:
+    """`test_size` rows (a tenth if None) for testing and the others for training, each in random order."""
+    size = max(1, len(rows) // 10) if test_size is None else test_size
+    if not 1 <= size < len(rows):
+        raise ValueError(f"test_size={size}: there are {len(rows)} queries, and both splits need some")
+    order = _order(len(rows), seed)
+    return {"train": [rows[i] for i in order[size:]], "test": [rows[i] for i in order[:size]]}
+
+
+def _order(count: int, seed: int) -> list[int]:
+    return np.random.RandomState(seed).permutation(count).tolist()
+
+
+def _write(
+    options: ListOptions,
+    tool: str,
+    inputs: Mapping[str, Path],
+    splits: Mapping[str, Sequence[Row]],
+    collection: Collection,
+    dropped: Dropped,
+    not_used: int,
+) -> None:
+    """Write the dataset, the table of its items and what was dropped, and print what they hold."""
+    used = {doc["docid"] for rows in splits.values() for row in rows for doc in (*row["docs"], *row["negatives"])}
+    items = [document for document, docid in collection.docid_of.items() if docid in used]
+    texts = [collection.documents[document].chosen("both") or "" for document in items]
+    table = DocIDTable(items, [str(collection.docid_of[document]) for document in items], texts)
+    elsewhere = {"out", "source", "seed", "licence", *inputs}  # the manifest says it otherwise, and holds no paths
+    manifest: dict[str, Any] = {
+        "name": Path(options.out).name,
+        "tool": tool,
+        "source": {key: path.name for key, path in inputs.items()},
+        "version": {key: _sums(path) for key, path in inputs.items()},
+        "licence": options.licence,
+        "seed": options.seed,
+        "options": {key: value for key, value in asdict(options).items() if key not in elsewhere},
+        "dropped": dropped.summary(),
+        "irrelevant_not_used": not_used,
+    }
+    tables = {split: pa.Table.from_pylist(list(rows), schema=SCHEMA) for split, rows in splits.items()}
+    extra = {"items": table.to_arrow(), "dropped": dropped.to_arrow()}
+    manifest = write_dataset(Path(options.out), tables, f"{options.licence}\n", manifest, extra)
+    print_dropped(manifest["dropped"])
+    if not_used:
+        print(f"  not used: {not_used:,} irrelevant documents beyond max_irrelevant={options.max_irrelevant} a query")
+    for split, counts in manifest["splits"].items():
+        print(f"  {split}: " + ", ".join(f"{key} {value:,}" for key, value in counts.items()))
+    alone = sum(len(row["docs"]) == 1 for rows in splits.values() for row in rows)
+    if alone:
+        print(f"  {alone:,} queries have one document, which leaves nothing to rank (irrelevant=last adds more to it)")
+    print(f"wrote {options.out}")
+
+
+def _sums(path: Path) -> str | dict[str, str]:
+    """The SHA-256 of a file, or of each file in a directory."""
+    if path.is_file():
+        return file_sha256(path)
+    return {file.name: file_sha256(file) for file in sorted(path.iterdir()) if file.is_file()}
