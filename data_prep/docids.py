@@ -78,7 +78,7 @@ def build(options: ItemOptions) -> None:
     extra = {"items": table.to_arrow(), "dropped": dropped.to_arrow()}
     write_dataset(Path(options.out), {}, f"{options.licence}\n", manifest, extra)
     print_dropped(manifest["dropped"])
-    _print_report(report, table)
+    _print_report(report, table, options.collisions)
     print(f"wrote {options.out}/items.parquet")
 
 
@@ -139,11 +139,11 @@ def _describe(options: ItemOptions, facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _print_report(report: dict[str, Any], table: DocIDTable) -> None:
+def _print_report(report: dict[str, Any], table: DocIDTable, policy: str) -> None:
     trie = report["trie"]
     print(
-        f"  {report['items']:,} items have {report['distinct_docids']:,} distinct docIDs, one of them shared by "
-        f"{report['largest_group']:,}; {len(table.items_of):,} distinct after collisions= was followed"
+        f"  {report['items']:,} items, {report['distinct_docids']:,} distinct docIDs (at most "
+        f"{report['largest_group']:,} items share one); {len(table.items_of):,} after collisions={policy}"
     )
     print(
         f"  trie: {trie['nodes']:,} nodes, by depth {trie['nodes_by_depth']}; entropy {trie['entropy']} nats of "

@@ -125,7 +125,10 @@ def _found(table: Table, options: PairOptions) -> dict[str, str]:
     for kind, usual in USUAL.items():
         name = getattr(options, f"{kind}_column") or next((name for name in usual if name in table.columns), None)
         if name is None:
-            raise ValueError(f"{table.name} has no column {' or '.join(usual)}; give {kind}_column=NAME")
+            raise ValueError(
+                f"{table.name} has no column {' or '.join(usual)} (it has: {', '.join(table.names)}); "
+                f"give {kind}_column=NAME"
+            )
         found[kind] = name
     return found
 

@@ -64,13 +64,11 @@ def _rows(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
     elif path.suffix == ".tsv" and path.is_file():
         for line, cells in csv_rows(path):
             if not 2 <= len(cells) <= 3:
-                raise ValueError(
-                    f"{path}:{line}: expected id, text and perhaps title between tabs, got {len(cells)} cells"
-                )
+                raise ValueError(f"{path}:{line}: expected id, text and perhaps title by tabs, got {len(cells)} cells")
             yield f"{path}:{line}", cells[0], cells[2] if len(cells) == 3 else None, cells[1]
     else:
         table = read_table(path, (), (*IDS, *TEXTS))
-        yield from ((where, *cells) for where, cells in table.rows(_id_column(table.columns, str(path)), *TEXTS))
+        yield from ((where, *cells) for where, cells in table.rows(_id_column(table.names, str(path)), *TEXTS))
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:

@@ -43,18 +43,19 @@ def make_rows(ranked: Mapping[str, Ranked], collection: Collection, dropped: Dro
     """A row for each query, see `stoical.data`.
 
     Left out and noted: documents without docID or, where texts are asked for, without text; of the documents of a list
-    that share a docID all but the best-ranked; lists that are left with one document for that reason, or with none.
+    that share a docID all but the best-ranked; lists whose documents all share one, or that are left with none.
     """
     rows = []
     for query, its in ranked.items():
         seen: set[str] = set()
         kept = _usable(query, [document for document, _ in its.documents], collection, seen, dropped)
         negatives = _usable(query, its.negatives, collection, seen, dropped)
+        docids = [collection.docid_of[document] for document, _ in its.documents]
         where = collection.queries[query].where
         if not kept:
             dropped.add("query without a document that can be used", where, query)
-        elif len(kept) == 1 and len(its.documents) > 1:
-            dropped.add("query with one document left", where, query)
+        elif len(kept) == 1 and docids.count(collection.docid_of[kept[0]]) > 1:
+            dropped.add("query whose documents all share a docID", where, query)
         else:
             of_level = dict(its.documents)
             ranks = competition_ranks([of_level[document] for document in kept])

@@ -10,7 +10,7 @@ import csv
 import json
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,13 @@ KINDS = ".parquet, .jsonl, .csv or .tsv file, or a directory by datasets' save_t
 
 @dataclass(frozen=True)
 class Table:
-    """Columns as lists, None where a cell is empty. `lines`: the row numbers to show, where they are not 0, 1, ..."""
+    """Columns as lists, None where a cell is empty; `names` are all that the file has, read or not.
+
+    `lines`: the row numbers to show, where they are not 0, 1, ...
+    """
 
     name: str
+    names: Sequence[str]
     columns: dict[str, list[Any]]
     lines: Sequence[int] | None = None
 
@@ -68,14 +72,14 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
         table = pq.read_table(path, columns=[name for name in (*required, *optional) if name in names])
     except (pa.ArrowInvalid, pa.ArrowIOError) as error:
         raise ValueError(f"{path} is not a readable parquet file: {str(error).splitlines()[0]}") from None
-    return from_arrow(path.name, table, required, optional, str(path))
+    return replace(from_arrow(path.name, table, required, optional, str(path)), names=names)
 
 
 def from_arrow(name: str, table: pa.Table, required: Sequence[str], optional: Sequence[str], file: str) -> Table:
     """The columns of an Arrow table, called `name` in messages about rows and `file` in those about columns."""
     check_columns(table.column_names, required, file)
     wanted = [column for column in (*required, *optional) if column in table.column_names]
-    return Table(name, {column: table[column].to_pylist() for column in wanted})
+    return Table(name, table.column_names, {column: table[column].to_pylist() for column in wanted})
 
 
 def _read_jsonl(path: Path, required: Sequence[str], optional: Sequence[str]) -> Table:
@@ -86,7 +90,8 @@ def _read_jsonl(path: Path, required: Sequence[str], optional: Sequence[str]) ->
     keys: set[str] = set().union(*records)
     check_columns(keys, required, str(path))
     wanted = [name for name in (*required, *optional) if name in keys]
-    return Table(path.name, {name: [record.get(name) for record in records] for name in wanted}, lines)
+    columns = {name: [record.get(name) for record in records] for name in wanted}
+    return Table(path.name, sorted(keys), columns, lines)
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -124,7 +129,8 @@ def _read_csv(path: Path, required: Sequence[str], optional: Sequence[str]) -> T
         lines.append(number)
         rows.append(row)
     places = {name: header.index(name) for name in (*required, *optional) if name in header}
-    return Table(path.name, {name: [row[place] for row in rows] for name, place in places.items()}, lines)
+    columns = {name: [row[place] for row in rows] for name, place in places.items()}
+    return Table(path.name, [str(name) for name in header], columns, lines)
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, list[Any]]]:

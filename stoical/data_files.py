@@ -60,9 +60,11 @@ def open_table(path: Path) -> datasets.Dataset:
 def _open_parquet(path: Path) -> datasets.Dataset:
     try:
         pq.read_schema(path)
-    except pa.ArrowInvalid as error:
+        return datasets.Dataset.from_parquet(str(path))
+    except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is not a readable parquet file: {error}") from None
-    return datasets.Dataset.from_parquet(str(path))
+    except datasets.exceptions.DatasetGenerationError as error:  # a page is corrupt
+        raise ValueError(f"{path} is not a readable parquet file: {error.__cause__}") from None
 
 
 def _open_saved(path: Path) -> datasets.Dataset:

@@ -195,11 +195,15 @@ def _parse(line: bytes, where: str, items: DocIDTable | None) -> tuple[str, dict
 
 def _looked_up(docs: Any, items: DocIDTable, where: str) -> dict[str, Any]:
     """`docs`, item ids, as documents, and `items`: from docID back to item id."""
-    for item in docs if isinstance(docs, list) else [docs]:
-        if not isinstance(item, str) or item not in items.docid_of:
-            raise ValueError(f"{where}: {item!r} is no item of items=; with it, docs is a list of item ids")
-    found = [{"docid": items.docid_of[item], "text": items.text_of[item]} for item in docs]
+    unknown = [item for item in docs if item not in items.docid_of] if _are_strings(docs) else [docs]
+    if unknown:
+        raise ValueError(f"{where}: {unknown[0]!r} is no item of items=; with it, docs is a list of item ids")
+    found = [{"docid": items.docid_of[item], "text": items.text_of[item] or None} for item in docs]
     return {"docs": found, "items": {items.docid_of[item]: item for item in docs}}
+
+
+def _are_strings(docs: Any) -> bool:
+    return isinstance(docs, list) and all(isinstance(item, str) for item in docs)
 
 
 def _object(result: RankedDoc, item_of: Mapping[str, str]) -> dict[str, Any]:

@@ -217,6 +217,11 @@ def test_files_of_the_wrong_kind_are_told(tmp_path: Path) -> None:
     (tmp_path / "train.parquet").write_text("not parquet")
     with pytest.raises(ValueError, match=r"train\.parquet is not a readable parquet file"):
         load_split(tmp_path, "train")
+    write_as("parquet", tmp_path, ROWS)
+    whole = (tmp_path / "train.parquet").read_bytes()
+    (tmp_path / "train.parquet").write_bytes(whole[:4] + bytes(64) + whole[68:])  # a page, while the footer is right
+    with pytest.raises(ValueError, match=r"train\.parquet is not a readable parquet file"):
+        load_split(tmp_path, "train")
     (tmp_path / "test").mkdir()
     with pytest.raises(ValueError, match="test is not a single dataset written by datasets' save_to_disk"):
         load_split(tmp_path, "test")

@@ -209,9 +209,14 @@ def test_the_table_is_saved_and_loaded(tmp_path: Path) -> None:
 
 def test_a_bad_table_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "items.parquet"
-    path.write_bytes(b"PAR1 no")
-    with pytest.raises(ValueError, match=r"items\.parquet is not a readable parquet file"):
+    with pytest.raises(ValueError, match="there is no docID table"):
         DocIDTable.load(path)
+    DocIDTable(["a", "b"], ["[1]", "[2]"], ["x", "y"]).save(path)
+    corrupt = path.read_bytes()[:4] + bytes(64) + path.read_bytes()[68:]
+    for broken in (b"PAR1 no", corrupt):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"items\.parquet is not a readable parquet file"):
+            DocIDTable.load(path)
     pq.write_table(pa.table({"item_id": ["a"], "text": ["x"]}), path)
     with pytest.raises(ValueError, match=r"items\.parquet has no column docid"):
         DocIDTable.load(path)
