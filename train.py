@@ -12,6 +12,7 @@ from stoical.build import build_trainer
 from stoical.cli import run
 from stoical.config import load_recipe
 from stoical.dry_run import show
+from stoical.launch import note_unused_gpus
 from stoical.run_dir import resume_from, steps_done, write_manifest
 
 
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str]) -> None:
     if steps_done(checkpoint) >= recipe.training["max_steps"] > 0:
         print(f"{checkpoint} has done all {recipe.training['max_steps']} steps; raise training.max_steps to train on")
         return
+    note_unused_gpus(arguments)
     trainer = build_trainer(recipe)
     write_manifest(recipe)
     trainer.train(resume_from_checkpoint=checkpoint)

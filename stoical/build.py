@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import disable_fsdp_ram_efficient_loading
 from huggingface_hub.errors import StrictDataclassError
 from omegaconf import OmegaConf
 from peft import PeftModel
 from torch import nn
 from transformers import (
-    Adafactor,
     AutoConfig,
     AutoModelForCausalLM,
     PreTrainedConfig,
@@ -26,9 +26,11 @@ from transformers import (
 )
 from transformers.utils import is_torch_bf16_gpu_available
 
+from stoical.adafactor import Adafactor
 from stoical.data import RankingDataset, RankingRow, load_manifest, load_split
 from stoical.evaluator import Evaluator
 from stoical.forward import check_model
+from stoical.launch import check_sharding, keep_gradients_sharded
 from stoical.memory_fit import largest_batch, run_memory, shortage
 from stoical.mitigations import build_objectives
 from stoical.model_card import CardSource
@@ -145,6 +147,7 @@ def load_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, adapter: Path
 
     Raises `ValueError` as `build_config` does, and for a soft prompt that the recipe's layout would not run with.
     """
+    disable_fsdp_ram_efficient_loading()  # it fills the weights of one process, and here each one scores by itself
     model: nn.Module = build_model(recipe, build_config(recipe, tokenizer))
     if adapter is None:
         return model
@@ -211,6 +214,8 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         )
     except (ValueError, ImportError) as error:
         raise ValueError(f"training: {error}") from error
+    check_sharding(arguments, recipe.optimizer, recipe.layout)
+    keep_gradients_sharded(arguments)
     arguments._n_gpu = min(1, arguments.n_gpu)  # plain `python` on several GPUs: one of them, never DataParallel
     return arguments
 
@@ -268,11 +273,5 @@ def build_trainer(recipe: Recipe) -> StoicalTrainer:
 
 
 def _adafactor(arguments: TrainingArguments) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-    """The paper's optimizer (Appendix A.1). `optim="adafactor"` would drop beta1; sharded weights it cannot do."""
-    if arguments.fsdp or arguments.deepspeed or "fsdp" in str(PartialState().distributed_type).lower():
-        raise ValueError(
-            "optimizer=adafactor is not exact on sharded weights (FSDP, DeepSpeed); use DDP, or optimizer=trainer "
-            "with training.optim=adamw_torch"
-        )
-    fixed = {"beta1": 0.9, "scale_parameter": False, "relative_step": False, "warmup_init": False}
-    return Adafactor, {"lr": arguments.learning_rate, "weight_decay": arguments.weight_decay, **fixed}
+    """The paper's optimizer (Appendix A.1); `training.optim=adafactor` would drop beta1, and fail on shards."""
+    return Adafactor, {"lr": arguments.learning_rate, "weight_decay": arguments.weight_decay}

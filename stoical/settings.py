@@ -190,6 +190,8 @@ def _check_training(recipe: Recipe) -> None:
         )
     types_of = typing.get_type_hints(TrainingArguments)
     _restore_no(recipe.training, types_of)
+    if recipe.training.get("optim") is None:  # null takes an overlay's word back
+        recipe.training.pop("optim", None)
     known = [f.name for f in dataclasses.fields(TrainingArguments) if f.init]
     for key, value in recipe.training.items():
         if key in owners:
@@ -207,7 +209,7 @@ def _check_training(recipe: Recipe) -> None:
     if recipe.optimizer != "trainer" and "optim" in recipe.training:
         raise ValueError(
             f"training.optim={recipe.training['optim']} conflicts with optimizer={recipe.optimizer}; "
-            "set optimizer=trainer to use it"
+            "set optimizer=trainer to use it, or training.optim=null to leave it out"
         )
 
 

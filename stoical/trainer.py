@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,13 @@ class StoicalTrainer(Trainer):
         self._checked = layout == "pointwise"
         self._pending: dict[str, list[float]] = defaultdict(list)
         self._dropped_docs = 0
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As transformers does; FSDP2 then adds up gradients in float32 under bf16 too, as DDP with autocast does."""
+        super().create_accelerator_and_postprocess()
+        if self.accelerator.is_fsdp2 and self.accelerator.mixed_precision != "no":
+            plugin = self.accelerator.state.fsdp_plugin
+            plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, reduce_dtype=torch.float32)
 
     def compute_loss(
         self,
@@ -235,13 +243,12 @@ class AfterStep(TrainerCallback):
 
 
 class ResumedEpoch(TrainerCallback):
-    """Tells the dataset the epoch when a run resumes in its middle.
+    """Tells the dataset the epoch: the loader of several processes never does, nor that of a run resumed in its middle.
 
-    The loader that skips the batches already seen does not (transformers 5.23, accelerate 1.15), and every query's
-    documents would be shuffled as in epoch 0.
+    Every query's documents would be shuffled as in epoch 0 (transformers 5.23, accelerate 1.15).
     """
 
-    def on_train_begin(
+    def on_epoch_begin(
         self,
         args: TrainingArguments,
         state: TrainerState,

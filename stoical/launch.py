@@ -1,0 +1,79 @@
+"""What the launcher set up: how weights are shared out over processes, and which GPUs stay unused."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType, parse_flag_from_env
+from transformers import TrainingArguments
+
+Sharding = Literal["FSDP1", "FSDP2", "DeepSpeed"]
+
+
+def sharding(arguments: TrainingArguments) -> Sharding | None:
+    """What splits the weights over the processes, by the launcher's word or the recipe's; None: each has them whole."""
+    if arguments.deepspeed or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        return "DeepSpeed"
+    if arguments.fsdp_plugin_args is not None:
+        version = arguments.fsdp_plugin_args["fsdp_version"]
+    elif parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        version = int(os.environ.get("FSDP_VERSION", "1"))
+    else:
+        return None
+    return "FSDP2" if version == 2 else "FSDP1"
+
+
+def check_sharding(arguments: TrainingArguments, optimizer: str, layout: str) -> None:
+    """Raise `ValueError` where weights are split in a way that machine, optimizer or forward layout cannot do."""
+    split = sharding(arguments)
+    if split in ("FSDP1", "FSDP2") and PartialState().distributed_type == DistributedType.MULTI_CPU:
+        raise ValueError(
+            f"{split} needs GPUs: on CPUs accelerate would leave it out without a word; "
+            "use accelerate_configs/cpu_2proc.yaml"
+        )
+    if optimizer == "adafactor" and split in ("FSDP1", "DeepSpeed"):
+        raise ValueError(
+            f"optimizer=adafactor cannot factor its moments on {split}'s flattened weights; use FSDP2 "
+            "(accelerate_configs/fsdp2.yaml) or DDP, or optimizer=trainer with training.optim=adamw_torch"
+        )
+
+    if layout == "cache" and split in ("FSDP1", "FSDP2") and _fsdp_checkpoints_activations(arguments):
+        raise ValueError(
+            "layout=cache conflicts with fsdp_activation_checkpointing: true, which runs layers twice over one cache; "
+            "use layout=sequence"
+        )
+
+
+def _fsdp_checkpoints_activations(arguments: TrainingArguments) -> bool:
+    if arguments.fsdp_plugin_args is not None:
+        return bool(arguments.fsdp_plugin_args.get("activation_checkpointing"))
+    return bool(parse_flag_from_env("FSDP_ACTIVATION_CHECKPOINTING"))
+
+
+def keep_gradients_sharded(arguments: TrainingArguments) -> None:
+    """With FSDP2, share the gradients out after every micro-batch, not once a step.
+
+    Else every GPU would hold them whole while they accumulate: 27 GiB more for a 7B model, in float32.
+    """
+    if sharding(arguments) == "FSDP2":
+        asked = arguments.accelerator_config.gradient_accumulation_kwargs or {}
+        arguments.accelerator_config.gradient_accumulation_kwargs = {"sync_each_batch": True} | asked
+
+
+def note_unused_gpus(arguments: Sequence[str]) -> None:
+    """Say on stderr which GPUs one process leaves unused, and the command that uses them all."""
+    count = torch.cuda.device_count()
+    if count < 2 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return
+    unused = ", ".join(f"{index} ({torch.cuda.get_device_name(index)})" for index in range(1, count))
+    print(
+        f"note: this trains on GPU 0 alone; unused: {unused}. For all of them:\n"
+        f"  accelerate launch --config_file accelerate_configs/ddp.yaml --num_processes={count} "
+        f"train.py {' '.join(arguments)}",
+        file=sys.stderr,
+    )
