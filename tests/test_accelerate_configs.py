@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,27 @@ def test_zero_stages_are_read_as_meant(name, stage):
     assert environment["ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE"] == "none"
     if stage == "3":
         assert environment["ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL"] == "true"
+
+
+def test_slurm_gives_every_machine_its_rank_and_the_arguments_whole(tmp_path):
+    """With stand-ins: srun runs the command once a machine, scontrol names two, accelerate prints what it is given."""
+    stand_ins = {
+        "srun": 'for node in 0 1; do SLURM_NODEID=$node "$@"; done',
+        "scontrol": "echo node-a; echo node-b",
+        "accelerate": r"""printf '%s|' "$@"; echo""",
+    }
+    for name, body in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_NODELIST": "x",
+        "SLURM_NNODES": "2",
+    }
+    command = ["bash", str(CONFIGS / "slurm.sh"), "recipe=wordnet_alpha2", "prompt.template=my file.yaml"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    for rank, line in enumerate(lines):
+        assert f"--num_machines|2|--machine_rank|{rank}|--num_processes|16|--main_process_ip|node-a|" in line
+        assert line.endswith("|train.py|recipe=wordnet_alpha2|prompt.template=my file.yaml|")

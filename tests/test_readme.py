@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",
+    "accelerate_configs/README.md",
     "recipes/README.md",
     "docs/paper_map.md",
     "docs/data.md",
