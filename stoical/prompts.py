@@ -1,4 +1,4 @@
-"""Prompts: the two of Appendix B, a compact one for small models, and the user's own from a file."""
+"""Prompts: the two of Appendix B, two compact ones for small models, and the user's own from a file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PromptTemplate:
 
 
 def load_template(name: str) -> PromptTemplate:
-    """A template by name (wordnet, esci, compact) or by the path of a YAML file with prompt, doc and delimiter.
+    """A template by name (wordnet, esci, compact, codes) or by the path of a YAML file with prompt, doc and delimiter.
 
     Raises `ValueError` naming the file and what is missing from it or unknown in it.
     """

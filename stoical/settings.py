@@ -35,7 +35,10 @@ class DataSettings:
 
 @dataclass
 class PromptSettings:
-    """template: wordnet, esci, compact or a YAML file. max_length: of the prompt and the longest docID, in tokens."""
+    """template: wordnet, esci, compact, codes or a YAML file.
+
+    max_length: of the prompt and the longest docID, in tokens.
+    """
 
     template: str = "wordnet"
     max_length: int = 1024

@@ -30,6 +30,11 @@ def test_the_compact_prompt_is_the_data_and_little_else() -> None:
     assert load_template("compact").render("deer", [Doc("ruminant"), Doc("mammal")]) == "ruminant | mammal ; deer :"
 
 
+def test_the_prompt_of_codes_has_docids_and_no_titles() -> None:
+    docs = [Doc("[25,36,39]", "Syntech USB C to USB Adapter"), Doc("[36,25,31]", "USB C Cable")]
+    assert load_template("codes").render("usb c", docs) == "[25,36,39] [36,25,31] ; usb c :"
+
+
 def test_documents_are_written_in_the_order_given() -> None:
     template = PromptTemplate(prompt="{query}: {docs}", doc="{docid}", delimiter=",")
     assert template.render("q", [Doc("b"), Doc("a"), Doc("c")]) == "q: b,a,c"

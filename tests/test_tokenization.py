@@ -164,6 +164,16 @@ def test_a_docid_with_unknown_characters_is_an_error() -> None:
         docid_tokenizer("deer dog")
 
 
+def test_the_bpe_cuts_docids_of_numbers_between_their_components() -> None:
+    """Else a token such as `5,36` would hide that docIDs share a component."""
+    docids = [f"[{a},{b},{c}]" for a in range(10, 20) for b in range(10, 20) for c in range(10, 20)]
+    bpe = train_bpe(docids, 330)
+    ids = [bpe.encode(docid, add_special_tokens=False) for docid in docids]
+    assert {len(tokens) for tokens in ids} == {3}
+    assert len({tokens[0] for tokens in ids}) == len({tokens[1] for tokens in ids}) == 10
+    assert bpe.decode(ids[123]) == docids[123]
+
+
 def test_byte_fallback_leaves_nothing_unknown(mistral: PreTrainedTokenizerBase, bpe: PreTrainedTokenizerBase) -> None:
     for tokenizer in (mistral, bpe):
         ids = DocIDTokenizer(tokenizer, "none", True)("鹿\x01")
