@@ -31,27 +31,27 @@ def test_bars_hold_every_value_once() -> None:
 def test_the_command_counts_both_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_dataset(tmp_path / "data")
     settings = [f"data.path={tmp_path / 'data'}", "tokenizer.name=bpe", "tokenizer.vocab_size=300"]
-    main(["recipes=wordnet_ntp", *settings, f"output={tmp_path / 'out'}", "prompt.max_length=350"])
-    found = json.loads((tmp_path / "out" / "length_histograms.json").read_text())["data"]
-    assert (tmp_path / "out" / "length_histograms.png").read_bytes().startswith(b"\x89PNG")
-
     rows = [*make_rows(24, 0), *[row | {"negatives": []} for row in make_rows(6, 1, negatives=1)]]
     tokenizer = build_tokenizer(load_recipe(["recipe=wordnet_ntp", *settings]))
+    names = [[doc["docid"] for doc in row["docs"]] for row in rows]  # type: ignore[attr-defined]
+    docids = [[len(tokenizer.encode(name, add_special_tokens=False)) + 1 for name in docs] for docs in names]
     template = load_template("wordnet")
-    documents = Counter(len(row["docs"]) for row in rows)  # type: ignore[arg-type]
+    texts = [template.render(str(row["query"]), list(map(Doc, docs))) for row, docs in zip(rows, names, strict=True)]
+    prompts = [len(encode_prompt(tokenizer, text)) for text in texts]
+    needed = [prompt + max(tokens) for prompt, tokens in zip(prompts, docids, strict=True)]
+    limit = next(need for need, tokens in zip(needed, docids, strict=True) if max(tokens) > min(tokens)) - 1
+
+    main(["recipes=wordnet_ntp", *settings, f"output={tmp_path / 'out'}", f"prompt.max_length={limit}"])
+    found = json.loads((tmp_path / "out" / "length_histograms.json").read_text())["data"]
+    documents = Counter(map(len, names))
     assert dict(zip(found["documents"]["edges"], found["documents"]["counts"], strict=False)) == {
         length: documents[length] for length in range(min(documents), max(documents) + 1)
     }
-    names = [[doc["docid"] for doc in row["docs"]] for row in rows]  # type: ignore[attr-defined]
-    docids = [len(tokenizer.encode(name, add_special_tokens=False)) + 1 for docs in names for name in docs]
-    assert found["docid_tokens"]["mean"] == pytest.approx(np.mean(docids), abs=1e-3)
-    assert sum(found["docid_tokens"]["counts"]) == len(docids)
-    texts = [template.render(str(row["query"]), list(map(Doc, docs))) for row, docs in zip(rows, names, strict=True)]
-    prompts = [len(encode_prompt(tokenizer, text)) for text in texts]
+    tokens_of_all = [tokens for of_query in docids for tokens in of_query]
+    assert found["docid_tokens"]["mean"] == pytest.approx(np.mean(tokens_of_all), abs=1e-3)
+    assert sum(found["docid_tokens"]["counts"]) == len(tokens_of_all)
     assert (found["prompt_tokens"]["max"], found["prompt_tokens"]["median"]) == (max(prompts), np.median(prompts))
     assert found["queries"] == sum(found["prompt_tokens"]["counts"]) == 30
-    longest = [max(len(tokenizer.encode(name, add_special_tokens=False)) + 1 for name in docs) for docs in names]
-    over = sum(prompt + docid > 350 for prompt, docid in zip(prompts, longest, strict=True))
-    assert 0 < over < 30
-    assert found["queries_over_max_length"] == over
-    assert f"{over} over 350 tokens" in capsys.readouterr().out
+    assert found["queries_over_max_length"] == sum(need > limit for need in needed)
+    assert f"{found['queries_over_max_length']} over {limit} tokens" in capsys.readouterr().out
+    assert (tmp_path / "out" / "length_histograms.png").read_bytes().startswith(b"\x89PNG")
