@@ -37,6 +37,7 @@ from stoical.model_card import CardSource
 from stoical.packing import TrieTargetCollator
 from stoical.prompts import load_template
 from stoical.queries import EncodedDataset, QueryEncoder
+from stoical.resume import fingerprint
 from stoical.settings import Recipe, unknown
 from stoical.tokenization import DocIDTokenizer, check_vocabulary, load_tokenizer, train_bpe
 from stoical.tracking import build_trackers
@@ -269,6 +270,7 @@ def build_trainer(recipe: Recipe) -> StoicalTrainer:
         layout=recipe.layout,
         recipe_yaml=OmegaConf.to_yaml(recipe),
         card=CardSource(recipe, load_manifest(recipe.data.path), adapter=isinstance(model, PeftModel)),
+        fingerprint=fingerprint(recipe),
     )
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from transformers.trainer_utils import get_last_checkpoint
 
 from stoical.config import build_recipe, dotlist_layer, load_recipe, read_layer, split_arguments
+from stoical.saving import last_checkpoint
 from stoical.settings import Recipe
 
 
@@ -59,13 +59,13 @@ def find_checkpoint(directory: str) -> Path:
     if not path.is_dir():
         raise ValueError(f"checkpoint={directory}: no such directory")
     if not _holds_model(path):
-        last = get_last_checkpoint(directory)
+        last = last_checkpoint(directory)
         if last is None:
             raise ValueError(
                 f"checkpoint={directory} holds no model (config.json), no adapter (adapter_config.json) and no "
                 "checkpoint-N directory"
             )
-        path = Path(last)
+        path = last
     if not (path / "recipe.yaml").is_file():
         raise ValueError(f"{path} has no recipe.yaml, so stoical did not save it; try recipe=NAME model.name={path}")
     return path

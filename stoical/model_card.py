@@ -11,8 +11,8 @@ from typing import Any
 from huggingface_hub import ModelCardData
 from omegaconf import OmegaConf
 
+from stoical.provenance import git_state
 from stoical.reporting.tables import metrics_table
-from stoical.run_dir import git_state
 from stoical.settings import LossSettings, Recipe
 
 PACKAGES = ("stoical", "torch", "transformers", "peft", "accelerate")

@@ -1,45 +1,28 @@
-"""The run directory: what is written before the first step, so that a run can be told from another."""
+"""The run directory: what is written before the first step, so that a run can be told from another and done again."""
 
 from __future__ import annotations
 
-import importlib.metadata
+import hashlib
 import json
 import os
 import platform
-import subprocess
+import shutil
 import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from omegaconf import OmegaConf
-from transformers.trainer_utils import get_last_checkpoint
 
+from stoical.build import micro_batches
 from stoical.data import load_manifest
+from stoical.provenance import device_name, git_state, package_versions
+from stoical.resume import changed, steps_done
+from stoical.saving import UNFINISHED, write_whole
 from stoical.settings import Recipe
-
-PACKAGES = ("stoical", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
-
-
-def resume_from(recipe: Recipe) -> str | None:
-    """The checkpoint to go on from. Raises `ValueError` where a run would be overwritten, or there is no checkpoint."""
-    output = Path(str(recipe.output))
-    check_writable(output)
-    last = get_last_checkpoint(str(output)) if output.is_dir() else None
-    if recipe.resume is None:
-        if last is not None:
-            raise ValueError(
-                f"{output} already holds a run ({Path(last).name}); set resume=auto to continue it, or output="
-            )
-        return None
-    if recipe.resume == "auto":
-        return last
-    if not Path(recipe.resume).is_dir():
-        raise ValueError(
-            f"resume={recipe.resume}: no such checkpoint directory (resume=auto takes the last of {output})"
-        )
-    return recipe.resume
 
 
 def check_writable(output: Path) -> None:
@@ -49,42 +32,62 @@ def check_writable(output: Path) -> None:
         raise ValueError(f"output={output}: {existing} is not a directory that can be written to")
 
 
-def steps_done(checkpoint: str | None) -> int:
-    """Optimizer steps behind a checkpoint; 0 for none."""
-    if checkpoint is None:
-        return 0
-    return int(json.loads((Path(checkpoint) / "trainer_state.json").read_text())["global_step"])
+def start_run(recipe: Recipe, fingerprint: Mapping[str, Any], checkpoint: Path | None) -> None:
+    """Write recipe.yaml (resolved) and manifest.json, and clear away what a killed run left. Every process calls this.
+
+    A run that goes on from its own checkpoint keeps both files as they were; what differs now is appended to the
+    manifest's `resumed`. Rows of metrics.jsonl past the checkpoint are dropped: the steps are about to be done again.
+    """
+    state, output = PartialState(), Path(str(recipe.output))
+    facts = run_facts(recipe, fingerprint)
+    if state.is_local_main_process:
+        shutil.rmtree(output / UNFINISHED, ignore_errors=True)
+    if state.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+        manifest, own = output / "manifest.json", checkpoint is not None and checkpoint.parent.samefile(output)
+        if not (own and manifest.is_file()):
+            write_whole(output / "recipe.yaml", OmegaConf.to_yaml(recipe))
+            write_whole(manifest, json.dumps(facts | {"resumed": []}, indent=2) + "\n")
+        if checkpoint is not None:
+            _append_resumed(manifest, facts, checkpoint, changed(checkpoint, recipe))
+        _drop_rows(output / "metrics.jsonl", -1 if checkpoint is None else steps_done(checkpoint))
+    state.wait_for_everyone()
 
 
-def write_manifest(recipe: Recipe) -> None:
-    """Write recipe.yaml (resolved) and manifest.json (versions, commit, data, world size) on the main process."""
-    state = PartialState()
-    if not state.is_main_process:
-        return
-    output = Path(str(recipe.output))
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "recipe.yaml").write_text(OmegaConf.to_yaml(recipe))
-    manifest = {
+def run_facts(recipe: Recipe, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """What it takes to do the run again: code, data, seeds, batches, devices. Every process calls this."""
+    micro, accumulated = micro_batches(recipe)
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
+        "recipe_sha256": hashlib.sha256(OmegaConf.to_yaml(recipe).encode()).hexdigest(),
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": package_versions(),
         "git": git_state(),
         "data": load_manifest(recipe.data.path),
-        "seed": recipe.seed,
-        "num_processes": state.num_processes,
-        "device": torch.cuda.get_device_name() if state.device.type == "cuda" else str(state.device),
+        **fingerprint,
+        "seeds": {"seed": recipe.seed, "data_seed": recipe.training.get("data_seed")},
+        "global_batch": {
+            "queries": recipe.global_batch_size,
+            "processes": PartialState().num_processes,
+            "micro_batch": micro,
+            "accumulation_steps": accumulated,
+        },
+        "devices": gather_object([device_name()]),
     }
-    (output / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def git_state() -> dict[str, Any]:
-    """Commit of the source tree and whether it differs from it; empty where there is no git."""
+def _append_resumed(manifest: Path, facts: Mapping[str, Any], checkpoint: Path, changes: Mapping[str, Any]) -> None:
+    """Add what differs from the first start, and what `resume_force` let pass, to the manifest."""
+    first = json.loads(manifest.read_text())
+    entry = {"checkpoint": str(checkpoint), "step": steps_done(checkpoint), "changed": changes}
+    entry |= {key: value for key, value in facts.items() if value != first.get(key)}
+    first["resumed"].append(entry)
+    write_whole(manifest, json.dumps(first, indent=2) + "\n")
 
-    def git(*words: str) -> str:
-        folder = Path(__file__).parent
-        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
-        return {}
+def _drop_rows(metrics: Path, last_step: int) -> None:
+    """Keep the rows up to a step; a last line without an end, which a kill can leave, goes too."""
+    if metrics.is_file():
+        lines = [line for line in metrics.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        write_whole(metrics, "".join(line for line in lines if json.loads(line)["step"] <= last_step))

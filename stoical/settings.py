@@ -116,7 +116,8 @@ class Recipe:
 
     output: the run directory (default runs/<recipe>). global_batch_size: queries a step, over all processes and
     accumulation steps. optimizer: `adafactor` is the paper's, with beta1 = 0.9; `trainer` leaves it to training.optim.
-    resume: `auto` takes the last checkpoint of the run directory, or the path of one. dry_run: show, do not train.
+    resume: `auto` takes the last checkpoint of the run directory, or the path of one; a changed recipe, dataset or
+    number of processes is refused unless resume_force. dry_run: show, do not train.
     """
 
     output: str | None = None
@@ -125,6 +126,7 @@ class Recipe:
     optimizer: Literal["adafactor", "trainer"] = "adafactor"
     layout: Layout = "sequence"
     resume: str | None = None
+    resume_force: bool = False
     dry_run: bool = False
     data: DataSettings = field(default_factory=DataSettings)
     prompt: PromptSettings = field(default_factory=PromptSettings)
@@ -154,6 +156,8 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if (recipe.tokenizer.name == "bpe") != (recipe.tokenizer.vocab_size is not None):
         raise ValueError("tokenizer.vocab_size goes with tokenizer.name=bpe: set both, or neither")
+    if recipe.resume_force and recipe.resume is None:
+        raise ValueError("resume_force=true has no effect without resume=; add resume=auto, or drop it")
     if recipe.tokenizer.terminator == "none" and not recipe.tokenizer.count_terminator:
         raise ValueError("tokenizer.count_terminator=false conflicts with tokenizer.terminator=none: drop one of them")
     for key in ("activation_checkpointing", "gradient_checkpointing"):  # new name and old
@@ -191,6 +195,10 @@ def _check_training(recipe: Recipe) -> None:
         raise ValueError(
             "training.hub_token would be written into the run's files; log in with `hf auth login` instead"
         )
+    reasons = {
+        "dataloader_persistent_workers": "workers that live on would shuffle documents as in the first epoch",
+        "enable_jit_checkpoint": "it saves in the middle of a step; resume=auto goes on from the last checkpoint",
+    }
     types_of = typing.get_type_hints(TrainingArguments)
     _restore_no(recipe.training, types_of)
     if recipe.training.get("optim") is None:  # null takes an overlay's word back
@@ -204,6 +212,8 @@ def _check_training(recipe: Recipe) -> None:
                 if owner
                 else f"training.{key} is not for a recipe to set: the trie's batches need it as it is"
             )
+        if key in reasons and value:
+            raise ValueError(f"training.{key}={value} is not for a recipe to set: {reasons[key]}")
         if key not in known:
             raise unknown("training setting", f"training.{key}", [f"training.{name}" for name in known])
         if not _fits(value, types_of[key]):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerControl
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from stoical.callbacks import AfterStep, EpochAndCadence
 from stoical.evaluator import Evaluator
 from stoical.forward import Layout, NodeOutput, node_logprobs, packed_difference
 from stoical.loss_watch import LossWatch
@@ -21,7 +23,7 @@ from stoical.losses import Normalizer, Objective, StepContext, normalizer
 from stoical.model_card import CardSource
 from stoical.packing import PackedBatch
 from stoical.progress import LogLines, MetricsFile, ProgressBar
-from stoical.queries import EncodedDataset
+from stoical.saving import UNFINISHED, last_checkpoint, prune, publish
 from stoical.throughput import Throughput
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class StoicalTrainer(Trainer):
         layout: Layout,
         recipe_yaml: str,
         card: CardSource,
+        fingerprint: Mapping[str, Any],
         **kwargs: Any,
     ) -> None:
         super().__init__(eval_dataset=evaluator.dataset, **kwargs)
@@ -56,11 +59,12 @@ class StoicalTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.throughput, self.losses = Throughput(), LossWatch()
         bar = [] if self.args.disable_tqdm else [ProgressBar]
-        for callback in (self.throughput, *bar, LogLines, MetricsFile, ResumedEpoch):
+        for callback in (self.throughput, *bar, LogLines, MetricsFile, EpochAndCadence):
             self.add_callback(callback)
         self.add_callback(AfterStep(objectives))
         self.objectives, self.loss_normalizer = objectives, loss_normalizer
-        self.evaluator, self.layout, self.recipe_yaml, self.card = evaluator, layout, recipe_yaml, card
+        self.evaluator, self.layout, self.card = evaluator, layout, card
+        self.recipe_yaml, self.fingerprint = recipe_yaml, fingerprint
         self._checked = layout == "pointwise"
         self._pending: dict[str, list[float]] = defaultdict(list)
         self._dropped_docs = 0
@@ -124,10 +128,10 @@ class StoicalTrainer(Trainer):
         broken = self.losses.first_broken(self.accelerator)
         if broken is None:
             return
-        saved = sorted(Path(self.args.output_dir).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+        saved = last_checkpoint(str(self.args.output_dir))
         raise ValueError(
             f"the loss is {broken.value} at step {broken.step}, queries {', '.join(broken.query_ids)}; "
-            f"the last checkpoint is {saved[-1] if saved else 'none yet'}. "
+            f"the last checkpoint is {saved or 'none yet'}. "
             "Lower training.learning_rate, or look at these queries with dry_run=true"
         )
 
@@ -158,7 +162,7 @@ class StoicalTrainer(Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the rates and what the objectives reported since the last log, and the documents dropped so far."""
+        """Add the rates, what the objectives reported and the documents that truncation dropped, since the last log."""
         self._refuse_nan()
         if "loss" in logs:
             logs |= self.throughput.since_last_log(self.accelerator)
@@ -166,6 +170,7 @@ class StoicalTrainer(Trainer):
             self._pending.clear()
             if self._dropped_docs:
                 logs["dropped_docs"] = float(self._dropped_docs)
+                self._dropped_docs = 0
         super().log(logs, start_time)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -187,11 +192,6 @@ class StoicalTrainer(Trainer):
 
     def _objectives_state(self) -> dict[str, dict[str, Any]]:
         return {type(objective).__name__: objective.state_dict() for objective in self.objectives}
-
-    def _save_checkpoint(self, *arguments: Any, **kwargs: Any) -> None:
-        """Save, unless the weights are broken."""
-        self._refuse_nan()
-        super()._save_checkpoint(*arguments, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Keep the recipe and a model card beside the weights: what evaluation, and whoever gets them, will need."""
@@ -229,34 +229,26 @@ class StoicalTrainer(Trainer):
                 f"hf upload {self.hub_model_id} {self.args.output_dir} --exclude 'checkpoint-*'"
             )
 
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where transformers writes checkpoints, and may delete them: apart from those that are whole."""
+        return str(Path(str(self.args.output_dir)) / UNFINISHED)
 
-class AfterStep(TrainerCallback):
-    """Tells the objectives that the optimizer has stepped."""
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint aside, and move it to its place when all processes have; not where weights are broken."""
+        self._refuse_nan()
+        super()._save_checkpoint(model, trial)
+        output, name = Path(str(self.args.output_dir)), f"checkpoint-{self.state.global_step}"
+        staged, final = output / UNFINISHED / name, output / name
+        if self.state.best_model_checkpoint == str(staged):
+            self.state.best_model_checkpoint = str(final)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
+            publish(staged, final, self.fingerprint)
+            prune(output, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            super()._push_from_checkpoint(str(final))
 
-    def __init__(self, objectives: list[Objective]) -> None:
-        self.objectives = objectives
-
-    def on_optimizer_step(self, *arguments: Any, **kwargs: Any) -> None:
-        """Once a step, on every process."""
-        for objective in self.objectives:
-            objective.after_step()
-
-
-class ResumedEpoch(TrainerCallback):
-    """Tells the dataset the epoch: the loader of several processes never does, nor that of a run resumed in its middle.
-
-    Every query's documents would be shuffled as in epoch 0 (transformers 5.23, accelerate 1.15).
-    """
-
-    def on_epoch_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        train_dataloader: DataLoader[Any],
-        **kwargs: Any,
-    ) -> None:
-        """Set the epoch that the trainer is about to run."""
-        dataset = train_dataloader.dataset
-        assert isinstance(dataset, EncodedDataset)
-        dataset.set_epoch(int(state.epoch or 0))
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing: transformers would push before the checkpoint is in its place, and `_save_checkpoint` does after."""

@@ -377,7 +377,9 @@ def test_a_finished_run_can_be_resumed_to_go_further(
 ) -> None:
     shutil.copytree(trained / "run", tmp_path / "run")
     words = tiny(f"data.path={trained / 'data'}", "resume=auto", "training.max_steps=4", "training.save_steps=4")
-    status, out, _ = cli(train, *words)
+    error = error_of(cli(train, *words))
+    assert "checkpoint-3 was not trained with the settings given: training.max_steps: 3 -> 4. Give those" in error
+    status, out, _ = cli(train, *words, "resume_force=true")
     assert status == 0
     assert "trained 4 steps; evaluate with: python evaluate.py checkpoint=" in out
     assert (tmp_path / "run" / "checkpoint-4" / "recipe.yaml").is_file()

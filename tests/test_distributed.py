@@ -71,8 +71,10 @@ def test_the_command_trains_saves_resumes_and_evaluates_on_two_processes(tmp_pat
 
     launch("train.py", *words, "training.max_steps=2", "training.save_steps=2")
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
-    assert manifest["num_processes"] == 2
-    said = launch("train.py", *words, "training.max_steps=4", "training.save_steps=2", "resume=auto")
+    assert manifest["num_processes"] == len(manifest["devices"]) == 2
+    said = launch(
+        "train.py", *words, "training.max_steps=4", "training.save_steps=2", "resume=auto", "resume_force=true"
+    )
     assert said.count("trained 4 steps") == 1
     assert "has done all 4 steps" in launch("train.py", *words, "training.max_steps=4", "resume=auto")
     assert launch("evaluate.py", f"checkpoint={tmp_path / 'run'}").count("written to") == 1
