@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stoical.losses import Objective, SToICaLLoss
+from stoical.mitigations.consistency import Consistency, ConsistencySettings
 from stoical.mitigations.scheduled_sampling import ScheduledSampling, ScheduledSamplingSettings
 from stoical.targets import TargetSettings
 from stoical.tokenization import Terminator
@@ -19,6 +20,7 @@ class MitigationSettings:
     """One section a method, off unless given (an overlay of the same name has settings to start from)."""
 
     scheduled_sampling: ScheduledSamplingSettings | None = None
+    consistency: ConsistencySettings | None = None
 
     @property
     def chosen(self) -> list[str]:
@@ -41,10 +43,15 @@ class MitigationSettings:
                     "mitigations.scheduled_sampling mixes the top docID's path alone: it goes with loss.item=indicator "
                     "and loss.token=one_hot or trie, and this recipe trains other paths too"
                 )
+        if self.consistency is not None:
+            self.consistency.check()
 
 
 def build_objectives(loss: TargetSettings, mitigations: MitigationSettings) -> list[Objective]:
     """The terms of the training loss: SToICaL, or the method that takes its place, and what is added to it."""
+    terms: list[Objective] = [SToICaLLoss(loss)]
     if mitigations.scheduled_sampling is not None:
-        return [ScheduledSampling(mitigations.scheduled_sampling)]
-    return [SToICaLLoss(loss)]
+        terms = [ScheduledSampling(mitigations.scheduled_sampling)]
+    if mitigations.consistency is not None:
+        terms.append(Consistency(mitigations.consistency))
+    return terms
