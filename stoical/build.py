@@ -27,8 +27,10 @@ from transformers import (
 from transformers.utils import is_torch_bf16_gpu_available
 
 from stoical.adafactor import Adafactor
+from stoical.adapters import add_lora, describe_trainable, keep_gradients, quantization_config
 from stoical.data import RankingDataset, RankingRow, load_manifest, load_split
 from stoical.evaluator import Evaluator
+from stoical.fields import unknown
 from stoical.forward import check_model
 from stoical.launch import check_sharding, keep_gradients_sharded
 from stoical.memory_fit import largest_batch, run_memory, shortage
@@ -38,7 +40,7 @@ from stoical.packing import TrieTargetCollator
 from stoical.prompts import load_template
 from stoical.queries import EncodedDataset, QueryEncoder
 from stoical.resume import fingerprint
-from stoical.settings import Recipe, unknown
+from stoical.settings import Recipe
 from stoical.tokenization import DocIDTokenizer, check_vocabulary, load_tokenizer, train_bpe
 from stoical.tracking import build_trackers
 from stoical.trainer import StoicalTrainer
@@ -130,17 +132,35 @@ def meta_model(recipe: Recipe, config: PreTrainedConfig, attention: str | None =
 
 
 def build_model(recipe: Recipe, config: PreTrainedConfig) -> PreTrainedModel:
-    """The model with float32 weights: loaded, or random by `recipe.seed` when made from scratch."""
-    attention = recipe.model.attn_implementation
+    """The model without adapters, in `model.dtype`: loaded, or random by `recipe.seed` when made from scratch.
+
+    With the recipe's quantization, its linear layers are quantized. Raises `ValueError` without bitsandbytes for that.
+    """
+    options: dict[str, Any] = {
+        "attn_implementation": recipe.model.attn_implementation,
+        "dtype": getattr(torch, recipe.model.dtype),
+    }
     if recipe.model.from_scratch:
         torch.manual_seed(recipe.seed)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, attn_implementation=attention, dtype=torch.float32
-        )
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, **options)
         return model
-    return AutoModelForCausalLM.from_pretrained(
-        recipe.model.name, config=config, attn_implementation=attention, dtype=torch.float32
-    )
+    if recipe.quantization is not None:
+        options["quantization_config"] = quantization_config(recipe.quantization)
+    model = AutoModelForCausalLM.from_pretrained(recipe.model.name, config=config, **options)
+    if recipe.quantization is not None:
+        keep_gradients(model)
+    return model
+
+
+def build_trainable(recipe: Recipe, config: PreTrainedConfig) -> nn.Module:
+    """The model as it is trained: all of its weights, or the recipe's LoRA adapters over it."""
+    model = build_model(recipe, config)
+    if recipe.lora is None:
+        return model
+    wrapped = add_lora(model, recipe.lora, recipe.seed)
+    if PartialState().is_main_process:
+        logger.warning(describe_trainable(wrapped))
+    return wrapped
 
 
 def load_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, adapter: Path | None = None) -> nn.Module:
@@ -255,7 +275,7 @@ def build_trainer(recipe: Recipe) -> StoicalTrainer:
         warning = shortage(run_memory(recipe, meta_model(recipe, config), config, batch), recipe.layout)
         if warning:
             logger.warning(warning)
-    model = build_model(recipe, config)
+    model = build_trainable(recipe, config)
     return StoicalTrainer(
         model=model,
         args=arguments,

@@ -9,7 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from stoical.settings import Recipe, check_recipe, unknown
+from stoical.fields import unknown
+from stoical.settings import Recipe, check_recipe
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 

@@ -7,15 +7,14 @@ steps.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import types
 import typing
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from transformers import TrainingArguments
 
+from stoical.adapters import check_adapters
+from stoical.fields import check_fields, fits
 from stoical.forward import MASKABLE, TRIE_ATTENTION, Layout
 from stoical.losses import Normalizer
 from stoical.mitigations import MitigationSettings
@@ -62,12 +61,14 @@ class ModelSettings:
     """name: a hub id or directory; with `from_scratch`, random weights in the shape that `config` gives.
 
     `config` holds fields of the model's `PretrainedConfig`; from scratch, `name` is an architecture such as `mistral`.
+    dtype: of the weights. bfloat16 is for those that LoRA leaves alone: a small learning rate does not move it.
     """
 
     name: str = "mistralai/Mistral-7B-Instruct-v0.3"
     from_scratch: bool = False
     config: dict[str, Any] = field(default_factory=dict)
     attn_implementation: str = TRIE_ATTENTION
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass
@@ -114,6 +115,9 @@ def paper_training() -> dict[str, Any]:
 class Recipe:
     """Everything that defines a run. `training` holds `transformers.TrainingArguments` fields under their own names.
 
+    lora: `peft.LoraConfig` fields; the model below stays as it is, and checkpoints hold the adapter alone. quantization:
+    `transformers.BitsAndBytesConfig` fields, for the model below. Both under their own names, and null for none.
+
     output: the run directory (default runs/<recipe>). global_batch_size: queries a step, over all processes and
     accumulation steps. optimizer: `adafactor` is the paper's, with beta1 = 0.9; `trainer` leaves it to training.optim.
     resume: `auto` takes the last checkpoint of the run directory, or the path of one; a changed recipe, dataset or
@@ -132,6 +136,8 @@ class Recipe:
     prompt: PromptSettings = field(default_factory=PromptSettings)
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
+    lora: dict[str, Any] | None = None
+    quantization: dict[str, Any] | None = None
     loss: LossSettings = field(default_factory=LossSettings)
     mitigations: MitigationSettings = field(default_factory=MitigationSettings)
     eval: EvalSettings = field(default_factory=EvalSettings)
@@ -144,6 +150,7 @@ def check_recipe(recipe: Recipe) -> None:
     recipe.mitigations.check(recipe.loss, recipe.tokenizer.terminator)
     _check_numbers(recipe)
     _check_training(recipe)
+    check_adapters(recipe.lora, recipe.quantization, recipe.model.from_scratch)
     if recipe.model.attn_implementation not in MASKABLE:
         raise ValueError(
             f"model.attn_implementation={recipe.model.attn_implementation} cannot take the mask of a trie; "
@@ -199,11 +206,11 @@ def _check_training(recipe: Recipe) -> None:
         "dataloader_persistent_workers": "workers that live on would shuffle documents as in the first epoch",
         "enable_jit_checkpoint": "it saves in the middle of a step; resume=auto goes on from the last checkpoint",
     }
-    types_of = typing.get_type_hints(TrainingArguments)
-    _restore_no(recipe.training, types_of)
+    hints = typing.get_type_hints(TrainingArguments)
+    _restore_no(recipe.training, hints)
     if recipe.training.get("optim") is None:  # null takes an overlay's word back
         recipe.training.pop("optim", None)
-    known = [f.name for f in dataclasses.fields(TrainingArguments) if f.init]
+    types_of = {f.name: hints[f.name] for f in dataclasses.fields(TrainingArguments) if f.init}
     for key, value in recipe.training.items():
         if key in owners:
             owner = owners[key]
@@ -214,10 +221,7 @@ def _check_training(recipe: Recipe) -> None:
             )
         if key in reasons and value:
             raise ValueError(f"training.{key}={value} is not for a recipe to set: {reasons[key]}")
-        if key not in known:
-            raise unknown("training setting", f"training.{key}", [f"training.{name}" for name in known])
-        if not _fits(value, types_of[key]):
-            raise ValueError(f"training.{key}={value!r} has the wrong type; TrainingArguments wants {types_of[key]}")
+    check_fields("training", recipe.training, types_of, "TrainingArguments")
     tracker_names(recipe.training.get("report_to"))
     if recipe.optimizer != "trainer" and "optim" in recipe.training:
         raise ValueError(
@@ -239,22 +243,5 @@ def tracker_names(report_to: str | Sequence[str] | None) -> list[str]:
 def _restore_no(training: dict[str, Any], types_of: dict[str, Any]) -> None:
     """YAML reads a bare `no` as False; where a setting takes words, not booleans (eval_strategy), the word is meant."""
     for key, value in training.items():
-        if value is False and key in types_of and not _fits(False, types_of[key]) and _fits("no", types_of[key]):
+        if value is False and key in types_of and not fits(False, types_of[key]) and fits("no", types_of[key]):
             training[key] = "no"
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Is `value`, as YAML gives it, of this type? Enums come as strings, and are left to transformers."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) else (hint,)
-    plain = {int, float, bool, str, dict, list, type(None)}
-    kinds = {option if option in plain else typing.get_origin(option) or str for option in options}
-    if isinstance(value, bool):
-        return bool in kinds
-    return type(value) in kinds or (type(value) is int and float in kinds)
-
-
-def unknown(what: str, name: str, known: Sequence[str], hint: str = "") -> ValueError:
-    """The error for a name that is not known, with the nearest that is."""
-    near = difflib.get_close_matches(name, known, n=1)
-    suggestion = f" Did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"{what} {name!r} does not exist.{suggestion}{hint}")

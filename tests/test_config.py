@@ -102,6 +102,7 @@ def test_null_unsets_and_quotes_keep_a_word() -> None:
 
 
 FRACTIONAL = ["loss.item=fractional", "loss.alpha=2"]
+FOUR_BITS = ["quantization.load_in_4bit=true"]
 EVERY_NODE = ["loss.token=every_node", "loss.beta=2"]
 BAD = {
     "unknown recipe": (["recipe=wordnet_alpha22"], "recipe 'wordnet_alpha22' does not exist. Did you mean 'wordnet_"),
@@ -188,6 +189,35 @@ BAD = {
         ["layout=cache", "training.gradient_checkpointing=true"],
         "layout=cache conflicts with training.gradient_checkpointing=true",
     ),
+    "unknown lora field": (["lora.rr=3"], "'lora.rr' does not exist. Did you mean 'lora.r'?"),
+    "text as lora number": (["lora.r=x"], "lora.r='x' has the wrong type; peft.LoraConfig wants"),
+    "word that peft does not take": (["lora.bias=some"], "lora.bias='some' has the wrong type"),
+    "no rank": (["lora.r=0"], "lora.r=0 must be at least 1"),
+    "task type": (["lora.task_type=SEQ_CLS"], "lora.task_type is not for a recipe to set: stoical trains causal"),
+    "adapters that change the base": (
+        ["lora.init_lora_weights=pissa"],
+        "lora.init_lora_weights=pissa changes the model's own weights",
+    ),
+    "quantization without lora": (FOUR_BITS, "quantization needs lora"),
+    "quantization of nothing": (
+        ["lora.r=2", *FOUR_BITS, "model.from_scratch=true"],
+        "quantization conflicts with model.from_scratch=true",
+    ),
+    "unknown quantization field": (
+        ["lora.r=2", "quantization.load_in_4bits=true"],
+        "'quantization.load_in_4bits' does not exist. Did you mean 'quantization.load_in_4bit'?",
+    ),
+    "quantization to no bits": (["lora.r=2", "quantization.load_in_4bit=false"], "quantization has no effect without"),
+    "unknown 4-bit type": (["lora.r=2", *FOUR_BITS, "quantization.bnb_4bit_quant_type=nf5"], "must be nf4 or fp4"),
+    "unknown compute type": (
+        ["lora.r=2", *FOUR_BITS, "quantization.bnb_4bit_compute_dtype=bf16"],
+        "quantization: module 'torch' has no attribute 'bf16'",
+    ),
+    "number as quantization flag": (
+        ["lora.r=2", "quantization.load_in_4bit=4"],
+        "quantization.load_in_4bit=4 has the wrong type; transformers.BitsAndBytesConfig wants",
+    ),
+    "unknown dtype": (["model.dtype=float64"], "expected one of ['float32', 'bfloat16']"),
     "flash attention": (
         ["model.attn_implementation=flash_attention_2"],
         "model.attn_implementation=flash_attention_2 cannot take the mask of a trie; use one of trie_sdpa, sdpa, eager",
@@ -218,6 +248,11 @@ GOOD = {
     "terminator that does not count": ["tokenizer.count_terminator=false"],
     "integer as number": ["training.learning_rate=1", *FRACTIONAL],
     "an optional training argument": ["training.lr_scheduler_kwargs={num_cycles: 1}"],
+    "adapters": ["lora={r: 4, target_modules: all-linear}"],
+    "adapters on named modules": ["lora.target_modules=[q_proj]"],
+    "gaussian adapters": ["lora.init_lora_weights=gaussian"],
+    "adapters over 4 bits": ["lora.r=2", *FOUR_BITS],
+    "no adapters": ["lora=null"],
     "recall at none": ["eval.recall_at=[]"],
 }
 
@@ -225,6 +260,12 @@ GOOD = {
 @pytest.mark.parametrize("case", GOOD)
 def test_what_does_not_conflict_passes(case: str) -> None:
     assert isinstance(load(*GOOD[case]), Recipe)
+
+
+def test_an_overlay_is_switched_off_by_null() -> None:
+    assert load("recipe=wordnet_alpha2,lora").lora is not None
+    assert load("recipe=wordnet_alpha2,lora", "lora=null").lora is None
+    assert load("recipe=wordnet_alpha2,qlora", "quantization=null").quantization is None
 
 
 def test_an_error_in_a_file_names_the_file(recipes: Path) -> None:

@@ -43,9 +43,19 @@ def test_small_is_small() -> None:
     assert recipe.training["bf16"] is False
 
 
+@pytest.mark.parametrize("overlay", ["lora", "qlora"])
+def test_adapters_leave_the_loss_and_the_schedule_alone(overlay: str) -> None:
+    plain, recipe = load("wordnet_alpha2"), load(f"wordnet_alpha2,{overlay}")
+    assert (recipe.loss, recipe.model.name, recipe.global_batch_size) == (plain.loss, plain.model.name, 8)
+    changed = {key for key, value in recipe.training.items() if plain.training.get(key) != value}
+    assert changed == {"learning_rate", "optim"}
+    assert recipe.lora is not None and recipe.lora["target_modules"] == "all-linear"
+    assert (recipe.quantization is not None) == (overlay == "qlora")
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_overlay_changes_something(overlay: str) -> None:
-    with_small = "" if overlay == "small" else ",small"
+    with_small = ",small" if overlay == "quickstart" else ""  # the others stand alone, or replace `small`
     assert load(f"wordnet_ntp{with_small},{overlay}", "output=x") != load(f"wordnet_ntp{with_small}", "output=x")
 
 
