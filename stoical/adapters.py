@@ -59,10 +59,9 @@ def _check_lora(lora: Mapping[str, Any]) -> None:
 
 
 def _check_quantization(quantization: Mapping[str, Any]) -> None:
-    fields = {
-        name: p.default for name, p in inspect.signature(BitsAndBytesConfig).parameters.items() if name != "kwargs"
-    }
-    types_of = {name: type(default) if default is not None else str | list | None for name, default in fields.items()}
+    signature = inspect.signature(BitsAndBytesConfig).parameters
+    defaults = {name: parameter.default for name, parameter in signature.items() if name != "kwargs"}
+    types_of = {name: str | list | None if value is None else type(value) for name, value in defaults.items()}
     check_fields("quantization", quantization, types_of, "transformers.BitsAndBytesConfig")
     try:
         config = BitsAndBytesConfig(**quantization)
@@ -84,8 +83,8 @@ def quantization_config(quantization: Mapping[str, Any]) -> BitsAndBytesConfig:
 def keep_gradients(model: nn.Module) -> None:
     """Let a 4-bit model train on a CPU too.
 
-    bitsandbytes (0.50) packs weights anew for a CPU with avx512_bf16 at the first forward in eval mode, and from then on
-    its kernel passes no gradient back, with nothing said. Without the packing it does.
+    bitsandbytes (0.50) packs weights anew for a CPU with avx512_bf16 at the first forward in eval mode, and from then
+    on its kernel passes no gradient back, with nothing said. Without the packing it does.
     """
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":

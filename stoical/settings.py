@@ -115,8 +115,8 @@ def paper_training() -> dict[str, Any]:
 class Recipe:
     """Everything that defines a run. `training` holds `transformers.TrainingArguments` fields under their own names.
 
-    lora: `peft.LoraConfig` fields; the model below stays as it is, and checkpoints hold the adapter alone. quantization:
-    `transformers.BitsAndBytesConfig` fields, for the model below. Both under their own names, and null for none.
+    lora: `peft.LoraConfig` fields, or null; the model below stays as it is, and checkpoints hold the adapter alone.
+    quantization: `transformers.BitsAndBytesConfig` fields for that model, or null.
 
     output: the run directory (default runs/<recipe>). global_batch_size: queries a step, over all processes and
     accumulation steps. optimizer: `adafactor` is the paper's, with beta1 = 0.9; `trainer` leaves it to training.optim.
