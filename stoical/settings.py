@@ -23,6 +23,7 @@ from stoical.targets import TargetSettings
 from stoical.tokenization import Terminator
 
 TRACKERS = ("wandb", "trackio", "tensorboard")
+DType = Literal["float32", "bfloat16"]
 
 
 @dataclass
@@ -68,7 +69,7 @@ class ModelSettings:
     from_scratch: bool = False
     config: dict[str, Any] = field(default_factory=dict)
     attn_implementation: str = TRIE_ATTENTION
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: DType = "float32"
 
 
 @dataclass

@@ -24,6 +24,7 @@ from stoical.model_card import CardSource
 from stoical.packing import PackedBatch
 from stoical.progress import LogLines, MetricsFile, ProgressBar
 from stoical.saving import UNFINISHED, last_checkpoint, prune, publish
+from stoical.step_checks import MovementCheck
 from stoical.throughput import Throughput
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class StoicalTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.throughput, self.losses = Throughput(), LossWatch()
         bar = [] if self.args.disable_tqdm else [ProgressBar]
-        for callback in (self.throughput, *bar, LogLines, MetricsFile, EpochAndCadence):
+        for callback in (self.throughput, *bar, LogLines, MetricsFile, EpochAndCadence, MovementCheck):
             self.add_callback(callback)
         self.add_callback(AfterStep(objectives))
         self.objectives, self.loss_normalizer = objectives, loss_normalizer
