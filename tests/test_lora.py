@@ -65,6 +65,20 @@ def test_the_base_in_bfloat16_has_adapters_in_float32(tmp_path: Path) -> None:
     assert trainer.state.global_step == 3
 
 
+def test_the_overlay_trains_and_ranks_in_mixed_precision(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As on a GPU: a bfloat16 model, float32 adapters, and autocast to bfloat16."""
+    precision = ["model.dtype=bfloat16", "training.bf16=true", "training.warmup_steps=0"]
+    trainer = build_trainer(make(tmp_path, *precision, "training.save_steps=3", "training.eval_steps=3"))
+    trainer.train()
+    assert not [message for message in caplog.messages if "WARNING" in message]
+    evaluate.main([f"checkpoint={tmp_path / 'run'}"])
+    metrics = json.loads((tmp_path / "run" / "eval" / "metrics.json").read_text())
+    seen = next(log for log in trainer.state.log_history if "eval_ndcg" in log)
+    assert metrics["ndcg"] == pytest.approx(seen["eval_ndcg"], abs=1e-6)
+    ranked = Ranker.from_pretrained(tmp_path / "run").rank("query ba", ["bado", "ki", "kilu"])
+    assert all(row.score < 0 for row in ranked)
+
+
 def test_the_same_seed_gives_the_same_adapters(tmp_path: Path) -> None:
     models = []
     for seed in (0, 0, 1):

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+from stoical import export
 from stoical.build import build_trainer
 from stoical.config import load_recipe
 from stoical.ranker import Ranker
@@ -45,7 +47,7 @@ def test_without_bitsandbytes_the_error_says_what_to_install(
 
 
 @needs_bitsandbytes
-def test_adapters_train_over_four_bits_and_rank(tuned: Path, tmp_path: Path) -> None:
+def test_adapters_train_over_four_bits_rank_and_merge_without_them(tuned: Path, tmp_path: Path) -> None:
     trainer = build_trainer(make(tuned, tmp_path / "run", "training.save_steps=3", "training.learning_rate=0.05"))
     parameters = dict(trainer.model.named_parameters())
     four_bits = {name: p.clone() for name, p in parameters.items() if p.dtype == torch.uint8}
@@ -63,3 +65,11 @@ def test_adapters_train_over_four_bits_and_rank(tuned: Path, tmp_path: Path) -> 
     with own.model.disable_adapter():
         without = {row.docid: row.score for row in own.rank("query ba", docs)}
     assert max(abs(scores[docid] - without[docid]) for docid in docs) > 1e-2
+    export.main([f"checkpoint={tmp_path / 'run'}", f"output={tmp_path / 'merged'}"])
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert {p.dtype for p in merged.parameters()} == {torch.float32}
+    base = AutoModelForCausalLM.from_pretrained(tuned / "checkpoint-3", dtype=torch.bfloat16)
+    layer = trainer.model.base_model.model.model.layers[0].mlp.up_proj
+    product = layer.scaling["default"] * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    expected = base.model.layers[0].mlp.up_proj.weight.float() + product
+    torch.testing.assert_close(merged.model.layers[0].mlp.up_proj.weight, expected, atol=1e-7, rtol=0)
