@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
-from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from stoical.adapters import add_lora
 from stoical.forward import Layout
 from stoical.memory import FOUR_BIT, GIB, MicroBatch, ModelShape, Sharding, TrainingSetup, model_shape, step_memory
 from stoical.packing import PackedBatch, TrieTargetCollator
@@ -45,17 +45,30 @@ class RunMemory:
         )
 
 
-def run_memory(recipe: Recipe, model: nn.Module, config: PreTrainedConfig, batch: PackedBatch) -> RunMemory:
+def run_memory(recipe: Recipe, model: PreTrainedModel, config: PreTrainedConfig, batch: PackedBatch) -> RunMemory:
     """The estimate for a recipe with `model` (on the meta device) and a packed micro-batch, under this launcher."""
     processes = PartialState().num_processes
+    shape = model_shape(model if recipe.lora is None else add_lora(model, recipe.lora, recipe.seed), config)
     setup = TrainingSetup(
         low_precision=bool(recipe.training.get("bf16") or recipe.training.get("fp16")),
         states=1 if recipe.optimizer == "adafactor" else 2,
         checkpointing=_checkpointing(recipe),
         sharding=_sharding(recipe, processes),
         processes=processes,
+        frozen_bytes=_frozen_bytes(recipe, shape),
+        lora=recipe.lora is not None,
     )
-    return RunMemory(model_shape(model, config), _sizes(batch, recipe.layout), setup)
+    return RunMemory(shape, _sizes(batch, recipe.layout), setup)
+
+
+def _frozen_bytes(recipe: Recipe, shape: ModelShape) -> float:
+    """Bytes of a weight below adapters, the mean of embeddings and head, which stay whole, and quantized layers."""
+    whole = 2.0 if recipe.model.dtype == "bfloat16" else 4.0
+    if recipe.quantization is None:
+        return whole
+    quantized = FOUR_BIT if recipe.quantization.get("load_in_4bit") else 1.0
+    ends = shape.ends / shape.frozen
+    return whole * ends + quantized * (1 - ends)
 
 
 def _sizes(batch: PackedBatch, layout: Layout) -> MicroBatch:

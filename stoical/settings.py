@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from transformers import TrainingArguments
 
 from stoical.adapters import check_adapters
-from stoical.fields import check_fields, fits
+from stoical.fields import check_fields, fits, unknown
 from stoical.forward import MASKABLE, TRIE_ATTENTION, Layout
 from stoical.losses import Normalizer
 from stoical.mitigations import MitigationSettings

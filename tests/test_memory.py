@@ -8,11 +8,12 @@ import pytest
 import torch
 from accelerate import PartialState
 from torch.profiler import ProfilerActivity, profile
+from transformers import AutoConfig
 
 import stoical.build
 import stoical.memory_fit
 from benchmarks.synthetic import random_query
-from stoical.build import build_trainer
+from stoical.build import build_trainer, meta_model
 from stoical.config import load_recipe
 from stoical.forward import node_logprobs
 from stoical.losses import weighted_nll
@@ -124,6 +125,21 @@ def test_advice_is_sorted_by_what_it_saves():
     assert fits.total < 110 < run.total
     assert by_name["training.per_device_train_batch_size=4"] == pytest.approx(run.total - fits.total)
     assert not any("checkpointing" in advice for _, advice in savings(run, 80.0, "cache", devices=8))
+
+
+@pytest.mark.parametrize("overlay", ["LoRA", "QLoRA"])
+def test_what_is_promised_of_adapters_is_what_their_overlay_is_estimated_at(overlay):
+    PartialState(cpu=True)
+    queries = [random_query(seed, 200, 10, 32768) for seed in (0, 1)]
+    batch = TrieTargetCollator(TargetSettings(), 0, True)(queries)["batch"]
+    plain = load_recipe(["recipe=wordnet_alpha2,random_7b"])
+    config = AutoConfig.for_model("mistral", **plain.model.config)
+    run = run_memory(plain, meta_model(plain, config), config, batch)
+    recipe = load_recipe([f"recipe=wordnet_alpha2,{overlay.lower()}"])
+    adapted = run_memory(recipe, meta_model(recipe, config), config, batch)
+    assert adapted.shape.trainable == 41_943_040
+    promised = {advice.split(" ")[0]: saved for saved, advice in savings(run, 40.0, "sequence", devices=2)}
+    assert run.total - adapted.total == pytest.approx(promised[overlay], abs=0.02)
 
 
 def test_a_run_that_will_not_fit_is_warned_of_before_it_loads(tmp_path, monkeypatch, caplog):
