@@ -20,7 +20,8 @@ from stoical.build import build_trainer
 from stoical.config import load_recipe
 from stoical.forward import node_logprobs
 from stoical.ranker import Ranker
-from stoical.run_dir import resume_from, write_manifest
+from stoical.resume import resume_from
+from stoical.run_dir import start_run
 from stoical.settings import Recipe
 from tests.conftest import tiny_model
 from tests.small_data import TINY, write_dataset
@@ -100,7 +101,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     steps = ["training.max_steps=8", "training.save_steps=4", "training.eval_steps=8", "training.learning_rate=0.05"]
     recipe = make(tmp_path, *steps)
     trainer = build_trainer(recipe)
-    write_manifest(recipe)
+    start_run(recipe, trainer.fingerprint, None)
     trainer.train()
     return tmp_path, trainer
 
@@ -171,7 +172,7 @@ def test_resume_equals_going_through(trained: tuple[Path, Any]) -> None:
     steps = ["training.max_steps=8", "training.save_steps=4", "training.eval_steps=8", "training.learning_rate=0.05"]
     recipe = make(tmp_path, *steps, "resume=auto", output="stopped")
     resumed = build_trainer(recipe)
-    resumed.train(resume_from_checkpoint=resume_from(recipe))
+    resumed.train(resume_from_checkpoint=str(resume_from(recipe)))
     assert resumed.state.global_step == 8
     assert through.model.peft_config["default"].lora_dropout == 0.05
     for name, value in weights(through.model, "lora").items():

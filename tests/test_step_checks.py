@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from stoical.build import build_trainer
-from stoical.run_dir import resume_from
+from stoical.resume import resume_from
 from stoical.step_checks import SAMPLE, MovementCheck, take_sample, warn_of_rounding
 from tests.test_lora import make as make_lora
 from tests.test_trainer import make
@@ -97,7 +97,7 @@ def test_a_resumed_run_is_looked_at_again(tmp_path: Path, caplog: pytest.LogCapt
     (tmp_path / "run" / "checkpoint-6").rename(tmp_path / "elsewhere")
     recipe = make(tmp_path, *every, "resume=auto")
     caplog.clear()
-    build_trainer(recipe).train(resume_from_checkpoint=resume_from(recipe))
+    build_trainer(recipe).train(resume_from_checkpoint=str(resume_from(recipe)))
     assert any("step 5 changed" in message for message in said(caplog))
 
 
