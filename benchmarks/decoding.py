@@ -115,8 +115,7 @@ def make_step(catalogue: Catalogue, beams: int, depth: int, options: DecodingOpt
 
 def constrain(trie: DeviceTrie, nodes: Tensor, logprobs: Tensor) -> Tensor:
     """[C] stoical's constraint alone: the log-probabilities of all children out of [K, V]."""
-    parent, child = trie.children(nodes)
-    return logprobs[parent, trie.token[child]]
+    return trie.look_up(logprobs, *trie.children(nodes))
 
 
 def choose(trie: DeviceTrie, step: Step) -> None:

@@ -42,7 +42,7 @@ class _Beams:
     total: Tensor
 
     def pick(self, places: Tensor) -> _Beams:
-        return _Beams(self.node[places], self.parent[places], self.total[places])
+        return _Beams(*(each.index_select(0, places) for each in (self.node, self.parent, self.total)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +141,10 @@ def _root(trie: DeviceTrie) -> _Beams:
 
 
 def _expand(trie: DeviceTrie, beams: _Beams, logits: Tensor) -> _Beams:
-    """[C] every child of every beam: of `logits` [K, V] only theirs are gathered, over the whole row's normalizer."""
-    logits = logits.float()
+    """[C] every child of every beam, scored out of `logits` [K, V], each row normalised over the whole vocabulary."""
     parent, node = trie.children(beams.node)
-    step = logits[parent, trie.token[node]] - logits.logsumexp(dim=-1)[parent]
-    total = beams.total[parent] + step
+    step = trie.look_up(logits.float().log_softmax(dim=-1), parent, node)
+    total = beams.total.index_select(0, parent) + step
     if total.isnan().any():
         raise ValueError("the model's scores are not numbers (NaN); its weights are broken")
     return _Beams(node, parent, total)
@@ -153,18 +152,18 @@ def _expand(trie: DeviceTrie, beams: _Beams, logits: Tensor) -> _Beams:
 
 def _ended(trie: DeviceTrie, beams: _Beams, children: _Beams, depth: int, reduction: Reduction) -> _Finished:
     """The docIDs that end at `children`, all `depth` tokens long; a last token that does not count is left out."""
-    doc = trie.doc[children.node]
+    doc = trie.doc.index_select(0, children.node)
     place = (doc >= 0).nonzero()[:, 0]
-    doc = doc[place].long()
+    doc, ended = doc[place].long(), children.pick(place)
     counted = trie.counted[doc]
-    total = torch.where(counted == depth, children.total[place], beams.total[children.parent[place]])
+    total = torch.where(counted == depth, ended.total, beams.total[ended.parent])
     return _Finished(doc, total / counted if reduction == "mean" else total)
 
 
 def _live(trie: DeviceTrie, children: _Beams, num_beams: int) -> _Beams:
     """The best `num_beams` children that docIDs go on from, best first."""
     inner = trie.has_children(children.node).nonzero()[:, 0]
-    return children.pick(inner[_top(children.total[inner], num_beams)])
+    return children.pick(inner[_top(children.total.index_select(0, inner), num_beams)])
 
 
 def _top(values: Tensor, limit: int) -> Tensor:
@@ -173,4 +172,4 @@ def _top(values: Tensor, limit: int) -> Tensor:
         return values.sort(descending=True, stable=True).indices
     least = values.topk(limit).values[-1]
     places = (values >= least).nonzero()[:, 0]
-    return places[values[places].sort(descending=True, stable=True).indices[:limit]]
+    return places[values.index_select(0, places).sort(descending=True, stable=True).indices[:limit]]
