@@ -100,8 +100,8 @@ def _search(
 ) -> list[Hypothesis]:
     _check(model, prompt_ids, trie)
     with _eval_mode(model):
-        cache = PromptCache(model, prompt_ids)
-        logits, beams = cache.logits, _root(trie)
+        cache, beams = _prompt_cache(model, prompt_ids), _root(trie)
+        logits = cache.logits
         finished = _Finished(beams.node[:0], beams.total[:0])
         for depth in count(1):
             children = _expand(trie, beams, logits)
@@ -111,8 +111,13 @@ def _search(
             beams = _live(trie, children, num_beams)
             if not len(beams.node):
                 break
-            logits = cache.feed(trie.token[beams.node].long(), beams.parent)
+            logits = cache.feed(trie.token[beams.node].long()[None], beams.parent[None])[0]
     return [Hypothesis(*pair) for pair in zip(finished.doc.tolist(), finished.score.tolist(), strict=True)]
+
+
+def _prompt_cache(model: nn.Module, prompt_ids: Sequence[int]) -> PromptCache:
+    input_ids = torch.tensor([list(prompt_ids)], device=next(model.parameters()).device)
+    return PromptCache(model, input_ids, input_ids.new_tensor([len(prompt_ids)]))
 
 
 def _check(model: nn.Module, prompt_ids: Sequence[int], trie: DeviceTrie) -> None:

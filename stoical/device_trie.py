@@ -60,7 +60,7 @@ class DeviceTrie:
         Both int64. A leaf has none.
         """
         start, end = self._blocks(nodes)
-        count = end - start
+        count = (end - start).long()
         parent = torch.repeat_interleave(count)
         shift = end - count.cumsum(0)  # from a child's place in the answer to its number
         return parent, torch.arange(len(parent), device=nodes.device) + shift.index_select(0, parent)

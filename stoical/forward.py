@@ -12,7 +12,6 @@ Three layouts compute the same log-probabilities:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -230,33 +229,32 @@ def _nodes_pass(
 
 
 class PromptCache:
-    """The keys and values of one prompt, kept once, and of the trie nodes that were fed after it, level by level.
+    """The keys and values of prompts, kept once, and of the trie nodes that were fed after them, level by level.
 
-    Dimension letters: P prompt tokens, F nodes fed so far, K nodes of one level, V vocabulary. Nodes are columns of one
-    row over one cache of P + F columns: however many there are, the prompt's columns are there once, and none are
-    reordered. `logits` [1, V] are those after the prompt. Gradients flow if they are on.
+    Dimension letters: F nodes fed so far to a prompt, K nodes of one level. Nodes are columns of their prompt's row,
+    over one cache of P + F columns: however many there are, the prompt's columns are there once, and none are
+    reordered. `logits` [B, V] are those after the prompts. Gradients flow if they are on.
     """
 
-    def __init__(self, model: nn.Module, prompt_ids: Sequence[int]) -> None:
-        device = next(model.parameters()).device
-        input_ids = torch.tensor([list(prompt_ids)], device=device)
-        last = torch.tensor([[len(prompt_ids) - 1]], device=device)
-        self._model, self._next_position = model, len(prompt_ids)
-        self._cache, logits, _ = _prompt_pass(model, input_ids, last)
-        self._sees = torch.ones(1, len(prompt_ids), dtype=torch.bool, device=device)  # [K, P + F] of the last level
-        self.logits = logits[0]
+    def __init__(self, model: nn.Module, input_ids: Tensor, lengths: Tensor) -> None:
+        """Run the prompts `input_ids` [B, P], right-padded from their `lengths` [B] on."""
+        self._model, self._next_position = model, lengths[:, None]
+        self._cache, logits, _ = _prompt_pass(model, input_ids, lengths[:, None] - 1)
+        columns = torch.arange(input_ids.shape[1], device=input_ids.device)
+        self._sees = (columns < lengths[:, None])[:, None]  # [B, K, P + F] of the last level
+        self.logits = logits[:, 0]
 
     def feed(self, token: Tensor, parent: Tensor) -> Tensor:
-        """[K, V] logits after K nodes of the next level, each a child of place `parent` [K] of the level fed before.
+        """[B, K, V] logits after K nodes of the next level, each a child of place `parent` [B, K] of the last level.
 
         The first level's parent is the prompt: place 0.
         """
-        itself = torch.eye(len(token), dtype=torch.bool, device=token.device)
-        self._sees = torch.cat([self._sees[parent], itself], dim=1)
-        position = torch.full_like(token, self._next_position)
-        logits, _ = _nodes_pass(self._model, self._cache, token[None], position[None], self._sees[None])
-        self._next_position += 1
-        return logits[0]
+        itself = torch.eye(token.shape[1], dtype=torch.bool, device=token.device).expand(len(token), -1, -1)
+        self._sees = torch.cat([self._sees.take_along_dim(parent[..., None], dim=1), itself], dim=2)
+        position = self._next_position.expand_as(token)
+        logits, _ = _nodes_pass(self._model, self._cache, token, position, self._sees)
+        self._next_position = self._next_position + 1
+        return logits
 
 
 def packed_difference(model: nn.Module, batch: PackedBatch, layout: Layout, max_rows: int = 4) -> float:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from transformers import MistralForCausalLM
+from peft import LoraConfig, PeftConfig, PromptTuningConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel, MistralForCausalLM
 
 from stoical.forward import node_logprobs
 from stoical.packing import PackedBatch, TokenizedQuery, TrieTargetCollator
-from stoical.rollout import greedy_rollout, greedy_rollouts
+from stoical.rollout import greedy_rollouts
 from stoical.scoring import doc_scores, greedy_path_logprobs
 from stoical.targets import TargetSettings
 from tests.conftest import EOS, VOCAB, ragged_queries, tiny_model
@@ -32,7 +34,7 @@ def plain() -> MistralForCausalLM:
     return tiny_model("eager").eval()
 
 
-def loop_rollout(model: MistralForCausalLM, prompt: list[int], steps: int) -> tuple[list[list[float]], list[int]]:
+def loop_rollout(model: nn.Module, prompt: list[int], steps: int) -> tuple[list[list[float]], list[int]]:
     """ "Greedy decoding for max steps": the distribution of every step, in logarithms, and the token taken there."""
     written, distributions = list(prompt), []
     for _ in range(steps):
@@ -57,6 +59,11 @@ def packed(queries: list[TokenizedQuery]) -> PackedBatch:
     return TrieTargetCollator(TargetSettings(), pad_id=0, prune=False)(queries)["batch"]
 
 
+def rollout(model: nn.Module, prompt: Sequence[int], steps: int) -> Tensor:
+    """[T, V] of one query."""
+    return greedy_rollouts(model, packed([TokenizedQuery("q", prompt, ["a"], [[5]], [1], [1])]), steps)[0]
+
+
 def proxy(model: MistralForCausalLM, batch: PackedBatch, score: Any) -> Tensor:
     steps = greedy_rollouts(model, batch, int(batch.node_depth.max()))
     return doc_scores(batch, greedy_path_logprobs(batch, steps), score)
@@ -64,7 +71,7 @@ def proxy(model: MistralForCausalLM, batch: PackedBatch, score: Any) -> Tensor:
 
 def test_every_step_is_that_of_a_whole_forward(model: MistralForCausalLM, plain: MistralForCausalLM) -> None:
     distributions, written = loop_rollout(plain, PROMPT, 7)
-    found = greedy_rollout(model, PROMPT, 7)
+    found = rollout(model, PROMPT, 7)
     assert found.shape == (7, VOCAB)
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found.numpy(), distributions, atol=5e-6)
@@ -91,7 +98,7 @@ def test_the_proxy_scores_every_docid_along_one_path(
 
 def test_the_proxy_is_exact_where_the_rollout_writes_the_docid(model: MistralForCausalLM) -> None:
     """And where a docID has one token, whose distribution is after the prompt in both modes."""
-    written = greedy_rollout(model, PROMPT, 4).argmax(dim=-1).tolist()
+    written = rollout(model, PROMPT, 4).argmax(dim=-1).tolist()
     docids = [written, [written[0] + 1], [written[0], written[1] + 1]]
     query = TokenizedQuery("q", PROMPT, ["a", "b", "c"], docids, [4, 1, 2], [1, 2, 3])
     batch = packed([query])
@@ -108,25 +115,59 @@ def test_eos_ends_nothing(plain: MistralForCausalLM, model: MistralForCausalLM) 
             )
     distributions, written = loop_rollout(plain, PROMPT, 4)
     assert written[0] == EOS
-    np.testing.assert_allclose(greedy_rollout(model, PROMPT, 4).numpy(), distributions, atol=2e-5)
+    np.testing.assert_allclose(rollout(model, PROMPT, 4).numpy(), distributions, atol=2e-5)
 
 
 def test_no_generation_config_is_read(model: MistralForCausalLM) -> None:
-    before = greedy_rollout(model, PROMPT, 5)
+    before = rollout(model, PROMPT, 5)
     first = int(before[0].argmax())
     model.generation_config.update(
         max_new_tokens=1, min_new_tokens=9, do_sample=True, temperature=5.0, suppress_tokens=[first], num_beams=3
     )
-    assert torch.equal(greedy_rollout(model, PROMPT, 5), before)
+    assert torch.equal(rollout(model, PROMPT, 5), before)
 
 
-def test_a_querys_rollout_does_not_depend_on_its_batch(model: MistralForCausalLM) -> None:
-    queries = ragged_queries()
+def gpt2() -> nn.Module:
+    """Learned absolute positions: a written token's position is not its column after a padded prompt."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3)
+    return GPT2LMHeadModel._from_config(config, attn_implementation="trie_sdpa")
+
+
+def adapted(config: PeftConfig) -> nn.Module:
+    torch.manual_seed(0)
+    return get_peft_model(tiny_model(), config)
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "mistral": tiny_model,
+    "eager": lambda: tiny_model("eager"),
+    "gpt2": gpt2,
+    "lora": lambda: adapted(LoraConfig(r=3, target_modules=["q_proj", "v_proj"], init_lora_weights=False)),
+    "soft prompt": lambda: adapted(PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_querys_rollout_does_not_depend_on_its_batch(name: str) -> None:
+    """Prompts of 4, 9 and 13 tokens, padded to one width: nor on how many steps follow."""
+    model, queries = MODELS[name]().eval(), ragged_queries()
     together = greedy_rollouts(model, packed(queries), 6)
     assert together.shape == (3, 6, VOCAB)
     for query, own in zip(queries, together, strict=True):
-        assert torch.equal(greedy_rollouts(model, packed([query]), 6)[0], own)
-        assert torch.equal(greedy_rollout(model, query.prompt_ids, 3), own[:3]), "nor on how many steps follow"
+        distributions, written = loop_rollout(model, list(query.prompt_ids), 6)
+        np.testing.assert_allclose(own.numpy(), distributions, atol=2e-5)
+        assert own.argmax(dim=-1).tolist() == written
+        alone = rollout(model, query.prompt_ids, 3)
+        np.testing.assert_allclose(alone.numpy(), own[:3].numpy(), atol=1e-5)
+        assert torch.equal(alone.argmax(dim=-1), own[:3].argmax(dim=-1))
+
+
+def test_a_batch_of_prompts_is_run_together(model: MistralForCausalLM) -> None:
+    seen: list[torch.Size] = []
+    model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["input_ids"].shape), with_kwargs=True)
+    greedy_rollouts(model, packed(ragged_queries()), 4)
+    assert [tuple(shape) for shape in seen] == [(3, 13), (3, 1), (3, 1), (3, 1)]
 
 
 def test_roots_have_no_log_probability(model: MistralForCausalLM) -> None:
@@ -137,4 +178,4 @@ def test_roots_have_no_log_probability(model: MistralForCausalLM) -> None:
 
 
 def test_nothing_needs_a_gradient(model: MistralForCausalLM) -> None:
-    assert not greedy_rollout(model, PROMPT, 2).requires_grad
+    assert not rollout(model, PROMPT, 2).requires_grad
