@@ -1,0 +1,159 @@
+"""Scoring one test query: exact mode, the paper's proxy and constrained beams against one forward a docID.
+
+    python -m benchmarks.scoring
+    python -m benchmarks.scoring docs=10,40 budget=5
+
+A query of WordNet names in the paper's prompt (Appendix B.1) with Mistral's v3 tokenizer, through the evaluator as
+`evaluate.py` calls it: render, tokenize, trie, pack, forward, scores, metrics. The model is that of
+`benchmarks.forward` with Mistral's vocabulary.
+
+- `exact`: all docIDs in one forward; `proxy`: `eval.mode=greedy_path`.
+- `one forward a docID`: prompt and docID as one row through transformers' own attention, n times, and nothing else.
+- `one row a docID`: the same rows in one forward (`layout=pointwise`), with the evaluator around it.
+- `greedy` and `beams`: `stoical.decoding` over the query's docIDs, from tokenized docIDs on, building the trie too.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from benchmarks.forward import ForwardOptions, make_model
+from benchmarks.measure import Clock, Times, interleaved, markdown_table, spread, waiting, write_results
+from data_prep.options import run_command
+from data_prep.wordnet_graph import bundled_graph
+from stoical.data import Doc, RankingRow
+from stoical.decoding import Hypothesis, beam_search, greedy
+from stoical.device_trie import DeviceTrie
+from stoical.evaluator import Evaluator
+from stoical.forward import TRIE_ATTENTION, Layout
+from stoical.packing import TokenizedQuery, TrieTargetCollator
+from stoical.prompts import load_template
+from stoical.queries import EncodedDataset, QueryEncoder
+from stoical.scoring import Mode
+from stoical.targets import TargetSettings
+from stoical.tokenization import DocIDTokenizer, mistral_v3_tokenizer
+from stoical.trie import build_trie
+
+COMMAND = "python -m benchmarks.scoring"
+MAX_DIFFERENCE = 1e-4  # nats, of a docID's mean log-probability
+
+
+def _option(default: object, explanation: str) -> Any:
+    return field(default=default, metadata={"help": explanation})
+
+
+@dataclass
+class ScoringOptions:
+    """What the user can set; `--help` prints it."""
+
+    docs: str = _option("10,40,100", "numbers of documents")
+    beams: int = _option(10, "beams of the constrained search")
+    threads: int = _option(1, "torch threads; with more, set clock=wall")
+    clock: Literal["cpu", "wall"] = _option("cpu", "the clock that the tables show; the JSON has both")
+    budget: float = _option(60.0, "seconds for each number of documents; at least 3 rounds are made")
+    seed: int = _option(0, "seed of weights, names and shuffle")
+    name: str = _option("scoring", "results go to benchmarks/results/<name>.json and .md")
+
+
+def make_dataset(docs: int, seed: int) -> EncodedDataset:
+    """One query with `docs` random WordNet names."""
+    names = random.Random(seed).sample(sorted(bundled_graph().parents), docs + 1)
+    row = RankingRow("q", names[0], tuple(map(Doc, names[1:])))
+    tokenizer = mistral_v3_tokenizer()
+    docid_tokenizer = DocIDTokenizer(tokenizer, "eos", count_terminator=True)
+    encoder = QueryEncoder(load_template("wordnet"), tokenizer, docid_tokenizer, max_length=8192, seed=seed)
+    return EncodedDataset([row], encoder)  # type: ignore[arg-type]
+
+
+def one_forward_each(model: PreTrainedModel, query: TokenizedQuery) -> list[float]:
+    """Section 5.1's mean log-probability of every docID, each from a forward of its own (nats)."""
+    scores = []
+    for ids in query.docid_ids:
+        row = torch.tensor([[*query.prompt_ids, *ids[:-1]]])
+        logits = model(input_ids=row, logits_to_keep=len(ids), use_cache=False).logits[0]
+        scores.append(logits.log_softmax(dim=-1)[range(len(ids)), ids].mean().item())
+    return scores
+
+
+def scorers(
+    dataset: EncodedDataset, trie_model: PreTrainedModel, sdpa_model: PreTrainedModel, beams: int
+) -> dict[str, Callable[[], Any]]:
+    """The ways to score or rank the query's documents; the first three return its scores."""
+    collator, query = TrieTargetCollator(TargetSettings(), pad_id=0, prune=False), dataset[0]
+
+    def evaluated(model: PreTrainedModel, mode: Mode = "exact", layout: Layout = "sequence") -> list[float]:
+        evaluation = Evaluator(dataset, collator, mode, "mean", [1, 5], batch_size=1, layout=layout)(model)
+        scores: list[float] = evaluation.rows[0]["scores"]
+        return scores
+
+    def decoded(search: Callable[[DeviceTrie], Hypothesis | list[Hypothesis]]) -> Any:
+        return search(DeviceTrie.from_trie(build_trie(query.docid_ids), query.counted))
+
+    return {
+        "exact": lambda: evaluated(trie_model),
+        "one row a docID": lambda: evaluated(sdpa_model, layout="pointwise"),
+        "one forward a docID": lambda: one_forward_each(sdpa_model, query),
+        "proxy": lambda: evaluated(trie_model, mode="greedy_path"),
+        "greedy": lambda: decoded(lambda trie: greedy(trie_model, query.prompt_ids, trie)),
+        "beams": lambda: decoded(lambda trie: beam_search(trie_model, query.prompt_ids, trie, beams)),
+    }
+
+
+def measure(docs: int, models: tuple[PreTrainedModel, PreTrainedModel], options: ScoringOptions) -> dict[str, Any]:
+    """All measurements of one number of documents."""
+    dataset = make_dataset(docs, options.seed)
+    query, calls = dataset[0], scorers(dataset, *models, options.beams)
+    wanted = np.array(calls["one forward a docID"]())
+    worst = max(float(abs(calls[name]() - wanted).max()) for name in ("exact", "one row a docID"))
+    assert worst < MAX_DIFFERENCE, f"the scores differ by {worst} nats"
+    prompt, trie = len(query.prompt_ids), build_trie(query.docid_ids)
+    inner = trie.num_nodes - 1 - len(query.docids)
+    alone = sum(prompt + len(ids) - 1 for ids in query.docid_ids)
+    times = interleaved(calls, options.budget, rounds=(3, 15), few={})
+    facts = {"docs": docs, "prompt": prompt, "token_ratio": alone / (prompt + inner), "max_difference_nats": worst}
+    return facts | {"times": times}
+
+
+def summarise(results: list[dict[str, Any]], clock: Clock) -> str:
+    """Seconds of every way, how many times as fast as one forward a docID, and how many as exact mode costs."""
+    rows = []
+    for result in results:
+        times: dict[str, Times] = result["times"]
+        middle = {name: median(entry[clock]) for name, entry in times.items()}
+        exact = middle["exact"]
+        row = {"n": result["docs"], "P": result["prompt"], "token ratio": f"{result['token_ratio']:.1f}"}
+        row |= {"exact, s": f"{exact:.3f}"}
+        for name in ("one forward a docID", "one row a docID", "proxy", "greedy", "beams"):
+            row[f"{name} / exact"] = f"{middle[name] / exact:.2f}"
+        row["noise"] = f"{max(spread(entry[clock]) for entry in times.values()):.0%}"
+        rows.append(row | {"waiting": f"{waiting(times.values()):.0%}"})
+    return markdown_table(rows)
+
+
+def run(options: ScoringOptions) -> None:
+    """Time every number of documents and write the results."""
+    torch.set_num_threads(options.threads)
+    shape = ForwardOptions(vocab=32768, seed=options.seed)
+    models = (make_model(shape, TRIE_ATTENTION).eval(), make_model(shape, "sdpa").eval())
+    with torch.no_grad():
+        results = [measure(int(docs), models, options) for docs in options.docs.split(",")]
+    tables = {"scoring one query": summarise(results, options.clock)}
+    write_results(options.name, COMMAND, sys.argv[1:], asdict(options), results, tables)
+
+
+def main() -> int:
+    """Entry point of `python -m benchmarks.scoring`."""
+    return run_command(ScoringOptions, run, COMMAND, __doc__ or "", sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
