@@ -14,7 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import disable_fsdp_ram_efficient_loading
 from huggingface_hub.errors import StrictDataclassError
 from omegaconf import OmegaConf
-from peft import PeftModel
+from peft import PeftModel, PeftType
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -47,6 +47,7 @@ from stoical.trainer import StoicalTrainer
 
 logger = logging.getLogger(__name__)
 
+SOFT_PROMPTS = (PeftType.PROMPT_TUNING, PeftType.P_TUNING)
 BPE_SAMPLE = 20_000  # queries that a BPE is trained on: more change its merges little
 
 
@@ -166,14 +167,18 @@ def build_trainable(recipe: Recipe, config: PreTrainedConfig) -> nn.Module:
 def load_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, adapter: Path | None = None) -> nn.Module:
     """The model that a recipe describes, checked; with `adapter`, peft's saved LoRA or soft prompt on top of it.
 
-    Raises `ValueError` as `build_config` does, and for a soft prompt that the recipe's layout would not run with.
+    Raises `ValueError` as `build_config` does, for a soft prompt that the recipe's layout would not run with, and for
+    those of peft's methods that write keys and values instead of tokens.
     """
     disable_fsdp_ram_efficient_loading()  # it fills the weights of one process, and here each one scores by itself
     model: nn.Module = build_model(recipe, build_config(recipe, tokenizer))
     if adapter is None:
         return model
     wrapped = PeftModel.from_pretrained(model, str(adapter))
-    if wrapped.active_peft_config.is_prompt_learning and recipe.layout != "cache":
+    config = wrapped.active_peft_config
+    if config.is_prompt_learning and config.peft_type not in SOFT_PROMPTS:
+        raise ValueError(f"{adapter}: {config.peft_type.value} is not supported; use LoRA, prompt tuning or p-tuning")
+    if config.is_prompt_learning and recipe.layout != "cache":
         raise ValueError(f"{adapter} is a soft prompt, which layout={recipe.layout} cannot put first; set layout=cache")
     return wrapped
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from peft import PeftConfig
 
 from stoical.config import build_recipe, dotlist_layer, load_recipe, read_layer, split_arguments
 from stoical.saving import last_checkpoint
@@ -67,15 +68,22 @@ def find_checkpoint(directory: str) -> Path:
             )
         path = last
     if not (path / "recipe.yaml").is_file():
-        raise ValueError(f"{path} has no recipe.yaml, so stoical did not save it; try recipe=NAME model.name={path}")
+        instead = "put the recipe of its run beside it" if _is_adapter(path) else f"try recipe=NAME model.name={path}"
+        raise ValueError(f"{path} has no recipe.yaml, so stoical did not save it; {instead}")
     return path
 
 
 def checkpoint_layers(path: Path) -> list[tuple[str, DictConfig]]:
-    """The saved recipe, then what points it at the saved weights and tokenizer; an adapter's base model stays."""
+    """The saved recipe, then what points it at the saved weights and tokenizer; an adapter's base model stays.
+
+    A soft prompt needs layout=cache, in which the layout it was trained in does not matter.
+    """
     origin, saved = read_layer(path / "recipe.yaml")
-    pointed: dict[str, dict[str, Any]] = {"tokenizer": {"name": str(path), "vocab_size": None}}
-    if not _is_adapter(path):
+    pointed: dict[str, Any] = {"tokenizer": {"name": str(path), "vocab_size": None}}
+    if _is_adapter(path):
+        if PeftConfig.from_pretrained(str(path)).is_prompt_learning:
+            pointed["layout"] = "cache"
+    else:
         OmegaConf.update(saved, "model.config", {}, merge=False)
         pointed["model"] = {"name": str(path), "from_scratch": False}
     return [(origin, saved), (str(path), OmegaConf.create(pointed))]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -12,6 +14,9 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from stoical.packing import TokenizedQuery
+
+if TYPE_CHECKING:
+    from stoical.ranker import Ranker
 
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 VOCAB = 97
@@ -74,3 +79,19 @@ def ragged_queries(**kwargs: object) -> list[TokenizedQuery]:
 @pytest.fixture
 def model() -> MistralForCausalLM:
     return tiny_model()
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three steps, with its dataset in `data` beside it. To be read, not to be written to."""
+    from tests.tiny_run import train_tiny  # late: it imports all of stoical, which most tests do without
+
+    return train_tiny(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="session")
+def loaded(trained: Path) -> Ranker:
+    """The run's ranker. Not to be changed either."""
+    from stoical.ranker import Ranker
+
+    return Ranker.from_pretrained(trained, device="cpu")

@@ -14,6 +14,7 @@ TINY = [
     "model.config.num_hidden_layers=1",
     "model.config.num_attention_heads=2",
     "model.config.num_key_value_heads=2",
+    "model.config.initializer_range=0.3",  # so that what a model reads changes what it writes
     "training.max_steps=3",
     "training.per_device_train_batch_size=8",
     "training.eval_steps=100",

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from accelerate.state import AcceleratorState, GradientState
 from tokenizers import normalizers
 
@@ -23,15 +22,6 @@ from tests.small_data import TINY, write_dataset
 
 Cli = Callable[..., tuple[int, str, str]]
 ROW = {"query_id": "q1", "query": "deer", "docs": [{"docid": "ruminant"}, {"docid": "mammal"}]}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """The tensors are tiny: on busy cores, threads wait for each other far longer than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
@@ -314,14 +304,9 @@ def test_a_dry_run_without_the_models_config_still_shows_the_prompts(cli: Cli, t
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with `data` and a finished `run` of three steps."""
-    directory = tmp_path_factory.mktemp("trained")
-    write_dataset(directory / "data")
-    own = [f"data.path={directory / 'data'}", f"output={directory / 'run'}", "training.save_steps=3"]
-    words = {word.partition("=")[0]: word for word in ["recipe=wordnet_alpha2,small", *TINY, *own]}
-    train.main(list(words.values()))
-    return directory
+def trained(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with `data` and a finished `run` of three steps, for this file to write to."""
+    return shutil.copytree(trained.parent, tmp_path_factory.mktemp("copied"), dirs_exist_ok=True)
 
 
 def test_a_run_can_be_evaluated_from_its_directory_alone(trained: Path, cli: Cli) -> None:

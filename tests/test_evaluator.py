@@ -4,69 +4,18 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import MistralForCausalLM, PreTrainedTokenizerFast
+from transformers import MistralForCausalLM
 
 from stoical.data import Doc, RankingRow
-from stoical.evaluator import Evaluation, Evaluator
+from stoical.evaluator import Evaluation
 from stoical.metrics import near_ties, query_metrics
-from stoical.packing import TokenizedQuery, TrieTargetCollator
-from stoical.prompts import PromptTemplate
-from stoical.queries import EncodedDataset, QueryEncoder
-from stoical.targets import TargetSettings
-from stoical.tokenization import DocIDTokenizer
+from stoical.packing import TokenizedQuery
 from tests.conftest import VOCAB, tiny_model
-
-WORDS = ["<pad>", "<s>", "</s>", ":", "|", *"abcdefg"]
-KS = [1, 2, 5]
-
-
-def make_rows(count: int = 11, negatives: int = 1) -> list[RankingRow]:
-    """Queries of 1 to 6 documents, whose docIDs of 1 to 3 letters share prefixes, or are prefixes of each other."""
-    rng, rows = random.Random(5), []
-    for index in range(count):
-        wanted, names = rng.randint(1, 6) + negatives, []
-        while len(names) < wanted:
-            name = " ".join(rng.choices("abc", k=rng.randint(1, 3)))
-            names += [name] * (name not in names)
-        docs = tuple(Doc(name) for name in names)
-        query = " ".join(rng.choices("defg", k=rng.randint(1, 4)))
-        rows.append(RankingRow(f"q{index}", query, docs[negatives:], docs[:negatives]))
-    return rows
-
-
-def encoded(
-    rows: list[RankingRow], terminator: Any = "eos", count: bool = True, max_length: int = 100
-) -> EncodedDataset:
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<pad>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>")
-    template = PromptTemplate("{query} : {docs} :", "{docid}", " | ")
-    encoder = QueryEncoder(template, tokenizer, DocIDTokenizer(tokenizer, terminator, count), max_length, seed=0)
-    return EncodedDataset(rows, encoder, negatives=True)  # type: ignore[arg-type]
-
-
-def evaluator(dataset: EncodedDataset, **settings: Any) -> Evaluator:
-    collator = TrieTargetCollator(TargetSettings(), pad_id=0, prune=False)
-    chosen = {"mode": "exact", "score": "mean", "recall_at": KS, "batch_size": 4, "layout": "sequence"} | settings
-    return Evaluator(dataset, collator, **chosen)
-
-
-def token_logprobs(model: MistralForCausalLM, prompt: list[int], docid: list[int]) -> list[float]:
-    """log p of each of a docID's tokens, from one forward over prompt and docID; the softmax by hand."""
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([[*prompt, *docid]])).logits[0].double()
-    found = []
-    for place, token in enumerate(docid):
-        row = logits[len(prompt) + place - 1]
-        found.append(float(row[token]) - math.log(float(row.exp().sum())))
-    return found
+from tests.small_evaluation import KS, encoded, evaluator, greedy_scores, make_rows, token_logprobs
 
 
 def brute_force(model: MistralForCausalLM, query: TokenizedQuery, score: str, counted_tail: int) -> list[float]:
@@ -77,15 +26,6 @@ def brute_force(model: MistralForCausalLM, query: TokenizedQuery, score: str, co
         counted = logprobs[: len(logprobs) + counted_tail]
         scores.append(math.fsum(counted) / (len(counted) if score == "mean" else 1))
     return scores
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """The tensors are tiny: on busy cores, threads wait for each other far longer than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -139,19 +79,6 @@ def test_metrics_are_those_of_the_brute_force_scores(model: MistralForCausalLM, 
         assert result.metrics[name] == pytest.approx(sum(values) / 11)
         assert [row[name] for row in result.rows] == pytest.approx(values)
         assert 0 < result.metrics[name] < 1, "an untrained model is neither perfect nor always wrong"
-
-
-def greedy_scores(model: MistralForCausalLM, query: TokenizedQuery) -> list[float]:
-    """Section 5.1's proxy: one greedy rollout, and the mean over a docID's tokens of their steps' log-probabilities."""
-    written, distributions = list(query.prompt_ids), []
-    for _ in range(max(map(len, query.docid_ids))):
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([written])).logits[0, -1].double()
-        distributions.append(logits - math.log(float(logits.exp().sum())))
-        written.append(int(logits.argmax()))
-    return [
-        sum(float(distributions[step][token]) for step, token in enumerate(ids)) / len(ids) for ids in query.docid_ids
-    ]
 
 
 def test_greedy_path_is_scored_and_named(model: MistralForCausalLM, plain: MistralForCausalLM) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,56 +9,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
-from peft import AutoPeftModelForCausalLM, LoraConfig, PeftConfig, PromptTuningConfig, get_peft_model
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
-import evaluate
 from stoical.build import build_evaluator
 from stoical.checkpoints import load_checkpoint
 from stoical.data import Doc, RankingRow
-from stoical.prompts import shuffled
 from stoical.ranker import Ranker
-from stoical.tokenization import encode_prompt
-from tests.tiny_run import train_tiny
-
-DOCS = ["dokilu", "ba", "bado", "kilu", "no", "nora"]
+from tests.tiny_run import DOCS, one_forward_each, plain_model
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_tiny(tmp_path_factory.mktemp("trained"))
-
-
-@pytest.fixture(scope="module")
-def loaded(trained: Path) -> Ranker:
-    return Ranker.from_pretrained(trained, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def plain(trained: Path) -> PreTrainedModel:
-    """The same weights as transformers loads them."""
-    return AutoModelForCausalLM.from_pretrained(trained / "checkpoint-3", attn_implementation="eager").eval()
-
-
-def brute_force(model: PreTrainedModel, loaded: Ranker, query: str, docs: list[Doc]) -> dict[str, float]:
-    """The mean log-probability of each docID's tokens, EOS included, one forward a docID, softmax by hand."""
-    tokenizer, scores = loaded.encoder.tokenizer, {}
-    in_prompt = shuffled(sorted(docs, key=lambda doc: doc.docid), loaded.encoder.seed, 0, query)
-    prompt = encode_prompt(tokenizer, loaded.encoder.template.render(query, in_prompt))
-    for doc in docs:
-        ids = [*tokenizer.encode(doc.docid, add_special_tokens=False), tokenizer.eos_token_id]
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0].double()
-        rows = logits[-len(ids) - 1 : -1]
-        found = [float(row[token]) - math.log(float(row.exp().sum())) for row, token in zip(rows, ids, strict=True)]
-        scores[doc.docid] = sum(found) / len(found)
-    return scores
-
-
-def test_scores_are_those_of_one_forward_a_docid(loaded: Ranker, plain: PreTrainedModel) -> None:
+def test_scores_are_those_of_one_forward_a_docid(trained: Path, loaded: Ranker) -> None:
     results = loaded.rank("query ba", DOCS)
-    expected = brute_force(plain, loaded, "query ba", [Doc(name) for name in DOCS])
+    expected = one_forward_each(plain_model(trained), loaded.encoder, "query ba", DOCS)
     assert [result.docid for result in results] == sorted(DOCS, key=lambda name: -expected[name])
     assert [result.rank for result in results] == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose([r.score for r in results], [expected[r.docid] for r in results], atol=5e-6)
@@ -140,55 +98,6 @@ def test_settings_are_the_recipes_unless_given(trained: Path, loaded: Ranker) ->
         Ranker.from_pretrained(trained, {"evl.score": "sum"})
     with pytest.raises(ValueError, match="checkpoint=/nowhere: no such directory"):
         Ranker.from_pretrained("/nowhere")
-
-
-def save_adapter(trained: Path, run: Path, config: PeftConfig) -> Path:
-    """A run whose checkpoint holds an adapter alone, of random weights, with the trained model as its base."""
-    checkpoint = run / "checkpoint-7"
-    recipe, _ = load_checkpoint(trained / "checkpoint-3", {})
-    base = AutoModelForCausalLM.from_pretrained(trained / "checkpoint-3")
-    torch.manual_seed(1)
-    get_peft_model(base, config).save_pretrained(checkpoint)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(trained / "checkpoint-3" / name, checkpoint / name)
-    (checkpoint / "recipe.yaml").write_text(OmegaConf.to_yaml(recipe))
-    return run
-
-
-@pytest.fixture(scope="module")
-def adapted(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    return save_adapter(trained, tmp_path_factory.mktemp("lora") / "run", config)
-
-
-def test_a_lora_checkpoint_ranks_as_its_merged_weights(adapted: Path, loaded: Ranker) -> None:
-    with_adapter = Ranker.from_pretrained(adapted, device="cpu")
-    merged = AutoPeftModelForCausalLM.from_pretrained(adapted / "checkpoint-7").merge_and_unload()
-    merged.set_attn_implementation("eager")
-    results = with_adapter.rank("query ba", DOCS)
-    expected = brute_force(merged.eval(), loaded, "query ba", [Doc(name) for name in DOCS])
-    np.testing.assert_allclose([r.score for r in results], [expected[r.docid] for r in results], atol=1e-5)
-    base = {result.docid: result.score for result in loaded.rank("query ba", DOCS)}
-    assert max(abs(base[result.docid] - result.score) for result in results) > 1e-3
-
-
-def test_a_soft_prompt_ranks_in_the_layout_that_puts_it_first(trained: Path, tmp_path: Path, loaded: Ranker) -> None:
-    run = save_adapter(trained, tmp_path / "run", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
-    with pytest.raises(ValueError, match="checkpoint-7 is a soft prompt, which layout=sequence cannot put first; set"):
-        Ranker.from_pretrained(run)
-    results = Ranker.from_pretrained(run, {"layout": "cache"}, device="cpu").rank("query ba", DOCS)
-    plain = AutoPeftModelForCausalLM.from_pretrained(run / "checkpoint-7").eval()
-    expected = brute_force(plain, loaded, "query ba", [Doc(name) for name in DOCS])
-    np.testing.assert_allclose([r.score for r in results], [expected[r.docid] for r in results], atol=1e-5)
-
-
-def test_a_lora_checkpoint_is_evaluated_by_its_directory_alone(adapted: Path) -> None:
-    evaluate.main([f"checkpoint={adapted}"])
-    rows = [json.loads(line) for line in (adapted / "eval" / "per_query.jsonl").read_text().splitlines()]
-    assert len(rows) == 6
-    recipe, adapter = load_checkpoint(adapted / "checkpoint-7", {})
-    assert adapter == adapted / "checkpoint-7"
-    assert recipe.model.name.endswith("checkpoint-3"), "the base model stays"
 
 
 MISTAKES = {

@@ -13,19 +13,7 @@ import pytest
 
 from stoical import cli, ranker
 from stoical.ranker import RankedDoc, Ranker, rank_lines
-from tests.tiny_run import train_tiny
-
-DOCS = ["dokilu", "ba", "bado", "kilu", "no", "nora"]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_tiny(tmp_path_factory.mktemp("trained"))
-
-
-@pytest.fixture(scope="module")
-def loaded(trained: Path) -> Ranker:
-    return Ranker.from_pretrained(trained, device="cpu")
+from tests.tiny_run import DOCS
 
 
 def lines(*objects: object) -> list[bytes]:

@@ -10,7 +10,7 @@ from transformers import MistralForCausalLM
 from stoical.data import Doc, RankingRow
 from stoical.packing import TokenizedQuery
 from tests.conftest import tiny_model
-from tests.test_evaluator import encoded, evaluator, make_rows, token_logprobs
+from tests.small_evaluation import encoded, evaluator, make_rows, token_logprobs
 
 
 @pytest.fixture(scope="module")
