@@ -12,6 +12,7 @@ from peft import PeftConfig
 
 from stoical.config import build_recipe, dotlist_layer, load_recipe, read_layer, split_arguments
 from stoical.saving import last_checkpoint
+from stoical.scoring import Mode
 from stoical.settings import Recipe
 
 
@@ -28,13 +29,13 @@ class Evaluated:
 def load_evaluation(arguments: Sequence[str]) -> Evaluated:
     """What the arguments say to evaluate: all test queries, unless eval.num_queries is among them.
 
-    Results go to `eval` in the run's directory, those of another mode than exact to `eval_<mode>`, beside them. Raises
-    `ValueError` where neither or both of checkpoint= and recipe= are given, and for a directory without a model.
+    Results go to `eval` in the run's directory. Beside it and not over it: another mode than exact (`eval_greedy_path`)
+    and a sample of the queries (`eval_500`). Raises `ValueError` where neither or both of checkpoint= and recipe= are
+    given, and for a directory without a model.
     """
     values = split_arguments(arguments)
     if ("checkpoint" in values) == ("recipe" in values):
         raise ValueError("give either checkpoint=DIR (a run or a checkpoint) or recipe=NAME (its untrained model)")
-    limited = "eval.num_queries" in values
     if "recipe" in values:
         recipe, adapter, output = load_recipe(arguments), None, None
         directory = Path(str(recipe.output))
@@ -43,9 +44,14 @@ def load_evaluation(arguments: Sequence[str]) -> Evaluated:
         output = values.pop("output", None)
         recipe, adapter = load_checkpoint(checkpoint, values)
         directory = _run_directory(checkpoint)
-    folder = "eval" if recipe.eval.mode == "exact" else f"eval_{recipe.eval.mode}"
-    results = Path(output) if output else directory / folder
-    return Evaluated(recipe, results, recipe.eval.num_queries if limited else None, adapter)
+    num_queries = recipe.eval.num_queries if "eval.num_queries" in values else None
+    results = Path(output) if output else directory / _folder(recipe.eval.mode, num_queries)
+    return Evaluated(recipe, results, num_queries, adapter)
+
+
+def _folder(mode: Mode, num_queries: int | None) -> str:
+    parts = ["eval", *([] if mode == "exact" else [mode]), *([] if num_queries is None else [str(num_queries)])]
+    return "_".join(parts)
 
 
 def load_checkpoint(checkpoint: Path, values: dict[str, str]) -> tuple[Recipe, Path | None]:

@@ -329,6 +329,30 @@ def test_an_evaluation_takes_settings_too(trained: Path, cli: Cli) -> None:
     assert metrics["num_queries"] == 2
     assert {name for name in metrics if name.startswith("recall")} == {"recall@2"}
     assert "Key 'evl' not in 'Recipe'" in error_of(cli(evaluate, words[0], "evl.num_queries=2"))
+    assert "eval.mode: Invalid value" in error_of(cli(evaluate, words[0], "eval.mode=greedy"))
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        (["eval.num_queries=2"], "eval_2"),
+        (["eval.mode=greedy_path"], "eval_greedy_path"),
+        (["eval.mode=greedy_path", "eval.num_queries=3"], "eval_greedy_path_3"),
+    ],
+)
+def test_another_mode_or_a_sample_does_not_overwrite_the_full_evaluation(
+    words: list[str], folder: str, trained: Path, cli: Cli
+) -> None:
+    assert cli(evaluate, f"checkpoint={trained / 'run'}")[0] == 0
+    before = (trained / "run" / "eval" / "metrics.json").read_text()
+    status, out, _ = cli(evaluate, f"checkpoint={trained / 'run'}", *words)
+    assert status == 0
+    assert f"written to {trained / 'run' / folder}" in out
+    assert (trained / "run" / "eval" / "metrics.json").read_text() == before
+    metrics = json.loads((trained / "run" / folder / "metrics.json").read_text())
+    assert metrics["num_queries"] == (int(folder[-1]) if folder[-1].isdigit() else 6)
+    assert metrics["mode"] == ("greedy_path" if "greedy_path" in folder else "exact")
+    assert (json.loads(before)["num_queries"], json.loads(before)["mode"]) == (6, "exact")
 
 
 def test_the_untrained_model_can_be_evaluated(cli: Cli, tiny: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -337,16 +361,6 @@ def test_the_untrained_model_can_be_evaluated(cli: Cli, tiny: Callable[..., list
     assert json.loads((tmp_path / "run" / "eval" / "metrics.json").read_text())["num_queries"] == 6
     titles = [cell.strip() for cell in out.splitlines()[0].strip("|").split("|")]
     assert titles[:3] == ["", "CVR (↓)", "nDCG (↑)"]
-
-
-def test_the_proxys_results_do_not_overwrite_the_exact_ones(trained: Path, cli: Cli) -> None:
-    assert cli(evaluate, f"checkpoint={trained / 'run'}")[0] == 0
-    status, out, _ = cli(evaluate, f"checkpoint={trained / 'run'}", "eval.mode=greedy_path")
-    assert status == 0
-    assert f"written to {trained / 'run' / 'eval_greedy_path'}" in out
-    for folder, mode in (("eval", "exact"), ("eval_greedy_path", "greedy_path")):
-        assert json.loads((trained / "run" / folder / "metrics.json").read_text())["mode"] == mode
-    assert "eval.mode: Invalid value" in error_of(cli(evaluate, f"checkpoint={trained / 'run'}", "eval.mode=greedy"))
 
 
 def test_a_run_is_not_overwritten(trained: Path, cli: Cli, tiny: Callable[..., list[str]]) -> None:
