@@ -52,8 +52,15 @@ def test_two_processes_equal_one(tmp_path, normalizer):
     assert gradient.norm() > 1e-3
     assert (shared - gradient).norm() < 1e-6 * max(1, gradient.norm())
     assert shared_facts["loss"] == pytest.approx(facts["loss"], rel=1e-6)
-    assert shared_facts["queries"] == facts["queries"] == [f"q{i}" for i in range(24, 31)]
-    assert shared_facts["metrics"] == pytest.approx(facts["metrics"], rel=1e-5)
+    for mode in ("exact", "greedy_path"):
+        one, two = facts[mode], shared_facts[mode]
+        assert [row["query_id"] for row in two["rows"]] == [f"q{i}" for i in range(24, 31)]
+        assert [row["query_id"] for row in one["rows"]] == [f"q{i}" for i in range(24, 31)]
+        assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-5)
+        for row, other in zip(one["rows"], two["rows"], strict=True):
+            assert row["mode"] == mode
+            assert other["scores"] == pytest.approx(row["scores"], abs=1e-5)
+    assert facts["exact"]["rows"][0]["scores"] != pytest.approx(facts["greedy_path"]["rows"][0]["scores"], abs=1e-3)
 
 
 def test_the_command_trains_saves_resumes_and_evaluates_on_two_processes(tmp_path):

@@ -1,4 +1,4 @@
-"""Run by tests/test_distributed.py under `accelerate launch`: one step, then an evaluation; writes what it saw.
+"""Run by tests/test_distributed.py under `accelerate launch`: one step, then evaluations; writes what it saw.
 
 accelerate launch ... -m tests.two_processes OUTPUT key=value ...
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,12 +27,15 @@ def main() -> None:
         lambda *_: seen.append(torch.cat([p.grad.flatten().clone() for p in trainer.model.parameters()]))
     )
     trainer.train()
-    result = trainer.evaluator(trainer.model_wrapped)
+    exact = trainer.evaluator(trainer.model_wrapped)
+    proxy = replace(trainer.evaluator, mode="greedy_path")(trainer.model_wrapped)
     if PartialState().is_main_process:
         torch.save(seen[0], output / "gradient.pt")
         losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
-        facts = {"processes": PartialState().num_processes, "loss": losses[0], "metrics": result.metrics}
-        (output / "facts.json").write_text(json.dumps(facts | {"queries": [row["query_id"] for row in result.rows]}))
+        facts = {"processes": PartialState().num_processes, "loss": losses[0]}
+        for name, result in (("exact", exact), ("greedy_path", proxy)):
+            facts[name] = {"metrics": result.metrics, "rows": result.rows}
+        (output / "facts.json").write_text(json.dumps(facts))
     PartialState().destroy_process_group()
 
 
