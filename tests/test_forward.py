@@ -134,9 +134,15 @@ def test_extreme_logits_stay_finite(model):
 
 
 def test_bfloat16_weights_give_float32_logprobs():
-    batch = pack(ragged_queries())
-    low = node_logprobs(tiny_model().bfloat16(), batch).logprobs
-    assert low.dtype == torch.float32
+    """The logits are bfloat16, their softmax is not: 1e-5 of float64's, where bfloat16 has steps of 0.03."""
+    batch, model, seen = pack(ragged_queries()), tiny_model().bfloat16(), []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    low = node_logprobs(model, batch).logprobs
+    assert (seen[0].dtype, low.dtype) == (torch.bfloat16, torch.float32)
+    slot = (batch.node_col - batch.prompt_width + 1).clamp(min=0)
+    expected = seen[0].double().log_softmax(-1)[batch.node_row, slot, batch.node_token.clamp(min=0)].float()
+    node = batch.node_token >= 0
+    assert torch.allclose(low[node], expected[node], atol=1e-5)
     assert torch.allclose(low, node_logprobs(tiny_model(), batch).logprobs, atol=0.3)
 
 

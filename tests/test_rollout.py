@@ -179,3 +179,11 @@ def test_roots_have_no_log_probability(model: MistralForCausalLM) -> None:
 
 def test_nothing_needs_a_gradient(model: MistralForCausalLM) -> None:
     assert not rollout(model, PROMPT, 2).requires_grad
+
+
+def test_bfloat16_weights_give_float32_logprobs(model: MistralForCausalLM) -> None:
+    batch = packed(ragged_queries())
+    high, low = greedy_rollouts(model, batch, 1), greedy_rollouts(tiny_model().bfloat16().eval(), batch, 1)
+    assert low.dtype == torch.float32
+    np.testing.assert_allclose(low.exp().sum(dim=-1).numpy(), 1, atol=1e-5)  # bfloat16's would be off by a thousandth
+    np.testing.assert_allclose(low.numpy(), high.numpy(), atol=0.3)
