@@ -32,11 +32,12 @@ def test_mean_scores_by_rank_and_length_by_hand() -> None:
 
 
 def test_groups_by_hand() -> None:
-    found, counts, means, ranges = by_group(np.array([1.0, 0.0, 0.5, 1.0]), np.array([7, 3, 7, 7]))
-    assert (found.tolist(), counts.tolist()) == ([3, 7], [1, 3])
-    assert means == pytest.approx([0.0, 2.5 / 3])
-    assert ranges[0].tolist() == [0.0, 0.0]
-    assert 0.5 <= ranges[1, 0] < 2.5 / 3 < ranges[1, 1] <= 1.0
+    values, groups = np.array([0.0] + [1.0, 0.5] * 5), np.array([3] + [7] * 10)
+    found, counts, means, ranges = by_group(values, groups)
+    assert (found.tolist(), counts.tolist()) == ([3, 7], [1, 10])
+    assert means == pytest.approx([0.0, 0.75])
+    assert np.isnan(ranges[0]).all(), "an interval of one query would have no width"
+    assert 0.5 <= ranges[1, 0] < 0.75 < ranges[1, 1] <= 1.0
 
 
 def test_masses_by_step_are_padded() -> None:
@@ -87,6 +88,10 @@ def test_valid_mass_is_the_mean_of_the_queries_that_have_the_step(
     above, below = drawn(monkeypatch, plot_valid_mass, rows, "label", tmp_path / "x.png").axes
     assert above.lines[0].get_xydata().tolist() == [[1, 37.5], [2, 100.0]]
     assert [bar.get_height() for bar in below.patches] == [2, 1]
+    more = [*rows * 5, {"valid_mass_by_step": [0.5]}]  # 11 queries have the first step, 5 the second
+    above, _ = drawn(monkeypatch, plot_valid_mass, more, "label", tmp_path / "x.png").axes
+    (band,) = above.collections
+    assert {x for path in band.get_paths() for x, _ in path.vertices} == {1.0}
 
 
 def test_bars_are_the_papers_metrics_with_their_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,15 +10,20 @@ import numpy as np
 
 from stoical.metrics import Floats, Ints
 from stoical.reporting.figure import FADED, error_bars, plt, save
-from stoical.reporting.intervals import intervals
+from stoical.reporting.intervals import FEW, intervals
 
 
 def by_group(values: Floats, groups: Ints) -> tuple[Ints, Ints, Floats, Floats]:
-    """Groups [G] ascending, queries of each [G], means of `values` [N] in each [G], and their 95% intervals [G, 2]."""
+    """Groups [G] ascending, queries of each [G], means of `values` [N] in each [G], and their 95% intervals [G, 2].
+
+    NaN for the interval of a group of few queries.
+    """
     found, counts = np.unique(groups, return_counts=True)
     parts = [values[groups == group] for group in found]
     means = np.array([part.mean() for part in parts])
-    return found, counts, means, np.concatenate([intervals(part[:, None]) for part in parts])
+    ranges = np.concatenate([intervals(part[:, None]) for part in parts])
+    ranges[counts < FEW] = np.nan
+    return found, counts, means, ranges
 
 
 def plot_ndcg_breakdown(rows: Sequence[Mapping[str, Any]], label: str, output: Path) -> None:

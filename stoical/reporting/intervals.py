@@ -18,6 +18,7 @@ from stoical.metrics import Floats
 RESAMPLES = 2000
 LEVEL = 0.95
 SEED = 0
+FEW = 10  # queries: figures show no interval of fewer, which resampling makes too narrow
 BOOTSTRAP = {"resamples": RESAMPLES, "level": LEVEL, "seed": SEED}
 
 

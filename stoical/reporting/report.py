@@ -11,7 +11,7 @@ from stoical.evaluator import Evaluation
 from stoical.metrics import NEAR_TIE
 from stoical.reporting.bars import plot_metrics
 from stoical.reporting.breakdown import plot_ndcg_breakdown
-from stoical.reporting.intervals import BOOTSTRAP, metric_intervals
+from stoical.reporting.intervals import BOOTSTRAP, FEW, metric_intervals
 from stoical.reporting.mass_by_step import plot_valid_mass
 from stoical.reporting.rank_map import plot_rank_map
 from stoical.reporting.tables import header, markdown, metric_names, percent, title
@@ -20,7 +20,7 @@ from stoical.reporting.trec import write_trec
 FIGURES = {
     "metrics.png": "the paper's metrics, with 95% intervals",
     "scores_by_rank.png": "mean score by gold rank and length of the list",
-    "ndcg_by_length.png": "nDCG by length of the list and of the top docID",
+    "ndcg_by_length.png": f"nDCG by length of the list and of the top docID, with intervals from {FEW} queries on",
     "valid_mass.png": "probability on valid tokens, along the top docID",
 }
 
