@@ -6,7 +6,8 @@ Reads JSON lines {"query": ..., "docs": [...]}, a document being a docID or {"do
 each line, in order, {"query": ..., "results": [{"rank": 1, "docid": ..., "score": ...}, ...]}, with the documents'
 texts and the line's "query_id" where it has them. input=- and output=-, the defaults, are stdin and stdout. Scores are
 log-probabilities in nats. checkpoint is a run (its last checkpoint is taken) or a checkpoint, and other settings are
-those of its recipe, such as prompt.max_length=2048.
+those of its recipe, such as prompt.max_length=2048. model.dtype=bfloat16 takes half the memory of float32 weights (15
+instead of 29 GB for 7 billion); it moved the scores of the quickstart's model by up to 0.01 nats.
 
 With items=, a table of docIDs that data_prep made (items.parquet), documents are item ids: their docIDs and texts are
 looked up there, and results have their "item_id".
@@ -73,15 +74,24 @@ class Ranker:
 
     @classmethod
     def from_pretrained(
-        cls, directory: str | Path, settings: Mapping[str, str] | None = None, device: torch.device | str | None = None
+        cls,
+        directory: str | Path,
+        settings: Mapping[str, str] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Self:
         """Load a run's last checkpoint, or a checkpoint: a whole model, or an adapter of peft's over its base model.
 
         Prompt, tokenization and score are those of the checkpoint's recipe.yaml; `settings`, such as
-        {"prompt.max_length": "2048"}, change them. `device`: the accelerator if there is one. Raises `ValueError` where
-        there is no checkpoint, for unknown settings, and for models that cannot run a trie.
+        {"prompt.max_length": "2048"}, change them. `device`: the accelerator if there is one. `dtype` of the weights:
+        the recipe's model.dtype, as evaluate.py has it; torch.bfloat16 takes half of float32's memory. The softmax is
+        in float32 with any. Raises `ValueError` where there is no checkpoint, for unknown settings, and for models that
+        cannot run a trie.
         """
-        recipe, adapter = load_checkpoint(find_checkpoint(str(directory)), dict(settings or {}))
+        values = dict(settings or {})
+        if dtype is not None:
+            values["model.dtype"] = str(dtype).removeprefix("torch.")
+        recipe, adapter = load_checkpoint(find_checkpoint(str(directory)), values)
         tokenizer = build_tokenizer(recipe)
         device = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
         return cls(

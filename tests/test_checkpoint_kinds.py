@@ -75,6 +75,15 @@ def test_an_evaluation_needs_the_directory_alone(mode: str, kind: Loaded, traine
         np.testing.assert_allclose(row["scores"], expected, atol=1e-5)
 
 
+def test_bfloat16_weights_give_nearly_the_same_scores_in_float32(kind: Loaded) -> None:
+    low = Ranker.from_pretrained(kind.run, device="cpu", dtype=torch.bfloat16)
+    assert all(parameter.dtype == torch.bfloat16 for name, parameter in low.model.named_parameters() if "norm" in name)
+    found, expected = ({r.docid: r.score for r in each.rank("query ba", DOCS)} for each in (low, kind.ranker))
+    assert found != expected
+    assert found == pytest.approx(expected, abs=0.2)
+    assert any(score != torch.tensor(score).bfloat16().item() for score in found.values())
+
+
 def mean_logprobs(model: nn.Module) -> list[float]:
     return [float(np.mean(token_logprobs(model, PROMPT, ids))) for ids in DOCIDS]
 

@@ -94,6 +94,8 @@ def test_settings_are_the_recipes_unless_given(trained: Path, loaded: Ranker) ->
     by_docid = {result.docid: result.score for result in loaded.rank("query ba", DOCS)}
     for result in summed.rank("query ba", DOCS):
         assert result.score == pytest.approx(by_docid[result.docid] * len(loaded.encoder.docid_tokenizer(result.docid)))
+    with pytest.raises(ValueError, match=r"model.dtype: Invalid value 'float16', expected one of"):
+        Ranker.from_pretrained(trained, dtype=torch.float16)
     with pytest.raises(ValueError, match="Key 'evl' not in 'Recipe'"):
         Ranker.from_pretrained(trained, {"evl.score": "sum"})
     with pytest.raises(ValueError, match="checkpoint=/nowhere: no such directory"):
