@@ -4,8 +4,9 @@
   python evaluate.py recipe=wordnet_alpha2 [key=value ...]                       the recipe's untrained model
 
 Writes metrics.json, per_query.jsonl, summary.md, TREC's run.txt and qrels.txt, and figures to <checkpoint's run>/eval,
-or to output=DIR. Evaluates the whole test split; with eval.num_queries=500 a sample of it, into eval_500.
-eval.mode=greedy_path scores with the paper's proxy instead, into eval_greedy_path.
+or to output=DIR. Evaluates the whole test split; with eval.num_queries=200 a sample of it, into eval_200.
+eval.mode=greedy_path scores with the paper's proxy instead, into eval_greedy_path. A checkpoint that is not the run's
+last one is evaluated into eval_checkpoint-N.
 """
 
 import sys

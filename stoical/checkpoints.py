@@ -29,29 +29,35 @@ class Evaluated:
 def load_evaluation(arguments: Sequence[str]) -> Evaluated:
     """What the arguments say to evaluate: all test queries, unless eval.num_queries is among them.
 
-    Results go to `eval` in the run's directory. Beside it and not over it: another mode than exact (`eval_greedy_path`)
-    and a sample of the queries (`eval_500`). Raises `ValueError` where neither or both of checkpoint= and recipe= are
-    given, and for a directory without a model.
+    Results go to `eval` in the run's directory. Beside it and not over it: a checkpoint that is not the run's last
+    (`eval_checkpoint-500`), another mode than exact (`eval_greedy_path`), a sample of the queries (`eval_200`). Raises
+    `ValueError` where neither or both of checkpoint= and recipe= are given, and for a directory without a model.
     """
     values = split_arguments(arguments)
     if ("checkpoint" in values) == ("recipe" in values):
         raise ValueError("give either checkpoint=DIR (a run or a checkpoint) or recipe=NAME (its untrained model)")
     if "recipe" in values:
         recipe, adapter, output = load_recipe(arguments), None, None
-        directory = Path(str(recipe.output))
+        folder = Path(str(recipe.output)) / "eval"
     else:
         checkpoint = find_checkpoint(values.pop("checkpoint"))
         output = values.pop("output", None)
         recipe, adapter = load_checkpoint(checkpoint, values)
-        directory = _run_directory(checkpoint)
+        folder = _results_of(checkpoint)
     num_queries = recipe.eval.num_queries if "eval.num_queries" in values else None
-    results = Path(output) if output else directory / _folder(recipe.eval.mode, num_queries)
-    return Evaluated(recipe, results, num_queries, adapter)
+    mode = "" if recipe.eval.mode == "exact" else f"_{recipe.eval.mode}"
+    sample = "" if num_queries is None else f"_{num_queries}"
+    results = folder.with_name(folder.name + mode + sample)
+    return Evaluated(recipe, Path(output) if output else results, num_queries, adapter)
 
 
-def _folder(mode: Mode, num_queries: int | None) -> str:
-    parts = ["eval", *([] if mode == "exact" else [mode]), *([] if num_queries is None else [str(num_queries)])]
-    return "_".join(parts)
+def _results_of(checkpoint: Path) -> Path:
+    """Where a checkpoint's results go: `eval` in its run is for the last one."""
+    if not checkpoint.name.startswith("checkpoint-"):
+        return checkpoint / "eval"
+    last = get_last_checkpoint(str(checkpoint.parent))
+    is_last = last is not None and Path(last).name == checkpoint.name
+    return checkpoint.parent / ("eval" if is_last else f"eval_{checkpoint.name}")
 
 
 def load_checkpoint(checkpoint: Path, values: dict[str, str]) -> tuple[Recipe, Path | None]:
@@ -102,7 +108,3 @@ def _holds_model(path: Path) -> bool:
 def _is_adapter(path: Path) -> bool:
     """Did peft save this? Then it holds what was trained, and the recipe names the model below."""
     return (path / "adapter_config.json").is_file()
-
-
-def _run_directory(checkpoint: Path) -> Path:
-    return checkpoint.parent if checkpoint.name.startswith("checkpoint-") else checkpoint
