@@ -12,7 +12,6 @@ from peft import PeftConfig
 
 from stoical.config import build_recipe, dotlist_layer, load_recipe, read_layer, split_arguments
 from stoical.saving import last_checkpoint
-from stoical.scoring import Mode
 from stoical.settings import Recipe
 
 
@@ -55,8 +54,7 @@ def _results_of(checkpoint: Path) -> Path:
     """Where a checkpoint's results go: `eval` in its run is for the last one."""
     if not checkpoint.name.startswith("checkpoint-"):
         return checkpoint / "eval"
-    last = get_last_checkpoint(str(checkpoint.parent))
-    is_last = last is not None and Path(last).name == checkpoint.name
+    is_last = last_checkpoint(checkpoint.parent) == checkpoint
     return checkpoint.parent / ("eval" if is_last else f"eval_{checkpoint.name}")
 
 
