@@ -76,7 +76,7 @@ def _check_quantization(quantization: Mapping[str, Any]) -> None:
 def quantization_config(quantization: Mapping[str, Any]) -> BitsAndBytesConfig:
     """What `from_pretrained` wants. Raises `ValueError` where bitsandbytes is not installed."""
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError("quantization needs bitsandbytes, which is not installed: pip install 'stoical[quantize]'")
+        raise ValueError("quantization needs bitsandbytes, which is not installed: pip install bitsandbytes")
     return BitsAndBytesConfig(**quantization)
 
 

@@ -20,7 +20,7 @@ from tests.tiny_run import train_tiny
 WIDE = ["model.config.hidden_size=64", "model.config.intermediate_size=128"]  # its CPU kernels want 64s
 needs_bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None,
-    reason="bitsandbytes is not installed (pip install 'stoical[quantize]')",
+    reason="bitsandbytes is not installed (pip install bitsandbytes)",
 )
 
 
@@ -42,7 +42,7 @@ def test_without_bitsandbytes_the_error_says_what_to_install(
     tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"quantization needs bitsandbytes, .* pip install 'stoical\[quantize\]'"):
+    with pytest.raises(ValueError, match=r"quantization needs bitsandbytes, .* pip install bitsandbytes"):
         build_trainer(make(tuned, tmp_path / "run"))
 
 
