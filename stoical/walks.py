@@ -93,11 +93,23 @@ def family_argmax(batch: PackedBatch, values: Tensor) -> Tensor:
 
 def visited(batch: PackedBatch, pick: Tensor) -> Tensor:
     """[K, M] is the node on the walk that follows `pick` [K, M] from the root of its query? Roots always are."""
-    on_walk = (batch.node_token < 0).expand(len(pick), -1).clone()
-    picked = pick.gather(1, batch.node_parent.expand(len(pick), -1)) == torch.arange(pick.shape[1], device=pick.device)
+    place = torch.arange(pick.shape[1], device=pick.device)
+    return _connected(batch, pick.gather(1, batch.node_parent.expand(len(pick), -1)) == place)
+
+
+def spelled(batch: PackedBatch, tokens: Tensor) -> Tensor:
+    """[M] is the node a prefix of its query's row of `tokens` [B, L]? Roots always are; -2 ends a row."""
+    step = (batch.node_depth - 1).clamp(min=0, max=tokens.shape[1] - 1)
+    fits = (tokens[batch.node_row, step] == batch.node_token) & (batch.node_depth <= tokens.shape[1])
+    return _connected(batch, fits[None])[0]
+
+
+def _connected(batch: PackedBatch, taken: Tensor) -> Tensor:
+    """[K, M] are all of the nodes from the root (not counted) down to this one `taken` [K, M]?"""
+    on_walk = (batch.node_token < 0).expand(len(taken), -1).clone()
     for depth in range(1, int(batch.node_depth.max()) + 1):
         level = (batch.node_depth == depth).nonzero()[:, 0]
-        on_walk[:, level] = on_walk[:, batch.node_parent[level]] & picked[:, level]
+        on_walk[:, level] = on_walk[:, batch.node_parent[level]] & taken[:, level]
     return on_walk
 
 

@@ -1,35 +1,62 @@
 """Scheduled sampling (Bengio et al. 2015) on a trie: train on prefixes that the model itself would write.
 
-Dimension letters: M trie nodes, K = 1 walk a query.
+Dimension letters: M trie nodes.
 
 A trie knows the rank-aware target of every prefix, so where the model has left the gold path, its target is that of
-the prefix it is at (`recompute`: DAgger with an exact expert). And one forward gives the model's constrained free run,
-token by token, so sequential sampling needs no second pass: it is a walk.
+the prefix it is at (`recompute`: DAgger with an exact expert). And one forward gives the model's free run, token by
+token, so sequential sampling needs no second pass: it is a walk. `gold_position` is the literal version, which asks for
+the gold docID's token at the same position, whatever the prefix (`gold_position.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from stoical.losses import Objective, ObjectiveOutput, StepContext, weighted_nll
+from stoical.mitigations.gold_position import gold_position_loss
+from stoical.mitigations.mixed_walks import (
+    Confidence,
+    Source,
+    drawn_steps,
+    expected_visits,
+    family_sums,
+    parallel_walk,
+    step_probabilities,
+)
 from stoical.mitigations.schedules import Schedule, gold_probability
 from stoical.packing import PackedBatch
-from stoical.walks import counted, family_argmax, gold_child, gumbel, trie_logprobs, visited
+from stoical.walks import counted, gold_child, visited
+
+Method = Literal["sequential", "parallel", "expected"]
+Target = Literal["recompute", "gold_position"]
 
 
 @dataclass
 class ScheduledSamplingSettings:
-    """schedule, half_step, minimum: of the probability of a gold token (`schedules.gold_probability`)."""
+    """schedule, half_step, minimum: of the probability of a gold token (`schedules.gold_probability`).
+
+    method: tokens drawn one after the other, at all positions at once in so many `passes`, or not drawn: every node
+    counts as often as it is `expected` to be visited. target: of the prefix that was made (recompute), or the gold
+    docID's token at that position. source: the model's tokens within the trie, or of the whole vocabulary.
+    gold_confidence, random_confidence: `mixed_walks.Confidence`, where the schedule does not say gold.
+    """
 
     schedule: Schedule = "inverse_sigmoid"
     half_step: int | None = None
     minimum: float = 0.0
+    method: Method = "sequential"
+    target: Target = "recompute"
+    source: Source = "constrained"
+    passes: int | None = None
+    gold_confidence: float | None = None
+    random_confidence: float | None = None
 
     def check(self) -> None:
-        """Raise `ValueError` where a setting is missing or would have no effect."""
+        """Raise `ValueError` where a setting is missing, would have no effect, or does not go with another."""
         name = "mitigations.scheduled_sampling"
         if (self.schedule == "constant") != (self.half_step is None):
             raise ValueError(f"{name}.half_step goes with every schedule but constant: set it there, and only there")
@@ -37,17 +64,43 @@ class ScheduledSamplingSettings:
             raise ValueError(f"{name}.half_step={self.half_step} must be at least 1 (optimizer steps)")
         if not 0 <= self.minimum <= 1:
             raise ValueError(f"{name}.minimum={self.minimum} must lie between 0 and 1")
+        if (self.method == "parallel") != (self.passes is not None):
+            raise ValueError(f"{name}.passes goes with method=parallel: set it there, and only there")
+        if self.passes is not None and self.passes < 1:
+            raise ValueError(f"{name}.passes={self.passes} must be at least 1")
+        if self.target == "gold_position" and self.method != "parallel":
+            raise ValueError(
+                f"{name}.target=gold_position conflicts with method={self.method}: its prefixes leave the trie, so "
+                "each token costs a forward pass; use method=parallel, sequential with passes = tokens of a docID"
+            )
+        if self.target == "gold_position" and self.source != "free":
+            raise ValueError(f"{name}.target=gold_position leaves the trie whatever is drawn: set source=free")
+        if (self.gold_confidence is None) != (self.random_confidence is None):
+            raise ValueError(f"{name}.gold_confidence goes with random_confidence: set both, or neither")
+        if not 0 <= (self.gold_confidence or 0) <= (self.random_confidence or 0) <= 1:
+            raise ValueError(f"{name}: 0 <= gold_confidence <= random_confidence <= 1 must hold")
 
 
-def mixed_walk(batch: PackedBatch, node_logprobs: Tensor, gold: float) -> Tensor:
-    """[K, M] the nodes of one walk a query; each step follows the best-ranked docID with probability `gold`.
+def thresholds(settings: ScheduledSamplingSettings) -> Confidence | None:
+    """The confidence-aware choice that the settings ask for, if they do."""
+    if settings.gold_confidence is None or settings.random_confidence is None:
+        return None
+    return Confidence(settings.gold_confidence, settings.random_confidence)
 
-    Else it is drawn from the model, constrained to the trie. The first docID's path is the walk at `gold` = 1.
+
+def visits(batch: PackedBatch, node_logprobs: Tensor, gold: float, settings: ScheduledSamplingSettings) -> Tensor:
+    """[M] how often one walk visits each node: 0 or 1 where it is drawn, a probability where it is `expected`.
+
+    Each step is the expert's with probability `gold`. The first docID's path has the 1s at `gold` = 1.
     """
     with torch.no_grad():
-        sampled = family_argmax(batch, gumbel(trie_logprobs(batch, node_logprobs), walks=1))
-        keep = torch.rand(sampled.shape, device=sampled.device) < gold
-        return visited(batch, torch.where(keep, gold_child(batch), sampled))
+        steps = step_probabilities(batch, node_logprobs, gold, settings.source, thresholds(settings))
+        if settings.method == "expected":
+            return expected_visits(batch, steps)
+        pick = drawn_steps(batch, steps, settings.source)
+        if settings.passes is not None:
+            return parallel_walk(batch, pick, settings.passes).to(node_logprobs.dtype)
+        return visited(batch, pick[None])[0].to(node_logprobs.dtype)
 
 
 @dataclass(frozen=True)
@@ -57,13 +110,26 @@ class ScheduledSampling(Objective):
     settings: ScheduledSamplingSettings
 
     def __call__(self, context: StepContext) -> ObjectiveOutput:
-        """Sum over the micro-batch, in nats."""
-        batch, settings = context.batch, self.settings
+        """Sum over the micro-batch, in nats; `loss_per_token` is what to compare, since walks may end early."""
+        settings = self.settings
         gold = gold_probability(settings.schedule, settings.half_step, settings.minimum, context.step)
-        walk = mixed_walk(batch, context.node_logprobs, gold)[0]
+        if settings.target == "gold_position":
+            assert settings.passes is not None
+            loss_sum, tokens, logs = gold_position_loss(context, gold, settings.passes, thresholds(settings))
+        else:
+            loss_sum, tokens, logs = self._recomputed(context, gold)
+        logs |= {"gold_probability": gold, "loss_per_token": float(loss_sum.detach() / tokens)}
+        return ObjectiveOutput(loss_sum, logs)
+
+    def _recomputed(self, context: StepContext, gold: float) -> tuple[Tensor, Tensor, dict[str, float]]:
+        batch = context.batch
+        weight = visits(batch, context.node_logprobs, gold, self.settings)
         on_gold = visited(batch, gold_child(batch))[0]
         target = torch.where(on_gold[batch.node_parent], batch.node_weights, batch.node_target)
-        weights = torch.where(walk[batch.node_parent] & counted(batch), target, 0.0)
-        left = (walk & ~on_gold).sum() / walk.sum()
-        logs = {"gold_probability": gold, "off_gold_path": float(left)}
-        return ObjectiveOutput(weighted_nll(context.node_logprobs, weights), logs)
+        weights = torch.where(counted(batch), weight[batch.node_parent] * target, 0.0)
+        ends = family_sums(batch, torch.ones_like(weight)) == 0
+        logs = {
+            "off_gold_path": float(torch.where(on_gold, 0.0, weight).sum() / weight.sum()),
+            "off_trie_rate": max(0.0, 1 - float(weight[ends].sum()) / len(batch.query_ids)),
+        }
+        return weighted_nll(context.node_logprobs, weights), weights.sum(), logs
