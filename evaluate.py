@@ -7,10 +7,15 @@ Writes metrics.json, per_query.jsonl, summary.md, TREC's run.txt and qrels.txt, 
 or to output=DIR. Evaluates the whole test split; with eval.num_queries=200 a sample of it, into eval_200.
 eval.mode=greedy_path scores with the paper's proxy instead, into eval_greedy_path. A checkpoint that is not the run's
 last one is evaluated into eval_checkpoint-N.
+
+With diagnostics=true also diagnostics.json and mismatch.png: how far the model is from the recipe's target, token by
+token, where the target wrote the prefix (teacher forcing) and where the model did (free running). The target is that of
+the recipe's loss; to compare runs, give all of them the same one, such as loss.token=trie loss.beta=2.
 """
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -19,6 +24,7 @@ from stoical.build import build_encoder, build_evaluator, build_tokenizer, load_
 from stoical.checkpoints import load_evaluation
 from stoical.cli import run
 from stoical.data import load_split
+from stoical.reporting.mismatch import write_diagnostics
 from stoical.reporting.report import results_table, write_report
 from stoical.run_dir import check_writable
 
@@ -32,12 +38,15 @@ def main(arguments: Sequence[str]) -> None:
     tokenizer = build_tokenizer(recipe)
     test = load_split(recipe.data.path, "test")
     evaluator = build_evaluator(recipe, test, build_encoder(recipe, tokenizer), job.num_queries)
+    evaluator = replace(evaluator, diagnostics=job.diagnostics)
     model = load_model(recipe, tokenizer, job.adapter).to(accelerator.device)
     with accelerator.autocast():
         result = evaluator(model, progress=sys.stderr.isatty())
     if accelerator.is_main_process:
         name = Path(str(recipe.output)).name
         metrics = write_report(result, job.output, name)
+        if job.diagnostics:
+            write_diagnostics(result.rows, recipe.loss, job.output, name)
         print(results_table(name, metrics))
         print(f"written to {job.output}")
 

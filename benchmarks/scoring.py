@@ -92,7 +92,9 @@ def scorers(
     collator, query = TrieTargetCollator(TargetSettings(), pad_id=0, prune=False), dataset[0]
 
     def evaluated(mode: Mode) -> list[float]:
-        evaluation = Evaluator(dataset, collator, mode, "mean", [1, 5], batch_size=1, layout="sequence")(trie_model)
+        evaluation = Evaluator(dataset, collator, mode, "mean", [1, 5], batch_size=1, layout="sequence", num_beams=5)(
+            trie_model
+        )
         scores: list[float] = evaluation.rows[0]["scores"]
         return scores
 

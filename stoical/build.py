@@ -193,6 +193,7 @@ def build_evaluator(recipe: Recipe, test: RankingDataset, encoder: QueryEncoder,
         recall_at=recipe.eval.recall_at,
         batch_size=recipe.eval.batch_size,
         layout=recipe.layout,
+        num_beams=recipe.eval.num_beams,
         num_queries=num_queries,
     )
 

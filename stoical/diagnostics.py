@@ -12,7 +12,8 @@ What is averaged over the prefixes is set by who wrote them:
 - `common`: free running, where pi has the prefix too: one target at both, so that only the prefixes differ;
 - `unconstrained`: the model, decoding without a trie, as far as it stays in it.
 
-As in `walks`, negatives count as outside. Terminators are tokens like others, whether the loss counts them or not.
+As in `walks`, negatives count as outside. Terminators are tokens like others, whether the loss counts them or not;
+without them, a docID that is a prefix of another is passed by, and the chain rule of `diagnose` does not hold.
 """
 
 from __future__ import annotations

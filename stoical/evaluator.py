@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,27 +14,32 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from stoical.diagnostics import Sums, diagnose
 from stoical.forward import Layout, node_logprobs
-from stoical.metrics import Floats, mean_metrics, near_ties, query_metrics
+from stoical.free_run import beam_scores, greedy_is_valid
+from stoical.metrics import Floats, gold_gains, mean_metrics, ndcg, near_ties, query_metrics
 from stoical.packing import PackedBatch, TokenizedQuery, TrieTargetCollator
 from stoical.queries import EncodedDataset
 from stoical.rollout import greedy_rollouts
 from stoical.scoring import Mode, Reduction, doc_scores, greedy_path_logprobs, valid_mass, valid_mass_by_step
 
 Row = dict[str, Any]
+FREE_RUN = ("valid_mass", "free_run_ndcg", "invalid_rate")
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """What `reporting.report.write_report` writes.
 
-    metrics: `num_queries`, `dropped_docs` (by truncation), means `cvr`, `ndcg`, `recall@k`, `valid_mass`, and
-    `near_ties`, a sum. settings: how documents were scored: `mode`, `score`, `terminator`, `count_terminator`. rows:
-    one a query, with its docIDs, ranks and scores (nats). Valid mass is there in exact mode only.
+    metrics: `num_queries`, `dropped_docs` (by truncation), means `cvr`, `ndcg`, `recall@k`, `near_ties`, a sum, and in
+    exact mode what the model would write: the means `valid_mass`, `free_run_ndcg` (of what a constrained beam search
+    finds; what it does not comes last, the least relevant first) and `invalid_rate` (queries whose unconstrained greedy
+    decode is none of the docIDs). settings: how documents were scored: `mode`, `score`, `terminator`,
+    `count_terminator`, `num_beams`. rows: one a query, with its docIDs, ranks and scores (nats).
     """
 
     metrics: dict[str, float | int]
-    settings: dict[str, str | bool]
+    settings: dict[str, str | bool | int]
     rows: list[Row]
 
 
@@ -42,7 +47,8 @@ class Evaluation:
 class Evaluator:
     """Scores a split, shared out over the processes: no query twice, none lost.
 
-    With `num_queries`, a sample of the split, the same one every time.
+    With `num_queries`, a sample of the split, the same one every time. With `diagnostics`, rows have those of
+    `diagnostics.diagnose`, in exact mode.
     """
 
     dataset: EncodedDataset
@@ -52,7 +58,9 @@ class Evaluator:
     recall_at: list[int]
     batch_size: int
     layout: Layout
+    num_beams: int
     num_queries: int | None = None
+    diagnostics: bool = False
 
     def __call__(self, model: nn.Module, progress: bool = False) -> Evaluation:
         """Evaluate, with the model in eval mode meanwhile. Every process calls it and gets the whole result."""
@@ -86,19 +94,32 @@ class Evaluator:
             queries = [self.dataset[index] for index in chosen]
             batch = self.collator(queries)["batch"].to(device)
             with torch.no_grad():
-                logprobs = self._node_logprobs(model, batch)
+                logprobs, more = (self._exact if self.mode == "exact" else self._greedy_path)(model, batch, queries)
             scores = torch.split(doc_scores(batch, logprobs, self.score).double(), [len(q.docids) for q in queries])
-            masses = _masses(batch, logprobs) if self.mode == "exact" else [{}] * len(queries)
-            for index, query, own, mass in zip(chosen, queries, scores, masses, strict=True):
-                yield {"index": index, **self._row(query, own.cpu().numpy()), **mass}
+            for index, query, own, written in zip(chosen, queries, scores, more, strict=True):
+                yield {"index": index, **self._row(query, own.cpu().numpy()), **written}
 
-    def _node_logprobs(self, model: nn.Module, batch: PackedBatch) -> Tensor:
-        if self.mode == "exact":
-            return node_logprobs(model, batch, self.layout).logprobs
+    def _exact(self, model: nn.Module, batch: PackedBatch, queries: list[TokenizedQuery]) -> tuple[Tensor, list[Row]]:
+        """[M] log-probabilities, and what the model would write, query by query."""
+        output = node_logprobs(model, batch, self.layout)
+        rows = list(_masses(batch, output.logprobs))
+        found = beam_scores(batch, output.logprobs, self.num_beams, self.score).cpu()
+        beams, valid = torch.split(found, [len(q.docids) for q in queries]), greedy_is_valid(batch, output).tolist()
+        for row, query, own, is_valid in zip(rows, queries, beams, valid, strict=True):
+            row["free_run_ndcg"] = ndcg(own.numpy(), gold_gains(np.asarray(query.ranks), query.num_negatives))
+            row["invalid_rate"] = float(not is_valid)
+        if self.diagnostics:
+            for row, sums in zip(rows, _by_query(diagnose(batch, output.logprobs)), strict=True):
+                row["diagnostics"] = sums
+        return output.logprobs, rows
+
+    def _greedy_path(
+        self, model: nn.Module, batch: PackedBatch, queries: list[TokenizedQuery]
+    ) -> tuple[Tensor, list[Row]]:
         steps = int(batch.node_depth.max())
         if PartialState().num_processes > 1:  # as many forwards everywhere, so that sharded models stay in step
             steps = max(gather_object([steps]))
-        return greedy_path_logprobs(batch, greedy_rollouts(model, batch, steps))
+        return greedy_path_logprobs(batch, greedy_rollouts(model, batch, steps)), [{} for _ in queries]
 
     def _row(self, query: TokenizedQuery, scores: Floats) -> Row:
         if not np.isfinite(scores).all():
@@ -117,18 +138,19 @@ class Evaluator:
         }
 
     def _summary(self, rows: list[Row]) -> dict[str, float | int]:
-        names = ("cvr", "ndcg", *(f"recall@{k}" for k in self.recall_at), "valid_mass")
+        names = ("cvr", "ndcg", *(f"recall@{k}" for k in self.recall_at), *FREE_RUN)
         means = mean_metrics({name: row[name] for name in names if name in row} for row in rows)
         sums = {name: sum(row[name] for row in rows) for name in ("dropped_docs", "near_ties")}
         return {"num_queries": len(rows), "dropped_docs": sums["dropped_docs"], **means, "near_ties": sums["near_ties"]}
 
-    def _settings(self) -> dict[str, str | bool]:
+    def _settings(self) -> dict[str, str | bool | int]:
         docids = self.dataset.encoder.docid_tokenizer
         return {
             "mode": self.mode,
             "score": self.score,
             "terminator": docids.terminator,
             "count_terminator": docids.terminator != "none" and docids.count_terminator,
+            **({"num_beams": self.num_beams} if self.mode == "exact" else {}),
         }
 
 
@@ -137,3 +159,11 @@ def _masses(batch: PackedBatch, logprobs: Tensor) -> Iterator[Row]:
     by_step = valid_mass_by_step(batch, logprobs).cpu()
     for mass, steps in zip(valid_mass(batch, logprobs).tolist(), by_step, strict=True):
         yield {"valid_mass": mass, "valid_mass_by_step": steps[~steps.isnan()].tolist()}
+
+
+def _by_query(sums: Mapping[str, Sums]) -> Iterator[dict[str, dict[str, list[float]]]]:
+    """Each query's part of the diagnostics, as lists over the positions that its docIDs have."""
+    lengths = (sums["free_running"].prefixes > 0).sum(dim=1).tolist()
+    numbers = {name: {key: value.tolist() for key, value in own._asdict().items()} for name, own in sums.items()}
+    for row, length in enumerate(lengths):
+        yield {name: {key: values[row][:length] for key, values in own.items()} for name, own in numbers.items()}

@@ -84,7 +84,8 @@ class LossSettings(TargetSettings):
 class EvalSettings:
     """mode: exact, or greedy_path (the paper's proxy, section 5.1). score: mean or sum of log-probabilities.
 
-    num_queries: evaluated during training, a fixed sample of the split.
+    num_queries: evaluated during training, a fixed sample of the split. num_beams: of the constrained beam search that
+    free_run_ndcg is measured on.
     """
 
     mode: Mode = "exact"
@@ -92,6 +93,7 @@ class EvalSettings:
     recall_at: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])
     batch_size: int = 8
     num_queries: int | None = 500
+    num_beams: int = 5
 
 
 def paper_training() -> dict[str, Any]:
@@ -182,6 +184,7 @@ def _check_numbers(recipe: Recipe) -> None:
         "prompt.max_length": recipe.prompt.max_length,
         "eval.batch_size": recipe.eval.batch_size,
         "eval.num_queries": recipe.eval.num_queries,
+        "eval.num_beams": recipe.eval.num_beams,
         "eval.recall_at": min(recipe.eval.recall_at, default=None),
     }
     for key, value in numbers.items():

@@ -50,7 +50,14 @@ def encoded(
 
 def evaluator(dataset: EncodedDataset, **settings: Any) -> Evaluator:
     collator = TrieTargetCollator(TargetSettings(), pad_id=0, prune=False)
-    chosen = {"mode": "exact", "score": "mean", "recall_at": KS, "batch_size": 4, "layout": "sequence"} | settings
+    chosen = {
+        "mode": "exact",
+        "score": "mean",
+        "recall_at": KS,
+        "batch_size": 4,
+        "layout": "sequence",
+        "num_beams": 2,
+    } | settings
     return Evaluator(dataset, collator, **chosen)
 
 

@@ -30,6 +30,8 @@ def make_row(random: np.random.Generator, query_id: str, docs: int, negatives: i
         "dropped_docs": 0,
         "near_ties": near_ties(scores),
         "valid_mass": float(random.uniform(0.2, 0.9)),
+        "free_run_ndcg": float(random.uniform(0.5, 1)),
+        "invalid_rate": float(random.uniform() < 0.3),
         "valid_mass_by_step": random.uniform(0.2, 1, size=tokens[0]).tolist(),
     }
 
@@ -38,8 +40,8 @@ def make_evaluation(queries: int = 40, seed: int = 0, noise: float = 1.0) -> Eva
     """Lists of 1 to 7 documents; every fifth query has no negative. `seed` changes scores, not queries."""
     sizes, random = np.random.default_rng(99), np.random.default_rng(seed)
     rows = [make_row(random, f"q{i}", int(sizes.integers(1, 8)), int(i % 5 != 0), noise) for i in range(queries)]
-    names = ["cvr", "ndcg", *(f"recall@{k}" for k in KS), "valid_mass"]
+    names = ["cvr", "ndcg", *(f"recall@{k}" for k in KS), "valid_mass", "free_run_ndcg", "invalid_rate"]
     means = mean_metrics({name: row[name] for name in names if name in row} for row in rows)
     ties = sum(row["near_ties"] for row in rows)
-    settings = {"mode": "exact", "score": "mean", "terminator": "eos", "count_terminator": True}
+    settings = {"mode": "exact", "score": "mean", "terminator": "eos", "count_terminator": True, "num_beams": 5}
     return Evaluation({"num_queries": queries, "dropped_docs": 0, **means, "near_ties": ties}, settings, rows)

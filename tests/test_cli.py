@@ -366,6 +366,23 @@ def test_the_untrained_model_can_be_evaluated(cli: Cli, tiny: Callable[..., list
     assert titles[:3] == ["", "CVR (↓)", "nDCG (↑)"]
 
 
+def test_diagnostics_are_written_where_they_can_be_had(trained: Path, cli: Cli, tmp_path: Path) -> None:
+    words = [f"checkpoint={trained / 'run'}", f"output={tmp_path / 'eval'}"]
+    assert cli(evaluate, *words, "diagnostics=true")[0] == 0
+    found = json.loads((tmp_path / "eval" / "diagnostics.json").read_text())
+    assert found["num_queries"] == 6
+    assert found["target"]["item"] == "fractional"
+    assert found["mismatch"][0] == pytest.approx(0, abs=1e-9), "at the first token there is no prefix to differ in"
+    assert (tmp_path / "eval" / "mismatch.png").stat().st_size > 10_000
+    assert cli(evaluate, *words)[0] == 0
+    assert not (tmp_path / "eval" / "diagnostics.json").exists(), "not of this evaluation"
+    for word, message in {
+        "diagnostics=yes": "diagnostics=yes must be true or false",
+        "diagnostics=true eval.mode=greedy_path": "diagnostics=true needs exact scores; drop eval.mode=greedy_path",
+    }.items():
+        assert message in error_of(cli(evaluate, *words, *word.split(" ")))
+
+
 def test_a_run_is_not_overwritten(trained: Path, cli: Cli, tiny: Callable[..., list[str]]) -> None:
     before = (trained / "run" / "metrics.jsonl").read_text()
     words = tiny(f"data.path={trained / 'data'}", f"output={trained / 'run'}")

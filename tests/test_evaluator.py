@@ -11,11 +11,14 @@ import torch
 from transformers import MistralForCausalLM
 
 from stoical.data import Doc, RankingRow
+from stoical.decoding import beam_search
+from stoical.device_trie import DeviceTrie
 from stoical.evaluator import Evaluation
-from stoical.metrics import near_ties, query_metrics
+from stoical.metrics import gold_gains, near_ties, query_metrics
 from stoical.packing import TokenizedQuery
+from stoical.trie import build_trie
 from tests.conftest import VOCAB, tiny_model
-from tests.small_evaluation import KS, encoded, evaluator, greedy_scores, make_rows, token_logprobs
+from tests.small_evaluation import KS, WORDS, encoded, evaluator, greedy_scores, make_rows, token_logprobs
 
 
 def brute_force(model: MistralForCausalLM, query: TokenizedQuery, score: str, counted_tail: int) -> list[float]:
@@ -91,6 +94,7 @@ def test_greedy_path_is_scored_and_named(model: MistralForCausalLM, plain: Mistr
         metrics = query_metrics(np.array(expected), np.array(query.ranks), 1, KS)
         assert {name: row[name] for name in metrics} == pytest.approx(metrics)
         assert row["mode"] == "greedy_path"
+        assert "free_run_ndcg" not in row and "invalid_rate" not in row
         assert "valid_mass" not in row and "valid_mass_by_step" not in row, "not what the model would write"
     assert result.settings["mode"] == "greedy_path"
     assert "valid_mass" not in result.metrics
@@ -104,7 +108,10 @@ def test_greedy_path_is_scored_and_named(model: MistralForCausalLM, plain: Mistr
 )
 def test_how_documents_were_scored_is_said(terminator: str, count: bool, said: bool, model: MistralForCausalLM) -> None:
     settings = evaluator(encoded(make_rows(2), terminator, count), score="sum")(model).settings
-    assert settings == {"mode": "exact", "score": "sum", "terminator": terminator, "count_terminator": said}
+    expected = {"mode": "exact", "score": "sum", "terminator": terminator, "count_terminator": said, "num_beams": 2}
+    assert settings == expected
+    proxy = evaluator(encoded(make_rows(2), terminator, count), mode="greedy_path")(model).settings
+    assert "num_beams" not in proxy
 
 
 def test_near_ties_are_counted(model: MistralForCausalLM) -> None:
@@ -162,7 +169,7 @@ def test_what_a_row_and_the_metrics_hold(model: MistralForCausalLM) -> None:
     metrics, rows, last = result.metrics, result.rows, result.rows[-1]
     assert list(metrics) == [
         *("num_queries", "dropped_docs", "cvr", "ndcg"),
-        *("recall@1", "recall@2", "recall@5", "valid_mass", "near_ties"),
+        *("recall@1", "recall@2", "recall@5", "valid_mass", "free_run_ndcg", "invalid_rate", "near_ties"),
     ]
     assert [row["query_id"] for row in rows] == ["q0", "q1", "q2", "q9"]
     assert (last["docids"], last["ranks"], last["num_negatives"], last["dropped_docs"]) == (["a", "b c"], [1, 2], 0, 0)
@@ -175,6 +182,7 @@ def test_what_a_row_and_the_metrics_hold(model: MistralForCausalLM) -> None:
     assert set(last) == {
         *("query_id", "mode", "docids", "ranks", "scores", "docid_tokens", "num_negatives", "dropped_docs"),
         *("ndcg", "recall@1", "recall@2", "recall@5", "near_ties", "valid_mass", "valid_mass_by_step"),
+        *("free_run_ndcg", "invalid_rate"),
     }
 
 
@@ -230,3 +238,58 @@ def test_graded_documents_share_their_gain(model: MistralForCausalLM) -> None:
     best = sum(gain * discount for gain, discount in zip(gains, discounts, strict=True))
     assert row["ndcg"] == pytest.approx(found / best)
     assert best_first[-1] != 2, "or any order would do"
+
+
+@pytest.mark.parametrize("num_beams", [1, 2, 20])
+def test_free_run_ndcg_is_that_of_beam_searchs_ranking(num_beams: int, model: MistralForCausalLM) -> None:
+    """What it finds, then what it does not, the least relevant first: negatives too take part."""
+    dataset = encoded(make_rows(8))
+    result = evaluator(dataset, num_beams=num_beams)(model)
+    for index, row in enumerate(result.rows):
+        query = dataset[index]
+        trie = DeviceTrie.from_trie(build_trie(query.docid_ids), query.counted)
+        found = [hypothesis.doc for hypothesis in beam_search(model, query.prompt_ids, trie, num_beams)]
+        order = found + [doc for doc in reversed(range(len(query.docids))) if doc not in found]
+        gains = gold_gains(np.array(query.ranks), query.num_negatives)
+        best = sorted(gains, reverse=True)
+        dcg, ideal = (
+            sum(gain / math.log2(place + 2) for place, gain in enumerate(own)) for own in (gains[order], best)
+        )
+        assert row["free_run_ndcg"] == pytest.approx(dcg / ideal)
+    same = result.metrics["free_run_ndcg"] == pytest.approx(result.metrics["ndcg"])
+    assert same == (num_beams == 20), "with room for everything, beam search is exact"
+
+
+def test_a_greedy_decode_that_is_a_docid_is_valid() -> None:
+    dataset = encoded([RankingRow("q0", "d", (Doc("a"), Doc("b"))), RankingRow("q1", "d", (Doc("b"), Doc("c c")))])
+    assert evaluator(dataset)(always(["a", "</s>"])).metrics["invalid_rate"] == 0.5
+    assert evaluator(dataset)(always(["b", "</s>"])).metrics["invalid_rate"] == 0
+    assert [row["invalid_rate"] for row in evaluator(dataset)(always(["d", "</s>"])).rows] == [1, 1]
+
+
+def always(words: list[str]) -> MistralForCausalLM:
+    """A model of no layers: after `words[i]` comes `words[i + 1]`, and `words[0]` after any other."""
+    ids = [WORDS.index(word) for word in words]
+    model = tiny_model(hidden_size=VOCAB, head_dim=8, num_hidden_layers=0).eval()
+    follows = torch.full((VOCAB,), ids[0])
+    follows[ids[:-1]] = torch.tensor(ids[1:])
+    with torch.no_grad():
+        model.model.embed_tokens.weight.copy_(torch.eye(VOCAB))
+        model.lm_head.weight.copy_(torch.eye(VOCAB)[follows].T)
+    return model
+
+
+def test_diagnostics_are_each_querys_own_whatever_the_batch(model: MistralForCausalLM) -> None:
+    dataset = encoded(make_rows(7))
+    assert "diagnostics" not in evaluator(dataset)(model).rows[0]
+    one, four = (evaluator(dataset, batch_size=size, diagnostics=True)(model) for size in (1, 4))
+    for index, (row, other) in enumerate(zip(one.rows, four.rows, strict=True)):
+        query = dataset[index]
+        longest = max(map(len, query.docid_ids[: len(query.docids) - query.num_negatives]))
+        for name, sums in row["diagnostics"].items():
+            assert set(sums) == {"prefixes", "kl", "valid"}
+            for key, values in sums.items():
+                assert len(values) == longest
+                assert other["diagnostics"][name][key] == pytest.approx(values, rel=1e-4, abs=1e-7)
+        left = row["diagnostics"]["unconstrained"]
+        assert sum(left["prefixes"]) - sum(left["valid"]) == pytest.approx(1 - row["valid_mass"], abs=1e-6)

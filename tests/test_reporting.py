@@ -134,7 +134,8 @@ def test_what_an_evaluation_writes(tmp_path: Path) -> None:
     assert metrics == returned
     assert {name: metrics[name] for name in evaluation.metrics} == evaluation.metrics, "flat, as fractions"
     assert {name: metrics[name] for name in evaluation.settings} == evaluation.settings
-    assert set(metrics["intervals"]) == {"cvr", "ndcg", "recall@1", "recall@2", "recall@5", "valid_mass"}
+    names = {"cvr", "ndcg", "recall@1", "recall@2", "recall@5", "valid_mass", "free_run_ndcg", "invalid_rate"}
+    assert set(metrics["intervals"]) == names
     for name, (low, high) in metrics["intervals"].items():
         assert 0 <= low < metrics[name] < high <= 1
     assert metrics["neighbours"] == sum(len(row["docids"]) - 1 for row in evaluation.rows)
@@ -156,6 +157,7 @@ def test_the_summary_has_the_papers_columns_intervals_and_figures(tmp_path: Path
     low, high = metrics["intervals"]["ndcg"]
     assert cells(ranges)[2] == f"{100 * low:.2f} \N{EN DASH} {100 * high:.2f}"
     assert "mode exact, mean of log-probabilities, terminator eos counted" in text
+    assert f"finds (5 beams) has nDCG {100 * metrics['free_run_ndcg']:.2f}%" in text
     assert f"Near-ties: {metrics['near_ties']} of {metrics['neighbours']} " in text
     assert "did not fit" not in text, "no document was dropped"
     assert "no width" not in text, "no metric is 0 or 1"

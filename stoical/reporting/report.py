@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stoical.evaluator import Evaluation
+from stoical.evaluator import FREE_RUN, Evaluation
 from stoical.metrics import NEAR_TIE
 from stoical.reporting.bars import plot_metrics
 from stoical.reporting.breakdown import plot_ndcg_breakdown
 from stoical.reporting.intervals import BOOTSTRAP, FEW, metric_intervals
 from stoical.reporting.mass_by_step import plot_valid_mass
+from stoical.reporting.mismatch import DIAGNOSTICS
 from stoical.reporting.rank_map import plot_rank_map
 from stoical.reporting.tables import header, markdown, metric_names, percent, title
 from stoical.reporting.trec import write_trec
@@ -36,8 +37,8 @@ def write_report(evaluation: Evaluation, directory: Path, name: str) -> dict[str
     with (directory / "per_query.jsonl").open("w") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     write_trec(rows, directory, f"{name}-{metrics['mode']}-{metrics['score']}")
-    for figure in FIGURES:
-        (directory / figure).unlink(missing_ok=True)
+    for file in (*FIGURES, *DIAGNOSTICS):
+        (directory / file).unlink(missing_ok=True)
     label = f"{name}: {describe_scores(metrics)}"
     plot_metrics(metrics, name, directory / "metrics.png")
     plot_rank_map(rows, label, directory / "scores_by_rank.png")
@@ -51,7 +52,7 @@ def write_report(evaluation: Evaluation, directory: Path, name: str) -> dict[str
 
 def metrics_file(evaluation: Evaluation) -> dict[str, Any]:
     """metrics.json: flat means and counts (fractions), how documents were scored, and 95% bootstrap intervals."""
-    means = [*metric_names(evaluation.metrics), *(["valid_mass"] if "valid_mass" in evaluation.metrics else [])]
+    means = [*metric_names(evaluation.metrics), *(name for name in FREE_RUN if name in evaluation.metrics)]
     found = metric_intervals(evaluation.rows, means)
     neighbours = sum(len(row["docids"]) - 1 for row in evaluation.rows)
     return {
@@ -91,6 +92,12 @@ def summary(name: str, metrics: Mapping[str, Any], figures: list[str]) -> str:
         mass, ranges = metrics["valid_mass"], metrics["intervals"]["valid_mass"]
         lines.append(
             f"- The model writes one of the query's docIDs with probability {percent(mass)}% ({interval(ranges)})."
+        )
+        lines.append(
+            f"- Free runs: what constrained beam search finds ({metrics['num_beams']} beams) has nDCG "
+            f"{percent(metrics['free_run_ndcg'])}% ({interval(metrics['intervals']['free_run_ndcg'])}); unconstrained "
+            f"greedy decoding writes none of the docIDs and negatives for {percent(metrics['invalid_rate'])}% of the "
+            f"queries ({interval(metrics['intervals']['invalid_rate'])})."
         )
     lines.append(
         f"- Near-ties: {metrics['near_ties']:,} of {metrics['neighbours']:,} neighbouring scores are within "
