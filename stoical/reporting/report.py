@@ -37,8 +37,8 @@ def write_report(evaluation: Evaluation, directory: Path, name: str) -> dict[str
     with (directory / "per_query.jsonl").open("w") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     write_trec(rows, directory, f"{name}-{metrics['mode']}-{metrics['score']}")
-    for file in (*FIGURES, *DIAGNOSTICS):
-        (directory / file).unlink(missing_ok=True)
+    for stale in (*FIGURES, *DIAGNOSTICS):
+        (directory / stale).unlink(missing_ok=True)
     label = f"{name}: {describe_scores(metrics)}"
     plot_metrics(metrics, name, directory / "metrics.png")
     plot_rank_map(rows, label, directory / "scores_by_rank.png")
