@@ -266,8 +266,9 @@ def test_bad_settings_are_named(settings, message):
         settings.check()
 
 
-def test_a_recipe_with_the_overlay_trains(tmp_path):
-    recipe = make(tmp_path, "training.logging_steps=1", recipe="wordnet_alpha2,consistency")
+@pytest.mark.parametrize("name", ["wordnet_alpha2,consistency", "wordnet_beta2,scheduled_sampling,consistency"])
+def test_a_recipe_with_the_overlay_trains(tmp_path, name):
+    recipe = make(tmp_path, "training.logging_steps=1", recipe=name)
     trainer = build_trainer(recipe)
     trainer.train()
     logs = [entry["consistency"] for entry in trainer.state.log_history if "consistency" in entry]

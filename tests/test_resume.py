@@ -64,8 +64,13 @@ def go_on(recipe: Recipe) -> StoicalTrainer:
         ["training.lr_scheduler_type=constant"],
         ["training.dataloader_num_workers=2", "training.dataloader_prefetch_factor=3"],
         ["training.per_device_train_batch_size=3", "global_batch_size=9", "optimizer=trainer"],
+        [
+            "recipe=wordnet_beta2,small,scheduled_sampling_parallel,consistency",
+            "mitigations.scheduled_sampling.half_step=3",
+            "mitigations.consistency.free_run=sampled",
+        ],
     ],
-    ids=["constant", "workers", "accumulation"],
+    ids=["constant", "workers", "accumulation", "mitigations"],
 )
 def test_resume_equals_going_through(tmp_path: Path, own: list[str]) -> None:
     """Stop after 5 of 10 steps (the second epoch's middle), resume, and get the same weights, bit for bit."""

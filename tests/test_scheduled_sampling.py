@@ -122,7 +122,7 @@ def test_walk_leaves_the_gold_path_as_often_as_it_should():
     first = (batch.node_depth == 1).nonzero()[:, 0]
     probs = logprobs[first].exp() / logprobs[first].exp().sum()
     gold = first.tolist().index(int(batch.doc_path[0, 0]))
-    count = 3000
+    count = 1000
     stayed = sum(bool(visits(batch, logprobs, 0.4, constant(0.4))[first[gold]]) for _ in range(count)) / count
     expected = 0.4 + 0.6 * probs[gold].item()
     assert abs(stayed - expected) < 4 * math.sqrt(expected * (1 - expected) / count)
