@@ -32,7 +32,8 @@ def run(tmp_path, launcher, **settings):
     output = tmp_path / settings["output"]
     output.mkdir()
     values = dict(word.split("=", 1) for word in TINY) | ONE_STEP | settings
-    values |= {"recipe": "wordnet_alpha2_beta2,small", "data.path": tmp_path / "data", "output": output / "run"}
+    values |= {"recipe": "wordnet_alpha2_beta2,small,professor_forcing"}
+    values |= {"data.path": tmp_path / "data", "output": output / "run"}
     words = [f"{key}={value}" for key, value in values.items()]
     command = [*launcher, "-m", "tests.two_processes", str(output), *words]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False)
@@ -42,7 +43,11 @@ def run(tmp_path, launcher, **settings):
 
 @pytest.mark.parametrize("normalizer", ["points"])
 def test_two_processes_equal_one(tmp_path, normalizer):
-    """1 x 8 = 2 processes x 2 accumulated x 2; of 7 test queries, none is counted twice and none lost."""
+    """1 x 8 = 2 processes x 2 accumulated x 2; of 7 test queries, none is counted twice and none lost.
+
+    Professor forcing's gate is closed at the first step, so it leaves the gradient alone; its discriminator, which each
+    process shows other walks, stays the same on both.
+    """
     write_dataset(tmp_path / "data", train=24, test=7)
     settings = {"loss.normalizer": normalizer}
     gradient, facts = run(tmp_path, [sys.executable], output="one", **settings)
@@ -61,6 +66,14 @@ def test_two_processes_equal_one(tmp_path, normalizer):
             assert row["mode"] == mode
             assert other["scores"] == pytest.approx(row["scores"], abs=1e-5)
     assert facts["exact"]["rows"][0]["scores"] != pytest.approx(facts["greedy_path"]["rows"][0]["scores"], abs=1e-3)
+    kept = [torch.load(tmp_path / "two" / f"objectives{process}.pt") for process in (0, 1)]
+    first, second = (state["ProfessorForcing"] for state in kept)
+    assert first["accuracy"] == second["accuracy"]
+    for name, weight in first["module"].items():
+        assert torch.equal(weight, second["module"][name]), name
+    for place, moments in first["optimizer"]["state"].items():
+        assert torch.equal(moments["exp_avg"], second["optimizer"]["state"][place]["exp_avg"])
+    assert first["optimizer"]["state"][0]["exp_avg"].norm() > 0
 
 
 def test_the_command_trains_saves_resumes_and_evaluates_on_two_processes(tmp_path):

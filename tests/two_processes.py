@@ -27,6 +27,8 @@ def main() -> None:
         lambda *_: seen.append(torch.cat([p.grad.flatten().clone() for p in trainer.model.parameters()]))
     )
     trainer.train()
+    kept = trainer._objectives_state()
+    torch.save(kept, output / f"objectives{PartialState().process_index}.pt")
     exact = trainer.evaluator(trainer.model_wrapped)
     proxy = replace(trainer.evaluator, mode="greedy_path")(trainer.model_wrapped)
     if PartialState().is_main_process:

@@ -6,13 +6,22 @@ section under `mitigations`; this file says what joins the loss, what takes its 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from stoical.losses import Objective, SToICaLLoss
 from stoical.mitigations.consistency import Consistency, ConsistencySettings
+from stoical.mitigations.expected_reward import ExpectedReward, ExpectedRewardSettings
+from stoical.mitigations.minimum_risk import MinimumRisk, MinimumRiskSettings
+from stoical.mitigations.mixer import Mixer, MixerSettings
+from stoical.mitigations.professor_forcing import ProfessorForcing, ProfessorForcingSettings
+from stoical.mitigations.reinforce import Reinforce, ReinforceSettings
 from stoical.mitigations.scheduled_sampling import ScheduledSampling, ScheduledSamplingSettings
 from stoical.targets import TargetSettings
 from stoical.tokenization import Terminator
+
+IN_PLACE_OF_THE_LOSS = ("scheduled_sampling", "mixer")
+ON_THE_REWARD = ("mixer", "reinforce", "expected_reward", "minimum_risk")
 
 
 @dataclass
@@ -21,6 +30,11 @@ class MitigationSettings:
 
     scheduled_sampling: ScheduledSamplingSettings | None = None
     consistency: ConsistencySettings | None = None
+    mixer: MixerSettings | None = None
+    reinforce: ReinforceSettings | None = None
+    expected_reward: ExpectedRewardSettings | None = None
+    minimum_risk: MinimumRiskSettings | None = None
+    professor_forcing: ProfessorForcingSettings | None = None
 
     @property
     def chosen(self) -> list[str]:
@@ -36,22 +50,44 @@ class MitigationSettings:
                 f"mitigations.{self.chosen[0]} conflicts with tokenizer.terminator=none: a walk down the trie must "
                 "know where a docID ends; use a terminator"
             )
-        if self.scheduled_sampling is not None:
-            self.scheduled_sampling.check()
-            if loss.item != "indicator" or loss.token == "every_node":
+        for name in self.chosen:
+            getattr(self, name).check()
+        self._check_at_most_one(IN_PLACE_OF_THE_LOSS, "both take the place of the loss")
+        self._check_at_most_one(ON_THE_REWARD, "both follow the gradient of the expected reward")
+        for name in IN_PLACE_OF_THE_LOSS:
+            if name in self.chosen and (loss.item != "indicator" or loss.token == "every_node"):
                 raise ValueError(
-                    "mitigations.scheduled_sampling mixes the top docID's path alone: it goes with loss.item=indicator "
+                    f"mitigations.{name} trains on the top docID's path alone: it goes with loss.item=indicator "
                     "and loss.token=one_hot or trie, and this recipe trains other paths too"
                 )
-        if self.consistency is not None:
-            self.consistency.check()
+
+    def _check_at_most_one(self, names: tuple[str, ...], why: str) -> None:
+        both = [name for name in names if name in self.chosen]
+        if len(both) > 1:
+            raise ValueError(f"mitigations.{both[0]} conflicts with mitigations.{both[1]}: {why}; choose one")
 
 
 def build_objectives(loss: TargetSettings, mitigations: MitigationSettings) -> list[Objective]:
     """The terms of the training loss: SToICaL, or the method that takes its place, and what is added to it."""
-    terms: list[Objective] = [SToICaLLoss(loss)]
+    return [_main_term(loss, mitigations), *_added_terms(mitigations)]
+
+
+def _main_term(loss: TargetSettings, mitigations: MitigationSettings) -> Objective:
     if mitigations.scheduled_sampling is not None:
-        terms = [ScheduledSampling(mitigations.scheduled_sampling)]
+        return ScheduledSampling(mitigations.scheduled_sampling)
+    if mitigations.mixer is not None:
+        return Mixer(mitigations.mixer)
+    return SToICaLLoss(loss)
+
+
+def _added_terms(mitigations: MitigationSettings) -> Iterator[Objective]:
     if mitigations.consistency is not None:
-        terms.append(Consistency(mitigations.consistency))
-    return terms
+        yield Consistency(mitigations.consistency)
+    if mitigations.reinforce is not None:
+        yield Reinforce(mitigations.reinforce)
+    if mitigations.expected_reward is not None:
+        yield ExpectedReward(mitigations.expected_reward)
+    if mitigations.minimum_risk is not None:
+        yield MinimumRisk(mitigations.minimum_risk)
+    if mitigations.professor_forcing is not None:
+        yield ProfessorForcing(mitigations.professor_forcing)

@@ -1,0 +1,72 @@
+"""MIXER (Ranzato et al. 2016) on a trie: from teacher forcing to REINFORCE, a token at a time from the docID's end.
+
+Dimension letters: M trie nodes, B queries.
+
+The first s tokens of the top docID are taught as the recipe does; from there the model walks on by itself and is paid
+for the docID that it reaches. s starts at the docID's length and falls, so that the policy gradient begins where the
+model is good already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stoical.losses import Objective, ObjectiveOutput, StepContext, weighted_nll
+from stoical.mitigations.checks import check_at_least
+from stoical.mitigations.reinforce import PolicySettings, policy_gradient
+from stoical.packing import PackedBatch
+from stoical.walks import gold_child, visited
+
+
+@dataclass
+class MixerSettings(PolicySettings):
+    """warmup: optimizer steps of teacher forcing alone. stage: optimizer steps until one more token is the model's.
+
+    forced: tokens that are taught to the end of the run, at least. 0 is the paper's; but where no token is taught,
+    nothing says that invalid tokens are wrong.
+    """
+
+    warmup: int = 0
+    stage: int = 100
+    forced: int = 0
+
+    def check(self) -> None:
+        """Raise `ValueError` where a setting makes no sense."""
+        self.check_policy("mixer")
+        for key, least in (("warmup", 0), ("stage", 1), ("forced", 0)):
+            check_at_least("mixer", key, getattr(self, key), least)
+
+
+def own_tokens(step: int, warmup: int, stage: int) -> int:
+    """How many of a docID's last tokens REINFORCE has at an optimizer step: 0 in warm-up, then one more a stage."""
+    return 0 if step < warmup else 1 + (step - warmup) // stage
+
+
+def forced_steps(batch: PackedBatch, own: int, at_least: int) -> Tensor:
+    """[B] s: the top docID's length without its `own` last tokens, though `at_least` so many while it has them."""
+    gold = visited(batch, gold_child(batch))[0] & (batch.node_token >= 0)
+    length = torch.zeros_like(batch.prompt_lengths).index_add(0, batch.node_row, gold.long())
+    return torch.minimum(length, (length - own).clamp(min=at_least))
+
+
+@dataclass(frozen=True)
+class Mixer(Objective):
+    """In place of the loss on the top docID's path: that loss on the first s steps, REINFORCE on the rest."""
+
+    settings: MixerSettings
+
+    def __call__(self, context: StepContext) -> ObjectiveOutput:
+        """Sum over the micro-batch; nats for the taught steps, no unit for the others."""
+        batch, settings = context.batch, self.settings
+        own = own_tokens(context.step, settings.warmup, settings.stage)
+        forced = forced_steps(batch, own, settings.forced)
+        weights = torch.where(batch.node_depth <= forced[batch.node_row], batch.node_weights, 0.0)
+        taught = weighted_nll(context.node_logprobs, weights)
+        logs = {"forced_steps": float(forced.float().mean())}
+        if own == 0:
+            return ObjectiveOutput(taught, logs)
+        rest = policy_gradient(batch, context.node_logprobs, settings, forced, gold_child(batch))
+        return ObjectiveOutput(taught + rest.loss_sum, logs | rest.logs)
