@@ -63,6 +63,7 @@ class TrainingSetup:
 
     low_precision: is the computation bfloat16 or float16? frozen_bytes: a frozen weight takes so many; trained ones are
     float32. states: float32 values a trained weight that the optimizer keeps: 2 for AdamW, 1 for Adafactor with beta1.
+    lora: are adapters trained? dropout_bytes: of their dropout's mask, an element: 0 without, 1 on CUDA, 4 on CPUs.
     """
 
     low_precision: bool
@@ -72,6 +73,7 @@ class TrainingSetup:
     processes: int = 1
     frozen_bytes: float = 4.0
     lora: bool = False
+    dropout_bytes: int = 0
 
     @property
     def width(self) -> int:
@@ -120,7 +122,7 @@ def step_memory(shape: ModelShape, batch: MicroBatch, setup: TrainingSetup) -> M
     }
     if split == "full":
         parts["gathered"] = setup.width * (shape.ends + 2 * (shape.parameters - shape.ends) / shape.layers)
-    elif setup.low_precision and not setup.lora:
+    elif setup.low_precision and setup.frozen_bytes == 4:
         parts["casts"] = _casts(shape, parts["activations"] + parts["logits"], setup)
     return {name: size / GIB for name, size in parts.items()}
 
@@ -153,12 +155,8 @@ def _per_token(shape: ModelShape, setup: TrainingSetup, stream: int) -> float:
     """
     norms = 2 * shape.hidden * (4 + (0 if setup.lora else stream))
     attention = (4 * shape.query_width + 2 * shape.key_width) * setup.width
-    if setup.lora:  # frozen layers keep no input; the adapter of each keeps a dropout mask and a cast
-        return (
-            norms
-            + (6 * shape.hidden + shape.intermediate) * (1 + setup.width)
-            + attention
-            + 3 * (shape.intermediate * setup.width)
-        )
+    if setup.lora:  # frozen layers keep no input; the adapter of each keeps a dropout mask and its own cast
+        kept = (6 * shape.hidden + shape.intermediate) * (setup.dropout_bytes + setup.width)
+        return norms + kept + attention + 3 * shape.intermediate * setup.width
     inputs = (6 if setup.width != stream else 3) * shape.hidden * setup.width
     return norms + inputs + attention + 4 * shape.intermediate * setup.width

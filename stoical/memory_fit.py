@@ -118,12 +118,18 @@ def _changes(run: RunMemory, limit: float, layout: Layout, devices: int) -> Iter
     if setup.sharding in ("none", "ddp"):
         split = replace(run, setup=replace(setup, sharding="full", processes=devices))
         yield f"FSDP2 over {devices} devices (accelerate_configs/fsdp2.yaml)", split
+    lora = run if setup.lora else _with_lora(run)
     if not setup.lora:
-        adapters = replace(shape, trainable=LORA_RANK * shape.linear_sizes, frozen=shape.parameters)
-        lora = replace(run, shape=adapters, setup=replace(setup, lora=True, frozen_bytes=2.0, states=2))
         yield "LoRA (recipe=...,lora)", lora
+    if not setup.lora or setup.frozen_bytes >= 2:
         four_bit = (2 * shape.ends + FOUR_BIT * (shape.parameters - shape.ends)) / shape.parameters
         yield "QLoRA (recipe=...,qlora)", replace(lora, setup=replace(lora.setup, frozen_bytes=four_bit))
+
+
+def _with_lora(run: RunMemory) -> RunMemory:
+    """The run with the `lora` overlay."""
+    shape = replace(run.shape, trainable=LORA_RANK * run.shape.linear_sizes, frozen=run.shape.parameters)
+    return replace(run, shape=shape, setup=replace(run.setup, lora=True, dropout_bytes=1, frozen_bytes=2.0, states=2))
 
 
 def device_memory() -> tuple[float, str]:

@@ -61,6 +61,8 @@ def test_two_processes_equal_one(tmp_path, normalizer):
             assert row["mode"] == mode
             assert other["scores"] == pytest.approx(row["scores"], abs=1e-5)
     assert facts["exact"]["rows"][0]["scores"] != pytest.approx(facts["greedy_path"]["rows"][0]["scores"], abs=1e-3)
+    assert shared_facts["broken"] == ["step 3 of process 1"]
+    assert (facts["tokens_a_query"], shared_facts["tokens_a_query"]) == pytest.approx((10, 15))
 
 
 def test_the_command_trains_saves_resumes_and_evaluates_on_two_processes(tmp_path):
