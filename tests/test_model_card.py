@@ -60,6 +60,14 @@ def test_the_card_tells_the_run(trained):
     assert OmegaConf.create(recipe[1]).loss.alpha == 2.0
 
 
+def test_the_last_evaluation_counts():
+    logs = [{"eval_ndcg": value, "eval_num_queries": 9.0, "step": step} for step, value in ((5, 0.5), (10, 0.75))]
+    text = CardSource(Recipe(output="runs/x"), {}, adapter=False).render(10, [*logs, {"loss": 1.0, "step": 10}])
+    assert "75.00" in text
+    assert "50.00" not in text
+    assert "%, at step 10, on 9 queries" in text
+
+
 def test_its_code_ranks_with_the_checkpoint(trained, monkeypatch, capsys):
     code = re.search(r"```python\n(.*?)```", (trained / "checkpoint-3" / "README.md").read_text(), re.DOTALL)
     assert code is not None
