@@ -1,6 +1,6 @@
 """Training and scoring on one CUDA GPU at the real 7B shape: packed layouts, FlexAttention, one docID a row.
 
-    python -m benchmarks.gpu                      random weights of Mistral-7B's shape; needs a GPU of 80 GB
+    python -m benchmarks.gpu                      random weights of Mistral-7B's shape; a GPU of 80 GB or more
     python -m benchmarks.gpu size=tiny            the same on anything, the CPU too
     python -m benchmarks.gpu measure=false        the tables without their numbers, where there is no GPU
 
@@ -69,7 +69,7 @@ class GpuOptions:
     checkpointing: bool = _option(False, "activation checkpointing while training (cache cannot)")
     budget: float = _option(30.0, "seconds to spend on a batch, training and scoring each")
     rounds: int = _option(3, "rounds to make at least, and with more time up to 40")
-    pointwise_tokens: int = _option(8192, "run no more tokens than this in one pointwise call, and multiply up")
+    pointwise_tokens: int = _option(4096, "run no more tokens than this in one pointwise call, and multiply up")
     seed: int = _option(0, "seed of weights, prompts and docIDs")
     measure: bool = _option(True, "false: write the tables with every cell not measured")
     name: str = _option("gpu", "results go to benchmarks/results/<name>.json and .md")
