@@ -88,7 +88,8 @@ def largest_batch(dataset: EncodedDataset, rows: int, collate: TrieTargetCollato
 
 
 def _checkpointing(recipe: Recipe) -> bool:
-    return any(recipe.training.get(key) for key in ("activation_checkpointing", "gradient_checkpointing"))
+    by_recipe = any(recipe.training.get(key) for key in ("activation_checkpointing", "gradient_checkpointing"))
+    return by_recipe or parse_flag_from_env("FSDP_ACTIVATION_CHECKPOINTING")
 
 
 def _sharding(recipe: Recipe, processes: int) -> Sharding:
