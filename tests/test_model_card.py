@@ -37,7 +37,8 @@ def trained(tmp_path_factory):
     write_dataset(directory / "data")
     manifest = {"name": "tiny", "licence": "CC0", "splits": {"train": {"queries": 2400, "mean_docs": 3.5}}}
     (directory / "data" / "manifest.json").write_text(json.dumps(manifest))
-    run(words(directory, "mine"))
+    (directory / "prompt.yaml").write_text('prompt: "{query} from {docs}:"\ndoc: "{docid}"\ndelimiter: ", "\n')
+    run(words(directory, "mine", **{"prompt.template": directory / "prompt.yaml"}))
     return directory / "mine"
 
 
@@ -69,6 +70,10 @@ def test_the_last_evaluation_counts():
 
 
 def test_its_code_ranks_with_the_checkpoint(trained, monkeypatch, capsys):
+    """With the prompt's own file gone, as it is for whoever gets the checkpoint."""
+    template = trained.parent / "prompt.yaml"
+    assert "{query} from {docs}" in template.read_text()
+    template.rename(trained.parent / "elsewhere.yaml")
     code = re.search(r"```python\n(.*?)```", (trained / "checkpoint-3" / "README.md").read_text(), re.DOTALL)
     assert code is not None
     monkeypatch.chdir(trained / "checkpoint-3")
@@ -135,9 +140,9 @@ class Hub:
         self.uploads.append((repo_id, folder_path))
 
 
-def pushed(monkeypatch, trained, output, hub):
+def pushed(monkeypatch, trained, output, hub, strategy="end"):
     monkeypatch.setattr(transformers.trainer, "hf_api", lambda: hub)
-    settings = {"training.push_to_hub": "true", "training.hub_strategy": "end", "training.max_steps": "1"}
+    settings = {"training.push_to_hub": "true", "training.hub_strategy": strategy, "training.max_steps": "1"}
     run(words(trained.parent, output, **settings))
     return trained.parent / output
 
@@ -156,6 +161,12 @@ def test_a_push_that_fails_does_not_fail_the_run(monkeypatch, trained, caplog):
     assert f"hf upload me/kept {directory} --exclude" in caplog.text
     assert "OSError: quota exceeded" in caplog.text
     assert (directory / "model.safetensors").is_file()
+
+
+def test_a_push_that_fails_in_the_middle_of_training_does_not_stop_it(monkeypatch, trained, caplog):
+    directory = pushed(monkeypatch, trained, "going_on", Hub(writable=False), strategy="every_save")
+    assert caplog.text.count("OSError: quota exceeded") == 2  # at the checkpoint, and at the end
+    assert (directory / "checkpoint-1" / "README.md").is_file()
 
 
 def test_a_hub_out_of_reach_is_told_of_before_training(monkeypatch, trained):
