@@ -61,8 +61,9 @@ class MicroBatch:
 class TrainingSetup:
     """Everything else that matters.
 
-    low_precision: is the computation bfloat16 or float16? frozen_bytes: a frozen weight takes so many; trained ones are
-    float32. states: float32 values a trained weight that the optimizer keeps: 2 for AdamW, 1 for Adafactor with beta1.
+    low_precision: is the computation bfloat16 or float16? frozen_bytes, trained_bytes: of a weight of either kind; the
+    residual stream has the former's precision. states: values a trained weight that the optimizer keeps: 2 for AdamW,
+    in the weight's precision, 1 for Adafactor with beta1, in float32.
     lora: are adapters trained? dropout_bytes: of their dropout's mask, an element: 0 without, 1 on CUDA, 4 on CPUs.
     """
 
@@ -72,6 +73,7 @@ class TrainingSetup:
     sharding: Sharding = "none"
     processes: int = 1
     frozen_bytes: float = 4.0
+    trained_bytes: int = 4
     lora: bool = False
     dropout_bytes: int = 0
 
@@ -109,14 +111,15 @@ def step_memory(shape: ModelShape, batch: MicroBatch, setup: TrainingSetup) -> M
     Without accumulation the gradients are not there yet at that moment, and the sum is an upper limit. Workspaces of
     the allocator, of attention kernels and of the optimizer's step are not in it.
     """
-    share = 1 / setup.processes
-    split = setup.sharding
-    weights = (4 * shape.trainable + setup.frozen_bytes * shape.frozen) * (share if split == "full" else 1)
-    gradients = 4 * shape.trainable * (share if split in ("full", "zero2") else 1)
+    split, share = setup.sharding, 1 / setup.processes
+    trained = setup.trained_bytes * shape.trainable
+    weights = (trained + setup.frozen_bytes * shape.frozen) * (share if split == "full" else 1)
+    gradients = trained * (share if split in ("full", "zero2") else 1)
+    states = setup.states * max(trained, 4 * shape.trainable if setup.states == 1 else 0)
     parts = {
         "weights": weights,
         "gradients": gradients * (2 if split == "ddp" else 1),  # DDP's buckets are a second copy
-        "optimizer": 4 * setup.states * shape.trainable * (share if split in ("full", "zero2") else 1),
+        "optimizer": states * (share if split in ("full", "zero2") else 1),
         "activations": _activations(shape, batch, setup),
         "logits": (setup.width + 16) * batch.slots * shape.vocabulary,
     }

@@ -56,13 +56,20 @@ def run_memory(recipe: Recipe, model: PreTrainedModel, config: PreTrainedConfig,
         sharding=_sharding(recipe, processes),
         processes=processes,
         frozen_bytes=_frozen_bytes(recipe, shape),
+        trained_bytes=2 if recipe.lora is None and recipe.model.dtype == "bfloat16" else 4,
         lora=recipe.lora is not None,
+        dropout_bytes=_mask_bytes() if recipe.lora and recipe.lora.get("lora_dropout") else 0,
     )
     return RunMemory(shape, _sizes(batch, recipe.layout), setup)
 
 
+def _mask_bytes() -> int:
+    """Bytes of an element of a dropout mask on this process's device."""
+    return 1 if PartialState().device.type == "cuda" else 4
+
+
 def _frozen_bytes(recipe: Recipe, shape: ModelShape) -> float:
-    """Bytes of a weight below adapters, the mean of embeddings and head, which stay whole, and quantized layers."""
+    """Bytes of a weight that is loaded, the mean of embeddings and head, which stay whole, and quantized layers."""
     whole = 2.0 if recipe.model.dtype == "bfloat16" else 4.0
     if recipe.quantization is None:
         return whole
@@ -130,7 +137,8 @@ def _changes(run: RunMemory, limit: float, layout: Layout, devices: int) -> Iter
 def _with_lora(run: RunMemory) -> RunMemory:
     """The run with the `lora` overlay."""
     shape = replace(run.shape, trainable=LORA_RANK * run.shape.linear_sizes, frozen=run.shape.parameters)
-    return replace(run, shape=shape, setup=replace(run.setup, lora=True, dropout_bytes=1, frozen_bytes=2.0, states=2))
+    setup = replace(run.setup, lora=True, dropout_bytes=_mask_bytes(), frozen_bytes=2.0, trained_bytes=4, states=2)
+    return replace(run, shape=shape, setup=setup)
 
 
 def device_memory() -> tuple[float, str]:

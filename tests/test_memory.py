@@ -142,10 +142,16 @@ def test_shards_copies_and_adapters():
     assert full["gathered"] < 0.1 * weights
     assert "casts" not in full
     assert parts()["casts"] == pytest.approx(weights / 2, rel=0.05)
+    whole = parts(frozen_bytes=2.0, trained_bytes=2)  # bfloat16 weights, trained: Adafactor's momentum stays float32
+    assert (whole["weights"], whole["gradients"], whole["optimizer"]) == pytest.approx(
+        (weights / 2, weights / 2, weights)
+    )
+    assert "casts" not in whole
     assert parts(checkpointing=True)["activations"] < 0.15 * parts()["activations"]
 
 
-def test_advice_is_sorted_by_what_it_saves():
+def test_advice_is_sorted_by_what_it_saves(monkeypatch):
+    monkeypatch.setattr(stoical.memory_fit, "_mask_bytes", lambda: 1)  # a GPU's
     batch = MicroBatch(rows=8, tokens=8 * 400, slots=8 * 80, mask=8 * 80 * 400)
     run = RunMemory(SEVEN_B, batch, TrainingSetup(low_precision=True, states=1))
     found = savings(run, 110.0, "sequence", devices=8)
