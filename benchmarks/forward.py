@@ -86,13 +86,13 @@ def plain_loss(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
 
 def pointwise_logprobs(model: PreTrainedModel, query: TokenizedQuery, rows: int) -> Tensor:
     """[R] log-probability of the first R docIDs, one a row after its own copy of the prompt (nats)."""
-    docids = query.docid_ids[:rows]
+    docids, device = query.docid_ids[:rows], model.device
     longest = max(len(ids) for ids in docids)
-    padded = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in docids])  # [R, L]
-    real = torch.arange(longest) < torch.tensor([len(ids) for ids in docids])[:, None]
-    prompt = torch.tensor(query.prompt_ids).expand(rows, -1)
+    padded = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in docids], device=device)  # [R, L]
+    real = torch.arange(longest, device=device) < torch.tensor([len(ids) for ids in docids], device=device)[:, None]
+    prompt = torch.tensor(query.prompt_ids, device=device).expand(rows, -1)
     logits = model(input_ids=torch.cat([prompt, padded[:, :-1]], 1), logits_to_keep=longest, use_cache=False).logits
-    logprobs = logits.log_softmax(dim=-1).gather(2, padded[..., None])[..., 0]
+    logprobs = logits.float().log_softmax(dim=-1).gather(2, padded[..., None])[..., 0]
     return torch.where(real, logprobs, 0.0).sum(dim=1)
 
 

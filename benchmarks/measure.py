@@ -71,8 +71,10 @@ def spread(times: Sequence[float]) -> float:
 
 
 def environment() -> dict[str, Any]:
-    """Processor, core and thread counts, and versions; nothing that names the machine or its owner."""
+    """Processor, core and thread counts, the GPU if any, and versions; nothing that names the machine or its owner."""
+    gpu = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if torch.cuda.is_available() else {}
     return {
+        **gpu,
         "processor": _processor(),
         "cores": torch.multiprocessing.cpu_count(),
         "torch_threads": torch.get_num_threads(),
@@ -102,9 +104,13 @@ def write_results(
     settings: Mapping[str, Any],
     results: Any,
     tables: Mapping[str, str],
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Print the tables, and write `results/<name>.json` and `results/<name>.md`; paths are left out of both."""
-    facts = environment()
+    """Print the tables, and write `results/<name>.json` and `results/<name>.md`; paths are left out of both.
+
+    `facts`: what they were measured on, `environment()` unless given.
+    """
+    facts = environment() if facts is None else facts
     shown = " ".join([command, *(word for word in arguments if "/" not in word)])
     text = [f"# {name}", "", f"`{shown}`", "", ", ".join(f"{key} {value}" for key, value in facts.items()), ""]
     for title, table in tables.items():

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from peft import PeftConfig
 
 from stoical.config import build_recipe, dotlist_layer, load_recipe, read_layer, split_arguments
+from stoical.prompts import TEMPLATE_FILE
 from stoical.saving import last_checkpoint
 from stoical.settings import Recipe
 
@@ -98,12 +99,14 @@ def find_checkpoint(directory: str) -> Path:
 
 
 def checkpoint_layers(path: Path) -> list[tuple[str, DictConfig]]:
-    """The saved recipe, then what points it at the saved weights and tokenizer; an adapter's base model stays.
+    """The saved recipe, then what points it at the saved weights, tokenizer and prompt; an adapter's base model stays.
 
     A soft prompt needs layout=cache, in which the layout it was trained in does not matter.
     """
     origin, saved = read_layer(path / "recipe.yaml")
     pointed: dict[str, Any] = {"tokenizer": {"name": str(path), "vocab_size": None}}
+    if (path / TEMPLATE_FILE).is_file():
+        pointed["prompt"] = {"template": str(path / TEMPLATE_FILE)}
     if _is_adapter(path):
         if PeftConfig.from_pretrained(str(path)).is_prompt_learning:
             pointed["layout"] = "cache"

@@ -61,8 +61,10 @@ class MicroBatch:
 class TrainingSetup:
     """Everything else that matters.
 
-    low_precision: is the computation bfloat16 or float16? frozen_bytes: a frozen weight takes so many; trained ones are
-    float32. states: float32 values a trained weight that the optimizer keeps: 2 for AdamW, 1 for Adafactor with beta1.
+    low_precision: is the computation bfloat16 or float16? frozen_bytes, trained_bytes: of a weight of either kind; the
+    residual stream has the former's precision. states: values a trained weight that the optimizer keeps: 2 for AdamW,
+    in the weight's precision, 1 for Adafactor with beta1, in float32.
+    lora: are adapters trained? dropout_bytes: of their dropout's mask, an element: 0 without, 1 on CUDA, 4 on CPUs.
     """
 
     low_precision: bool
@@ -71,7 +73,9 @@ class TrainingSetup:
     sharding: Sharding = "none"
     processes: int = 1
     frozen_bytes: float = 4.0
+    trained_bytes: int = 4
     lora: bool = False
+    dropout_bytes: int = 0
 
     @property
     def width(self) -> int:
@@ -107,20 +111,21 @@ def step_memory(shape: ModelShape, batch: MicroBatch, setup: TrainingSetup) -> M
     Without accumulation the gradients are not there yet at that moment, and the sum is an upper limit. Workspaces of
     the allocator, of attention kernels and of the optimizer's step are not in it.
     """
-    share = 1 / setup.processes
-    split = setup.sharding
-    weights = (4 * shape.trainable + setup.frozen_bytes * shape.frozen) * (share if split == "full" else 1)
-    gradients = 4 * shape.trainable * (share if split in ("full", "zero2") else 1)
+    split, share = setup.sharding, 1 / setup.processes
+    trained = setup.trained_bytes * shape.trainable
+    weights = (trained + setup.frozen_bytes * shape.frozen) * (share if split == "full" else 1)
+    gradients = trained * (share if split in ("full", "zero2") else 1)
+    states = setup.states * max(trained, 4 * shape.trainable if setup.states == 1 else 0)
     parts = {
         "weights": weights,
         "gradients": gradients * (2 if split == "ddp" else 1),  # DDP's buckets are a second copy
-        "optimizer": 4 * setup.states * shape.trainable * (share if split in ("full", "zero2") else 1),
+        "optimizer": states * (share if split in ("full", "zero2") else 1),
         "activations": _activations(shape, batch, setup),
         "logits": (setup.width + 16) * batch.slots * shape.vocabulary,
     }
     if split == "full":
         parts["gathered"] = setup.width * (shape.ends + 2 * (shape.parameters - shape.ends) / shape.layers)
-    elif setup.low_precision and not setup.lora:
+    elif setup.low_precision and setup.frozen_bytes == 4:
         parts["casts"] = _casts(shape, parts["activations"] + parts["logits"], setup)
     return {name: size / GIB for name, size in parts.items()}
 
@@ -153,12 +158,8 @@ def _per_token(shape: ModelShape, setup: TrainingSetup, stream: int) -> float:
     """
     norms = 2 * shape.hidden * (4 + (0 if setup.lora else stream))
     attention = (4 * shape.query_width + 2 * shape.key_width) * setup.width
-    if setup.lora:  # frozen layers keep no input; the adapter of each keeps a dropout mask and a cast
-        return (
-            norms
-            + (6 * shape.hidden + shape.intermediate) * (1 + setup.width)
-            + attention
-            + 3 * (shape.intermediate * setup.width)
-        )
+    if setup.lora:  # frozen layers keep no input; the adapter of each keeps a dropout mask and its own cast
+        kept = (6 * shape.hidden + shape.intermediate) * (setup.dropout_bytes + setup.width)
+        return norms + kept + attention + 3 * shape.intermediate * setup.width
     inputs = (6 if setup.width != stream else 3) * shape.hidden * setup.width
     return norms + inputs + attention + 4 * shape.intermediate * setup.width

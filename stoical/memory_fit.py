@@ -56,13 +56,20 @@ def run_memory(recipe: Recipe, model: PreTrainedModel, config: PreTrainedConfig,
         sharding=_sharding(recipe, processes),
         processes=processes,
         frozen_bytes=_frozen_bytes(recipe, shape),
+        trained_bytes=2 if recipe.lora is None and recipe.model.dtype == "bfloat16" else 4,
         lora=recipe.lora is not None,
+        dropout_bytes=_mask_bytes() if recipe.lora and recipe.lora.get("lora_dropout") else 0,
     )
     return RunMemory(shape, _sizes(batch, recipe.layout), setup)
 
 
+def _mask_bytes() -> int:
+    """Bytes of an element of a dropout mask on this process's device."""
+    return 1 if PartialState().device.type == "cuda" else 4
+
+
 def _frozen_bytes(recipe: Recipe, shape: ModelShape) -> float:
-    """Bytes of a weight below adapters, the mean of embeddings and head, which stay whole, and quantized layers."""
+    """Bytes of a weight that is loaded, the mean of embeddings and head, which stay whole, and quantized layers."""
     whole = 2.0 if recipe.model.dtype == "bfloat16" else 4.0
     if recipe.quantization is None:
         return whole
@@ -88,7 +95,8 @@ def largest_batch(dataset: EncodedDataset, rows: int, collate: TrieTargetCollato
 
 
 def _checkpointing(recipe: Recipe) -> bool:
-    return any(recipe.training.get(key) for key in ("activation_checkpointing", "gradient_checkpointing"))
+    by_recipe = any(recipe.training.get(key) for key in ("activation_checkpointing", "gradient_checkpointing"))
+    return by_recipe or parse_flag_from_env("FSDP_ACTIVATION_CHECKPOINTING")
 
 
 def _sharding(recipe: Recipe, processes: int) -> Sharding:
@@ -118,12 +126,19 @@ def _changes(run: RunMemory, limit: float, layout: Layout, devices: int) -> Iter
     if setup.sharding in ("none", "ddp"):
         split = replace(run, setup=replace(setup, sharding="full", processes=devices))
         yield f"FSDP2 over {devices} devices (accelerate_configs/fsdp2.yaml)", split
+    lora = run if setup.lora else _with_lora(run)
     if not setup.lora:
-        adapters = replace(shape, trainable=LORA_RANK * shape.linear_sizes, frozen=shape.parameters)
-        lora = replace(run, shape=adapters, setup=replace(setup, lora=True, frozen_bytes=2.0, states=2))
         yield "LoRA (recipe=...,lora)", lora
+    if not setup.lora or setup.frozen_bytes >= 2:
         four_bit = (2 * shape.ends + FOUR_BIT * (shape.parameters - shape.ends)) / shape.parameters
         yield "QLoRA (recipe=...,qlora)", replace(lora, setup=replace(lora.setup, frozen_bytes=four_bit))
+
+
+def _with_lora(run: RunMemory) -> RunMemory:
+    """The run with the `lora` overlay."""
+    shape = replace(run.shape, trainable=LORA_RANK * run.shape.linear_sizes, frozen=run.shape.parameters)
+    setup = replace(run.setup, lora=True, dropout_bytes=_mask_bytes(), frozen_bytes=2.0, trained_bytes=4, states=2)
+    return replace(run, shape=shape, setup=setup)
 
 
 def device_memory() -> tuple[float, str]:

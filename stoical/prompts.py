@@ -15,6 +15,7 @@ from yaml import YAMLError
 from stoical.data import Doc
 
 TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATE_FILE = "template.yaml"  # the one that a checkpoint was trained with
 
 
 @dataclass

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from transformers import Trainer, TrainerControl
 from transformers.trainer import TRAINER_STATE_NAME
@@ -23,6 +25,7 @@ from stoical.losses import Normalizer, Objective, StepContext, normalizer
 from stoical.model_card import CardSource
 from stoical.packing import PackedBatch
 from stoical.progress import LogLines, MetricsFile, ProgressBar
+from stoical.prompts import TEMPLATE_FILE
 from stoical.saving import UNFINISHED, last_checkpoint, prune, publish
 from stoical.step_checks import MovementCheck
 from stoical.throughput import Throughput
@@ -195,11 +198,12 @@ class StoicalTrainer(Trainer):
         return {type(objective).__name__: objective.state_dict() for objective in self.objectives}
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Keep the recipe and a model card beside the weights: what evaluation, and whoever gets them, will need."""
+        """Keep recipe, prompt template and a model card beside the weights: what it takes to use them elsewhere."""
         super()._save(output_dir, state_dict)
         if self.args.should_save:  # every process comes here; one of them writes
             directory = Path(output_dir or str(self.args.output_dir))
             (directory / "recipe.yaml").write_text(self.recipe_yaml)
+            (directory / TEMPLATE_FILE).write_text(OmegaConf.to_yaml(self.evaluator.dataset.encoder.template))
             self._write_card(directory)
 
     def _write_card(self, directory: Path) -> None:
@@ -222,12 +226,15 @@ class StoicalTrainer(Trainer):
 
     def share(self) -> None:
         """Push weights, recipe and card to the hub after training. A failure is a warning: nothing is lost by it."""
+        self._try_push(self.push_to_hub)
+
+    def _try_push(self, push: Callable[[], Any]) -> None:
         try:
-            self.push_to_hub()
+            push()
         except Exception as error:
             logger.warning(
-                f"pushing to the hub failed ({type(error).__name__}: {error}); the run is complete, push it with: "
-                f"hf upload {self.hub_model_id} {self.args.output_dir} --exclude 'checkpoint-*'"
+                f"pushing to the hub failed ({type(error).__name__}: {error}); nothing is lost here, and after the run "
+                f"you can push it with: hf upload {self.hub_model_id} {self.args.output_dir} --exclude 'checkpoint-*'"
             )
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -249,7 +256,7 @@ class StoicalTrainer(Trainer):
             prune(output, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
-            super()._push_from_checkpoint(str(final))
+            self._try_push(partial(super()._push_from_checkpoint, str(final)))
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Nothing: transformers would push before the checkpoint is in its place, and `_save_checkpoint` does after."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 from accelerate import PartialState
+from peft import LoraConfig, get_peft_model
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig
 
@@ -88,6 +90,40 @@ def test_the_estimate_is_what_a_step_allocates(bf16, checkpointing, layout):
     assert run.total - fixed == pytest.approx(measured - fixed, rel=0.25)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "dropout", "checkpointing"),
+    [(torch.bfloat16, 0.1, False), (torch.bfloat16, 0.0, True), (torch.float32, 0.1, False)],
+)
+def test_the_estimate_holds_for_adapters(dtype, dropout, checkpointing):
+    """LoRA over a frozen model, bfloat16 computation: to 15% of the whole, 25% of what the step itself needs."""
+    model = tiny_model(**MIDDLE, initializer_range=0.02).to(dtype)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    settings = LoraConfig(task_type="CAUSAL_LM", r=8, lora_dropout=dropout, target_modules="all-linear")
+    model = get_peft_model(model, settings).train()
+    queries = [random_query(seed, 120, 8, MIDDLE["vocab_size"]) for seed in range(2)]
+    batch = TrieTargetCollator(TargetSettings(item="stepwise"), 0, prune=True)(queries)["batch"]
+    rows, nodes, total = batch.node_mask.shape
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = weighted_nll(node_logprobs(model, batch).logprobs, batch.node_weights)
+        loss.backward()
+
+    setup = TrainingSetup(
+        True, 2, checkpointing, frozen_bytes=dtype.itemsize, lora=True, dropout_bytes=4 * (dropout > 0)
+    )
+    sizes = MicroBatch(rows, batch.input_ids.numel(), rows * (nodes + 1), rows * nodes * total)
+    parts = step_memory(model_shape(model, model.config), sizes, setup)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    measured = peak_bytes(model, torch.optim.AdamW(trained), step) / GIB
+    assert sum(parts.values()) == pytest.approx(measured, rel=0.15)
+    fixed = parts["weights"] + parts["gradients"] + parts["optimizer"]
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    assert fixed == pytest.approx((weights + 12 * sum(p.numel() for p in trained)) / GIB)
+    assert sum(parts.values()) - fixed == pytest.approx(measured - fixed, rel=0.25)
+
+
 def test_shards_copies_and_adapters():
     batch = MicroBatch(rows=8, tokens=8 * 400, slots=8 * 80, mask=8 * 80 * 400)
     setup = TrainingSetup(low_precision=True, states=1)
@@ -106,10 +142,16 @@ def test_shards_copies_and_adapters():
     assert full["gathered"] < 0.1 * weights
     assert "casts" not in full
     assert parts()["casts"] == pytest.approx(weights / 2, rel=0.05)
+    whole = parts(frozen_bytes=2.0, trained_bytes=2)  # bfloat16 weights, trained: Adafactor's momentum stays float32
+    assert (whole["weights"], whole["gradients"], whole["optimizer"]) == pytest.approx(
+        (weights / 2, weights / 2, weights)
+    )
+    assert "casts" not in whole
     assert parts(checkpointing=True)["activations"] < 0.15 * parts()["activations"]
 
 
-def test_advice_is_sorted_by_what_it_saves():
+def test_advice_is_sorted_by_what_it_saves(monkeypatch):
+    monkeypatch.setattr(stoical.memory_fit, "_mask_bytes", lambda: 1)  # a GPU's
     batch = MicroBatch(rows=8, tokens=8 * 400, slots=8 * 80, mask=8 * 80 * 400)
     run = RunMemory(SEVEN_B, batch, TrainingSetup(low_precision=True, states=1))
     found = savings(run, 110.0, "sequence", devices=8)
@@ -125,6 +167,10 @@ def test_advice_is_sorted_by_what_it_saves():
     assert fits.total < 110 < run.total
     assert by_name["training.per_device_train_batch_size=4"] == pytest.approx(run.total - fits.total)
     assert not any("checkpointing" in advice for _, advice in savings(run, 80.0, "cache", devices=8))
+    adapters = TrainingSetup(True, 2, sharding="full", lora=True, frozen_bytes=2.0)
+    shape = replace(SEVEN_B, trainable=40_000_000, frozen=SEVEN_B.parameters)
+    left = savings(RunMemory(shape, batch.smaller(1), adapters), 1.0, "cache", devices=8)
+    assert [advice for _, advice in left] == ["QLoRA (recipe=...,qlora)"]
 
 
 @pytest.mark.parametrize("overlay", ["LoRA", "QLoRA"])

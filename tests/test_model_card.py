@@ -37,7 +37,8 @@ def trained(tmp_path_factory):
     write_dataset(directory / "data")
     manifest = {"name": "tiny", "licence": "CC0", "splits": {"train": {"queries": 2400, "mean_docs": 3.5}}}
     (directory / "data" / "manifest.json").write_text(json.dumps(manifest))
-    run(words(directory, "mine"))
+    (directory / "prompt.yaml").write_text('prompt: "{query} from {docs}:"\ndoc: "{docid}"\ndelimiter: ", "\n')
+    run(words(directory, "mine", **{"prompt.template": directory / "prompt.yaml"}))
     return directory / "mine"
 
 
@@ -60,7 +61,19 @@ def test_the_card_tells_the_run(trained):
     assert OmegaConf.create(recipe[1]).loss.alpha == 2.0
 
 
+def test_the_last_evaluation_counts():
+    logs = [{"eval_ndcg": value, "eval_num_queries": 9.0, "step": step} for step, value in ((5, 0.5), (10, 0.75))]
+    text = CardSource(Recipe(output="runs/x"), {}, adapter=False).render(10, [*logs, {"loss": 1.0, "step": 10}])
+    assert "75.00" in text
+    assert "50.00" not in text
+    assert "%, at step 10, on 9 queries" in text
+
+
 def test_its_code_ranks_with_the_checkpoint(trained, monkeypatch, capsys):
+    """With the prompt's own file gone, as it is for whoever gets the checkpoint."""
+    template = trained.parent / "prompt.yaml"
+    assert "{query} from {docs}" in template.read_text()
+    template.rename(trained.parent / "elsewhere.yaml")
     code = re.search(r"```python\n(.*?)```", (trained / "checkpoint-3" / "README.md").read_text(), re.DOTALL)
     assert code is not None
     monkeypatch.chdir(trained / "checkpoint-3")
@@ -127,9 +140,9 @@ class Hub:
         self.uploads.append((repo_id, folder_path))
 
 
-def pushed(monkeypatch, trained, output, hub):
+def pushed(monkeypatch, trained, output, hub, strategy="end"):
     monkeypatch.setattr(transformers.trainer, "hf_api", lambda: hub)
-    settings = {"training.push_to_hub": "true", "training.hub_strategy": "end", "training.max_steps": "1"}
+    settings = {"training.push_to_hub": "true", "training.hub_strategy": strategy, "training.max_steps": "1"}
     run(words(trained.parent, output, **settings))
     return trained.parent / output
 
@@ -148,6 +161,12 @@ def test_a_push_that_fails_does_not_fail_the_run(monkeypatch, trained, caplog):
     assert f"hf upload me/kept {directory} --exclude" in caplog.text
     assert "OSError: quota exceeded" in caplog.text
     assert (directory / "model.safetensors").is_file()
+
+
+def test_a_push_that_fails_in_the_middle_of_training_does_not_stop_it(monkeypatch, trained, caplog):
+    directory = pushed(monkeypatch, trained, "going_on", Hub(writable=False), strategy="every_save")
+    assert caplog.text.count("OSError: quota exceeded") == 2  # at the checkpoint, and at the end
+    assert (directory / "checkpoint-1" / "README.md").is_file()
 
 
 def test_a_hub_out_of_reach_is_told_of_before_training(monkeypatch, trained):

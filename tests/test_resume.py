@@ -210,6 +210,12 @@ def test_part_of_a_checkpoint_is_refused(trained: Path, spoil: str) -> None:
             resume_from(make(trained, f"resume={resume}", "resume_force=true"))
 
 
+def test_a_card_may_be_edited(trained: Path) -> None:
+    card = trained / "run" / "checkpoint-3" / "README.md"
+    card.write_text(card.read_text() + "Trained for a demonstration.\n")
+    assert resume_from(make(trained, "resume=auto")) == card.parent
+
+
 def test_an_unfinished_checkpoint_is_refused_by_its_path_too(trained: Path) -> None:
     unfinished = trained / "run" / UNFINISHED / "checkpoint-4"
     shutil.copytree(trained / "run" / "checkpoint-3", unfinished)
