@@ -21,11 +21,12 @@ from stoical.trie import DocIDTrie
 
 @dataclass(frozen=True, slots=True)
 class DeviceTrie:
-    """CSR tensors of one trie: 12 bytes a node and 4 a docID (all int32), whatever the size of the vocabulary.
+    """CSR tensors of one trie: 16 bytes a node and 4 a docID, whatever the size of the vocabulary.
 
     token [N] leads to a node (-1 at the root); child_start [N + 1]: the children of node u are nodes child_start[u] up
     to child_start[u + 1], by ascending token; doc [N] is the place in the list of the docID that ends at a node, or -1;
-    counted [D] is how many of a docID's tokens its score counts.
+    counted [D] is how many of a docID's tokens its score counts. All are int32 but child_start, which every step
+    computes with: int64 spares it conversions.
     """
 
     token: Tensor
@@ -51,19 +52,22 @@ class DeviceTrie:
             )
         ends = np.full(trie.num_nodes, -1, dtype=np.int32)
         ends[trie.leaf] = np.arange(len(lengths))
-        arrays = (trie.token, trie.child_start, ends, scored)
-        return cls(*(torch.from_numpy(np.array(array, dtype=np.int32)).to(device) for array in arrays))
+        arrays = (np.array(array, dtype=np.int32) for array in (trie.token, ends, scored))
+        token, doc, last = (torch.from_numpy(array).to(device) for array in arrays)
+        return cls(token, torch.from_numpy(np.array(trie.child_start)).to(device), doc, last)
 
     def children(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """All children of `nodes` [K], in the order of `nodes` and then of tokens: (place of the parent [C], node [C]).
+        """All children of `nodes` [K > 0], by `nodes` and then by token: (place of the parent [C], node [C]).
 
         Both int64. A leaf has none.
         """
         start, end = self._blocks(nodes)
-        count = (end - start).long()
-        parent = torch.repeat_interleave(count)
-        shift = end - count.cumsum(0)  # from a child's place in the answer to its number
-        return parent, torch.arange(len(parent), device=nodes.device) + shift.index_select(0, parent)
+        count = end - start
+        last = count.cumsum(0)
+        total = int(last[-1])
+        parent = torch.repeat_interleave(count, output_size=total)
+        shift = end - last  # from a child's place in the answer to its number
+        return parent, torch.arange(total, device=nodes.device) + shift.index_select(0, parent)
 
     def has_children(self, nodes: Tensor) -> Tensor:
         """[K] False at leaves."""
