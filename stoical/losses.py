@@ -5,6 +5,7 @@ Dimension letters: M trie nodes, D docIDs, B queries. Log-probabilities are floa
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -62,7 +63,7 @@ class ObjectiveOutput:
     logs: dict[str, float] = field(default_factory=dict)
 
 
-class Objective:
+class Objective(ABC):
     """A term of the training loss. The trainer adds the terms' sums and divides once by the global normalizer.
 
     Most are a function of the context and nothing else. One that keeps something of its own (a discriminator, a running
@@ -72,19 +73,21 @@ class Objective:
     needs_whole_trie: bool = True  # must every trie node be in the batch, also those without weight?
     needs_hidden: bool = False  # must the output hold the hidden states?
 
+    @abstractmethod
     def __call__(self, context: StepContext) -> ObjectiveOutput:
         """The term's sum over the micro-batch."""
-        raise NotImplementedError
 
     def after_step(self) -> None:
-        """Called on every process after each optimizer step."""
+        """Called on every process after each optimizer step. Most have nothing to do then."""
+        return
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold beside the model, as `torch.save` takes it."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the state of a checkpoint."""
+        """Take up the state of a checkpoint, which is only called with what `state_dict` gave, if not empty."""
+        return
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,11 @@ def check_writable(output: Path) -> None:
 
 
 def start_run(recipe: Recipe, fingerprint: Mapping[str, Any], checkpoint: Path | None) -> None:
-    """Write recipe.yaml (resolved) and manifest.json, and clear away what a killed run left. Every process calls this.
+    """Write recipe.yaml (resolved), manifest.json and the docID table, and clear away what a killed run left.
 
-    A run that goes on from its own checkpoint keeps both files as they were; what differs now is appended to the
-    manifest's `resumed`. Rows of metrics.jsonl past the checkpoint are dropped: the steps are about to be done again.
+    Every process calls this. A run that goes on from its own checkpoint keeps these files as they were; what differs
+    now is appended to the manifest's `resumed`. Rows of metrics.jsonl past the checkpoint are dropped: the steps are
+    about to be done again.
     """
     state, output = PartialState(), Path(str(recipe.output))
     facts = run_facts(recipe, fingerprint)
@@ -48,10 +49,18 @@ def start_run(recipe: Recipe, fingerprint: Mapping[str, Any], checkpoint: Path |
         if not (own and manifest.is_file()):
             write_whole(output / "recipe.yaml", OmegaConf.to_yaml(recipe))
             write_whole(manifest, json.dumps(facts | {"resumed": []}, indent=2) + "\n")
+            _keep_items(recipe, output)
         if checkpoint is not None:
             _append_resumed(manifest, facts, checkpoint, changed(checkpoint, recipe))
         _drop_rows(output / "metrics.jsonl", -1 if checkpoint is None else steps_done(checkpoint))
     state.wait_for_everyone()
+
+
+def _keep_items(recipe: Recipe, output: Path) -> None:
+    """Copy the dataset's docID table, if it has one, beside the model: without it nobody knows what `[25,36,39]` is."""
+    table = Path(recipe.data.path) / "items.parquet"
+    if table.is_file():
+        shutil.copyfile(table, output / table.name)
 
 
 def run_facts(recipe: Recipe, fingerprint: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from stoical.build import build_trainer
 from stoical.config import load_recipe
 from stoical.data import file_sha256
+from stoical.docids import DocIDTable
 from stoical.losses import Objective, ObjectiveOutput
 from stoical.resume import resume_from
 from stoical.run_dir import start_run
@@ -65,10 +66,12 @@ def test_layouts_train_alike(tmp_path):
 
 def test_run_directory(tmp_path):
     recipe = make(tmp_path, "training.max_steps=4", "training.eval_steps=2", "training.save_steps=4")
+    DocIDTable(["P1"], ["[1,2]"], ["a title"]).save(tmp_path / "data" / "items.parquet")
     trainer = build_trainer(recipe)
     start_run(recipe, trainer.fingerprint, None)
     trainer.train()
     run = tmp_path / "run"
+    assert DocIDTable.load(run / "items.parquet").docid_of == {"P1": "[1,2]"}
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["data"]["name"] == "tiny"
     assert manifest["global_batch"] == {"queries": 8, "processes": 1, "micro_batch": 8, "accumulation_steps": 1}
