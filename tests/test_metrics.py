@@ -84,14 +84,17 @@ def test_each_metric_is_the_loop_of_the_text(query: tuple[np.ndarray, np.ndarray
         assert violates(scores, num_negatives) == loop_violates(scores[:positives], scores[positives:])
 
 
-@settings(deadline=None)
-@given(st.integers(2, 12), st.integers(0, 2), st.randoms(use_true_random=False))
-def test_ndcg_is_scikit_learns_where_no_scores_tie(positives: int, negatives: int, random: object) -> None:
-    scores = [-0.1 * i for i in range(positives + negatives)]
-    random.shuffle(scores)  # type: ignore[attr-defined]
-    ranks = np.array([*range(1, positives + 1), *[positives + 1] * negatives])
+@settings(max_examples=1000, deadline=None)
+@given(st.integers(2, 100), st.integers(0, 3), st.booleans(), st.integers(0, 2**32 - 1))
+def test_ndcg_is_scikit_learns_where_no_scores_tie(positives: int, negatives: int, graded: bool, seed: int) -> None:
+    """1,000 random lists; where they are graded, documents share ranks."""
+    random = np.random.default_rng(seed)
+    scores = -0.1 * random.permutation(positives + negatives)
+    places = np.arange(1, positives + 1)
+    ranks = np.maximum.accumulate(np.where(random.random(positives) < 0.5, places, 1)) if graded else places
+    ranks = np.concatenate([ranks, np.full(negatives, positives + 1)])
     gains = gold_gains(ranks, negatives)
-    assert ndcg(np.array(scores), gains) == pytest.approx(ndcg_score([gains], [scores]))
+    assert ndcg(scores, gains) == pytest.approx(ndcg_score([gains], [scores]))
 
 
 def test_gold_gains_are_those_of_the_text() -> None:
