@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
 from stoical.build import training_arguments
-from stoical.launch import check_sharding, note_unused_gpus
+from stoical.launch import check_sharding, note_unused_gpus, sharding
 from tests.test_trainer import make
 
 
@@ -62,10 +62,10 @@ def test_fsdp_on_cpus_is_refused(tmp_path, monkeypatch, on_several_cpus):
 
 
 def test_adafactor_runs_on_fsdp2_and_on_whole_weights(tmp_path, monkeypatch):
-    training_arguments(make(tmp_path, *ADAFACTOR))
+    assert sharding(training_arguments(make(tmp_path, *ADAFACTOR))) is None
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "2")
-    training_arguments(make(tmp_path, *ADAFACTOR))
+    assert sharding(training_arguments(make(tmp_path, *ADAFACTOR))) == "FSDP2"
 
 
 def test_the_cache_layout_is_refused_where_layers_run_twice(tmp_path, monkeypatch):
