@@ -7,11 +7,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from accelerate import PartialState
 from omegaconf import OmegaConf
 from transformers.utils import logging as transformers_logging
 
 from stoical.config import RECIPES, list_recipes
+from stoical.launch import end_processes
 from stoical.settings import Recipe
 
 DEBUG_VARIABLE = "STOICAL_DEBUG"
@@ -43,7 +43,7 @@ def run(main: Callable[[Sequence[str]], None], usage: str, recipes: bool = True)
         hint = "; resume=auto continues from the last checkpoint" if recipes else ""
         print(f"interrupted{hint}", file=sys.stderr)
         sys.exit(130)
-    PartialState().destroy_process_group()  # without it, processes may abort at exit
+    end_processes()
 
 
 def _print_help(text: str) -> None:

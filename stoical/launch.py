@@ -1,7 +1,8 @@
-"""What the launcher set up: how weights are shared out over processes, and which GPUs stay unused."""
+"""What the launcher set up: how weights are shared out over processes, which GPUs stay unused, and how it all ends."""
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Sequence
@@ -77,3 +78,19 @@ def note_unused_gpus(arguments: Sequence[str]) -> None:
         f"train.py {' '.join(arguments)}",
         file=sys.stderr,
     )
+
+
+def end_processes() -> None:
+    """Leave the process group; one of several processes ends right here, with status 0. The last thing a program does.
+
+    gloo's threads may free a tensor of the last collective after it is over. One that does so while Python shuts down
+    aborts the process, whether or not the group was destroyed, and the launcher would call a finished run failed.
+    """
+    state = PartialState()
+    several = state.num_processes > 1
+    state.destroy_process_group()
+    if several:
+        atexit._run_exitfuncs()  # trackers send the rest of their data there
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

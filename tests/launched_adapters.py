@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from stoical.build import build_trainer
 from stoical.config import load_recipe
+from stoical.launch import end_processes
 from stoical.step_checks import MovementCheck
 from tests.launched_runs import let_fsdp_run_on_cpus
 from tests.small_data import TINY
@@ -96,7 +97,7 @@ def main() -> None:
     facts = {name: facts_of(directory, name) for name in sys.argv[2:]}
     if PartialState().is_main_process:
         (directory / "facts.json").write_text(json.dumps(facts))
-    PartialState().destroy_process_group()
+    end_processes()
 
 
 if __name__ == "__main__":

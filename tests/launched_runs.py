@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor, Shard
 import evaluate
 import train
 from stoical.adafactor import Adafactor
+from stoical.launch import end_processes
 from tests.small_data import TINY
 
 STEPS = 20
@@ -146,7 +147,7 @@ def main() -> None:
         train_run(directory, name)
     if sharded:
         check_shards(directory)
-    PartialState().destroy_process_group()
+    end_processes()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
 from stoical.build import training_arguments
-from stoical.launch import check_sharding, note_unused_gpus, sharding
+from stoical.launch import check_sharding, end_processes, note_unused_gpus, sharding
 from tests.test_trainer import make
 
 
@@ -66,6 +66,17 @@ def test_adafactor_runs_on_fsdp2_and_on_whole_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "2")
     assert sharding(training_arguments(make(tmp_path, *ADAFACTOR))) == "FSDP2"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_several_processes_end_before_python_shuts_down(monkeypatch, processes):
+    """gloo's threads may abort a process that is shutting down; one process has none, and goes on."""
+    state, done = PartialState(cpu=True), []
+    monkeypatch.setitem(state._shared_state, "num_processes", processes)
+    monkeypatch.setattr("stoical.launch.atexit._run_exitfuncs", lambda: done.append("atexit"))
+    monkeypatch.setattr("stoical.launch.os._exit", done.append)
+    end_processes()
+    assert done == ([] if processes == 1 else ["atexit", 0])
 
 
 def test_the_cache_layout_is_refused_where_layers_run_twice(tmp_path, monkeypatch):

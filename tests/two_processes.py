@@ -17,6 +17,7 @@ from accelerate import PartialState
 
 from stoical.build import build_trainer
 from stoical.config import load_recipe
+from stoical.launch import end_processes
 from stoical.loss_watch import LossWatch
 from stoical.throughput import Throughput
 from stoical.trainer import StoicalTrainer
@@ -56,7 +57,7 @@ def main() -> None:
         for name, result in (("exact", exact), ("greedy_path", proxy)):
             facts[name] = {"metrics": result.metrics, "rows": result.rows}
         (output / "facts.json").write_text(json.dumps(facts))
-    PartialState().destroy_process_group()
+    end_processes()
 
 
 if __name__ == "__main__":
