@@ -32,7 +32,7 @@ from stoical.data import RankingDataset, RankingRow, load_manifest, load_split
 from stoical.evaluator import Evaluator
 from stoical.fields import unknown
 from stoical.forward import check_model
-from stoical.launch import check_sharding, keep_gradients_sharded
+from stoical.launch import check_sharding, keep_gradients_sharded, sharding
 from stoical.memory_fit import largest_batch, run_memory, shortage
 from stoical.mitigations import build_objectives
 from stoical.model_card import CardSource
@@ -276,6 +276,7 @@ def build_trainer(recipe: Recipe) -> StoicalTrainer:
     prune = not any(objective.needs_whole_trie for objective in objectives)
     dataset, collator = EncodedDataset(train, encoder), TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune)
     config = build_config(recipe, tokenizer)
+    recipe.mitigations.check_model(config, sharding(arguments))
     if arguments.process_index == 0:
         batch = largest_batch(dataset, arguments.per_device_train_batch_size, collator)
         warning = shortage(run_memory(recipe, meta_model(recipe, config), config, batch), recipe.layout)

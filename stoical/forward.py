@@ -23,6 +23,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from stoical.embeddings import Mixture, embedded
 from stoical.packing import PackedBatch
 
 Layout = Literal["sequence", "cache", "pointwise"]
@@ -98,18 +99,26 @@ def check_model(model: nn.Module, max_length: int) -> None:
 
 
 def node_logprobs(
-    model: nn.Module, batch: PackedBatch, layout: Layout = "sequence", hidden: bool = False
+    model: nn.Module,
+    batch: PackedBatch,
+    layout: Layout = "sequence",
+    hidden: bool = False,
+    mixture: Mixture | None = None,
 ) -> NodeOutput:
     """Run `model` once over the batch and read the log-probability of every trie node, differentiably.
 
     The model is called as `model(...)`, so that DDP, FSDP and peft wrappers see every forward (`cache` calls it twice).
-    Logits are made at the S read-out slots only, then reduced in float32.
+    Logits are made at the S read-out slots only, then reduced in float32. `mixture`: fed in places of node tokens.
     """
+    if mixture is not None and (layout == "pointwise" or _virtual_tokens(model)):
+        what = "layout=pointwise does" if layout == "pointwise" else "models with a soft prompt do"
+        raise ValueError(f"{what} not take mixtures of tokens (mitigations.soft_sampling) as input")
     if layout != "cache" and _virtual_tokens(model):
         raise ValueError(f"layout={layout} does not know the columns of a soft prompt; use layout=cache")
     if layout == "pointwise":
         return _pointwise(model, batch)
-    logits, states = (_cached if layout == "cache" else _one_sequence)(model, batch, hidden)
+    mixed = None if mixture is None else embedded(model, batch.input_ids, mixture)
+    logits, states = (_cached if layout == "cache" else _one_sequence)(model, batch, hidden, mixed)
     slot = (batch.node_col - batch.prompt_width + 1).clamp(min=0)
     logprobs = _read_nodes(logits, batch.node_row, slot, batch.node_token)
     return NodeOutput(logprobs, logits, batch.node_row, slot, states)
@@ -122,10 +131,17 @@ def _read_nodes(logits: Tensor, row: Tensor, slot: Tensor, token: Tensor) -> Ten
     return torch.where(token >= 0, picked, 0.0)
 
 
-def _one_sequence(model: nn.Module, batch: PackedBatch, hidden: bool) -> tuple[Tensor, Tensor | None]:
+def _inputs(input_ids: Tensor, embeddings: Tensor | None) -> dict[str, Tensor]:
+    """Tokens [B, T] as arguments of a model, or the embeddings [B, T, H] that take their place."""
+    return {"input_ids": input_ids} if embeddings is None else {"inputs_embeds": embeddings}
+
+
+def _one_sequence(
+    model: nn.Module, batch: PackedBatch, hidden: bool, embeddings: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
     slots = _slot_columns(batch)
     output = model(
-        input_ids=batch.input_ids,
+        **_inputs(batch.input_ids, embeddings),
         position_ids=batch.position_ids,
         attention_mask=_attention_mask(model, batch),
         logits_to_keep=slots,
@@ -158,13 +174,16 @@ def _attention_mask(model: nn.Module, batch: PackedBatch) -> Tensor | None:
     return torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)
 
 
-def _cached(model: nn.Module, batch: PackedBatch, hidden: bool) -> tuple[Tensor, Tensor | None]:
+def _cached(
+    model: nn.Module, batch: PackedBatch, hidden: bool, embeddings: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
     width = batch.prompt_width
     last = batch.prompt_lengths[:, None] - 1
     cache, logits, states = _prompt_pass(model, batch.input_ids[:, :width], last, hidden)
     if batch.node_mask.shape[1]:
         columns = batch.input_ids[:, width:], batch.position_ids[:, width:]
-        node_logits, node_states = _nodes_pass(model, cache, *columns, batch.node_mask, hidden)
+        nodes = None if embeddings is None else embeddings[:, width:]
+        node_logits, node_states = _nodes_pass(model, cache, *columns, batch.node_mask, hidden, nodes)
         logits = torch.cat([logits, node_logits], dim=1)
         if states is not None and node_states is not None:
             states = torch.cat([states, node_states], dim=1)
@@ -204,9 +223,15 @@ def _virtual_tokens(model: nn.Module) -> int:
 
 
 def _nodes_pass(
-    model: nn.Module, cache: DynamicCache, input_ids: Tensor, position_ids: Tensor, mask: Tensor, hidden: bool = False
+    model: nn.Module,
+    cache: DynamicCache,
+    input_ids: Tensor,
+    position_ids: Tensor,
+    mask: Tensor,
+    hidden: bool = False,
+    embeddings: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Run node columns [B, I] over the cache: logits [B, I, V] and states.
+    """Run node columns [B, I], or the embeddings [B, I, H] in their place, over the cache: logits [B, I, V] and states.
 
     `mask` [B, I, T] says which columns they see, of the cache and their own. Cached columns before those T are a soft
     prompt: seen by all, and not to be put there again, so the model below peft's wrapper runs.
@@ -218,7 +243,7 @@ def _nodes_pass(
         dtype = cache.layers[0].keys.dtype
         mask = torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)
     output = (inner.base_model if virtual else model)(
-        input_ids=input_ids,
+        **_inputs(input_ids, embeddings),
         position_ids=position_ids + virtual,
         past_key_values=cache,
         attention_mask=mask,

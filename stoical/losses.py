@@ -40,13 +40,14 @@ class StepContext:
 
     output: what `forward.node_logprobs` gave for the batch, with its graph; its hidden states are there if one of the
     objectives' `needs_hidden` is set. step: optimizer steps done so far. forward: another differentiable pass, over a
-    batch of the caller's making; predict: the same in eval mode and without a graph.
+    batch of the caller's making and, as a second argument if wanted, an `embeddings.Mixture` in places of its tokens;
+    predict: the same, of tokens, in eval mode and without a graph.
     """
 
     batch: PackedBatch
     output: NodeOutput
     step: int
-    forward: Callable[[PackedBatch], NodeOutput]
+    forward: Callable[..., NodeOutput]
     predict: Callable[[PackedBatch], NodeOutput]
 
     @property

@@ -25,6 +25,10 @@ from stoical.tokenization import Terminator
 
 TRACKERS = ("wandb", "trackio", "tensorboard")
 DType = Literal["float32", "bfloat16"]
+PACKED_ONLY = {
+    "professor_forcing": "reads hidden states along two walks down one trie",
+    "soft_sampling": "feeds mixtures of tokens in the places of a packed row",
+}
 
 
 @dataclass
@@ -165,11 +169,11 @@ def check_recipe(recipe: Recipe) -> None:
             "loss.visits=reach conflicts with loss.normalizer=weights: its weights are not known before the forward "
             "pass; use loss.normalizer=points or queries"
         )
-    if recipe.layout == "pointwise" and recipe.mitigations.professor_forcing is not None:
-        raise ValueError(
-            "layout=pointwise conflicts with mitigations.professor_forcing, which reads hidden states along two walks "
-            "down one trie; use layout=sequence or cache"
-        )
+    for name, why in PACKED_ONLY.items():
+        if recipe.layout == "pointwise" and name in recipe.mitigations.chosen:
+            raise ValueError(
+                f"layout=pointwise conflicts with mitigations.{name}, which {why}; use layout=sequence or cache"
+            )
     if (recipe.tokenizer.name == "bpe") != (recipe.tokenizer.vocab_size is not None):
         raise ValueError("tokenizer.vocab_size goes with tokenizer.name=bpe: set both, or neither")
     if recipe.resume_force and recipe.resume is None:

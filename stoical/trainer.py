@@ -97,7 +97,7 @@ class StoicalTrainer(Trainer):
             batch=batch,
             output=output,
             step=self.state.global_step,
-            forward=lambda other: node_logprobs(model, other, self.layout),
+            forward=lambda other, mixture=None: node_logprobs(model, other, self.layout, mixture=mixture),
             predict=lambda other: self._predict(model, other),
         )
         loss_sum = torch.zeros((), device=output.logprobs.device)

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from transformers import PreTrainedConfig
+
+from stoical.embeddings import check_mixable
 from stoical.losses import Objective, SToICaLLoss
 from stoical.mitigations.consistency import Consistency, ConsistencySettings
 from stoical.mitigations.expected_reward import ExpectedReward, ExpectedRewardSettings
@@ -17,18 +20,20 @@ from stoical.mitigations.mixer import Mixer, MixerSettings
 from stoical.mitigations.professor_forcing import ProfessorForcing, ProfessorForcingSettings
 from stoical.mitigations.reinforce import Reinforce, ReinforceSettings
 from stoical.mitigations.scheduled_sampling import ScheduledSampling, ScheduledSamplingSettings
+from stoical.mitigations.soft_mixtures import SoftSampling, SoftSamplingSettings
 from stoical.targets import TargetSettings
 from stoical.tokenization import Terminator
 
-IN_PLACE_OF_THE_LOSS = ("scheduled_sampling", "mixer")
+IN_PLACE_OF_THE_LOSS = ("scheduled_sampling", "soft_sampling", "mixer")
 ON_THE_REWARD = ("mixer", "reinforce", "expected_reward", "minimum_risk")
 
 
 @dataclass
 class MitigationSettings:
-    """One section a method, off unless given (an overlay of the same name has settings to start from)."""
+    """One section a method, off unless given (`recipes/overlays` has settings to start from)."""
 
     scheduled_sampling: ScheduledSamplingSettings | None = None
+    soft_sampling: SoftSamplingSettings | None = None
     consistency: ConsistencySettings | None = None
     mixer: MixerSettings | None = None
     reinforce: ReinforceSettings | None = None
@@ -61,6 +66,11 @@ class MitigationSettings:
                     "and loss.token=one_hot or trie, and this recipe trains other paths too"
                 )
 
+    def check_model(self, config: PreTrainedConfig, split: str | None) -> None:
+        """Raise `ValueError` where a method does not go with the model, or with how its weights are `split`."""
+        if self.soft_sampling is not None:
+            check_mixable(config, split)
+
     def _check_at_most_one(self, names: tuple[str, ...], why: str) -> None:
         both = [name for name in names if name in self.chosen]
         if len(both) > 1:
@@ -75,6 +85,8 @@ def build_objectives(loss: TargetSettings, mitigations: MitigationSettings) -> l
 def _main_term(loss: TargetSettings, mitigations: MitigationSettings) -> Objective:
     if mitigations.scheduled_sampling is not None:
         return ScheduledSampling(mitigations.scheduled_sampling)
+    if mitigations.soft_sampling is not None:
+        return SoftSampling(mitigations.soft_sampling)
     if mitigations.mixer is not None:
         return Mixer(mitigations.mixer)
     return SToICaLLoss(loss)

@@ -27,7 +27,7 @@ from stoical.mitigations.mixed_walks import (
     parallel_walk,
     step_probabilities,
 )
-from stoical.mitigations.schedules import Schedule, gold_probability
+from stoical.mitigations.schedules import ScheduleSettings, gold_probability
 from stoical.packing import PackedBatch
 from stoical.walks import counted, gold_child, visited
 
@@ -36,8 +36,8 @@ Target = Literal["recompute", "gold_position"]
 
 
 @dataclass
-class ScheduledSamplingSettings:
-    """schedule, half_step, minimum: of the probability of a gold token (`schedules.gold_probability`).
+class ScheduledSamplingSettings(ScheduleSettings):
+    """How prefixes are mixed, and what is asked for after them.
 
     method: tokens drawn one after the other, at all positions at once in so many `passes`, or not drawn: every node
     counts as often as it is `expected` to be visited. target: of the prefix that was made (recompute), or the gold
@@ -45,9 +45,6 @@ class ScheduledSamplingSettings:
     gold_confidence, random_confidence: `mixed_walks.Confidence`, where the schedule does not say gold.
     """
 
-    schedule: Schedule = "inverse_sigmoid"
-    half_step: int | None = None
-    minimum: float = 0.0
     method: Method = "sequential"
     target: Target = "recompute"
     source: Source = "constrained"
@@ -58,12 +55,7 @@ class ScheduledSamplingSettings:
     def check(self) -> None:
         """Raise `ValueError` where a setting is missing, would have no effect, or does not go with another."""
         name = "mitigations.scheduled_sampling"
-        if (self.schedule == "constant") != (self.half_step is None):
-            raise ValueError(f"{name}.half_step goes with every schedule but constant: set it there, and only there")
-        if self.half_step is not None and self.half_step < 1:
-            raise ValueError(f"{name}.half_step={self.half_step} must be at least 1 (optimizer steps)")
-        if not 0 <= self.minimum <= 1:
-            raise ValueError(f"{name}.minimum={self.minimum} must lie between 0 and 1")
+        self.check_schedule("scheduled_sampling")
         if (self.method == "parallel") != (self.passes is not None):
             raise ValueError(f"{name}.passes goes with method=parallel: set it there, and only there")
         if self.passes is not None and self.passes < 1:

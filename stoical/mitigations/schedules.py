@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 Schedule = Literal["constant", "linear", "exponential", "inverse_sigmoid"]
+
+
+@dataclass
+class ScheduleSettings:
+    """schedule, half_step, minimum: of the probability of a gold token (`gold_probability`)."""
+
+    schedule: Schedule = "inverse_sigmoid"
+    half_step: int | None = None
+    minimum: float = 0.0
+
+    def check_schedule(self, method: str) -> None:
+        """Raise `ValueError` where a setting is missing, or would have no effect."""
+        name = f"mitigations.{method}"
+        if (self.schedule == "constant") != (self.half_step is None):
+            raise ValueError(f"{name}.half_step goes with every schedule but constant: set it there, and only there")
+        if self.half_step is not None and self.half_step < 1:
+            raise ValueError(f"{name}.half_step={self.half_step} must be at least 1 (optimizer steps)")
+        if not 0 <= self.minimum <= 1:
+            raise ValueError(f"{name}.minimum={self.minimum} must lie between 0 and 1")
 
 
 def gold_probability(schedule: Schedule, half_step: int | None, minimum: float, step: int) -> float:
@@ -33,3 +53,13 @@ def sigmoid_constant(half_step: int) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if middle * math.log(middle) < half_step else (low, middle)
     return high
+
+
+def sharpness(alpha: float, maximum: float | None, doubling: int | None, step: int) -> float:
+    """What logits are multiplied by before a softmax at optimizer step `step`, from 0: alpha 2^(step / doubling).
+
+    At most `maximum`; without the two, always `alpha`.
+    """
+    if maximum is None or doubling is None:
+        return alpha
+    return float(alpha * 2.0 ** min(step / doubling, math.log2(maximum / alpha)))
