@@ -59,7 +59,18 @@ def test_one_table_of_runs_and_paired_differences(write: Write) -> None:
     runs = [load_run(str(path)) for path in (write("ntp"), write("alpha", 1, 0.3), write("worse", 2, 3.0))]
     text = compare(runs)
     header, _, *rows = table(text)
-    assert header == ["", "scored", "CVR (↓)", "nDCG (↑)", "R@1 (↑)", "R@2 (↑)", "R@5 (↑)", "queries"]
+    assert header == [
+        "",
+        "scored",
+        "CVR (↓)",
+        "nDCG (↑)",
+        "R@1 (↑)",
+        "R@2 (↑)",
+        "R@5 (↑)",
+        "free-run nDCG (↑)",
+        "invalid (↓)",
+        "queries",
+    ]
     assert [row[0] for row in rows] == ["ntp", "alpha", "worse", "alpha − ntp", "worse − ntp"]
     for run, row in zip(runs, rows, strict=False):
         assert row[1] == "exact, mean"
@@ -102,6 +113,29 @@ def test_a_metric_that_one_run_lacks_has_no_difference(write: Write) -> None:
     cells = table(compare([load_run(str(write("a"))), load_run(str(write("b", change=without)))]))[-1]
     assert cells[5] == "\N{EN DASH}"
     assert cells[4] == "+0.00 [+0.00, +0.00]"
+
+
+def with_free_run(run: Path, beams: int, ndcg: float, invalid: float) -> Path:
+    """The run, with what a model would write by itself the same for every query."""
+    metrics, rows = run / "eval" / "metrics.json", run / "eval" / "per_query.jsonl"
+    found = {"free_run_ndcg": ndcg, "invalid_rate": invalid}
+    metrics.write_text(json.dumps(json.loads(metrics.read_text()) | found | {"num_beams": beams}))
+    rows.write_text("".join(json.dumps(json.loads(line) | found) + "\n" for line in rows.read_text().splitlines()))
+    return run
+
+
+def test_what_the_models_write_by_themselves_is_compared_where_beam_widths_agree(write: Write) -> None:
+    one, other = with_free_run(write("one"), 5, 0.75, 0.5), with_free_run(write("other"), 5, 0.5, 0.25)
+    text = compare([load_run(str(one)), load_run(str(other))])
+    header, _, *rows = table(text)
+    assert header[-3:-1] == ["free-run nDCG (↑)", "invalid (↓)"]
+    assert [row[-3:-1] for row in rows[:2]] == [["75.00", "50.00"], ["50.00", "25.00"]]
+    assert rows[2][-3:-1] == ["**-25.00 [-25.00, -25.00]**"] * 2
+    assert text.endswith("Free-run nDCG: constrained beam search of width 5.")
+    text = compare([load_run(str(one)), load_run(str(with_free_run(other, 3, 0.5, 0.25)))])
+    assert table(text)[0][-2] == "invalid (↓)"
+    assert "free-run nDCG (↑)" not in text
+    assert text.endswith("Free-run nDCG is left out: its beam widths differ (3, 5).")
 
 
 def test_how_a_run_was_scored_stands_beside_it(write: Write) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from stoical.metrics import Floats
 from stoical.reporting.intervals import BOOTSTRAP, columns, intervals
-from stoical.reporting.tables import header, markdown, metric_names, percent
+from stoical.reporting.tables import header, markdown, percent, with_free_run
 
 SHOWN = 5  # names in an error message
 
@@ -82,7 +82,10 @@ def compare(runs: Sequence[Run]) -> str:
     first, *others = runs
     for other in others:
         _check_same_queries(first, other)
-    names = metric_names(name for run in runs for name in run.metrics)
+    names = with_free_run(name for run in runs for name in run.metrics)
+    widths = {run.metrics["num_beams"] for run in runs if "free_run_ndcg" in run.metrics}
+    if len(widths) > 1:
+        names.remove("free_run_ndcg")
     labels = _labels(runs)
     body = [
         [label, run.scored, *(percent(run.metrics.get(name)) for name in names), str(run.metrics["num_queries"])]
@@ -94,9 +97,16 @@ def compare(runs: Sequence[Run]) -> str:
     note = (
         f"In per cent; differences in percentage points with {BOOTSTRAP['level']:.0%} intervals, by a paired "
         f"percentile bootstrap over {len(first.rows):,} queries ({BOOTSTRAP['resamples']:,} resamples, seed "
-        f"{BOOTSTRAP['seed']}). Bold: the interval excludes 0."
+        f"{BOOTSTRAP['seed']}). Bold: the interval excludes 0.{_beams(widths)}"
     )
     return f"{markdown([[title, 'scored', *rest], *body])}\n\n{note}"
+
+
+def _beams(widths: set[int]) -> str:
+    """What the note says of the beam search behind the free-run nDCG, for the `widths` that the runs had."""
+    if len(widths) > 1:
+        return f" Free-run nDCG is left out: its beam widths differ ({', '.join(map(str, sorted(widths)))})."
+    return f" Free-run nDCG: constrained beam search of width {min(widths)}." if widths else ""
 
 
 def differences(first: Run, other: Run, names: Sequence[str]) -> list[str]:

@@ -6,7 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Metrics = Mapping[str, Any]
-TITLES = {"cvr": "CVR (↓)", "ndcg": "nDCG (↑)"}
+TITLES = {
+    "cvr": "CVR (↓)",
+    "ndcg": "nDCG (↑)",
+    "free_run_ndcg": "free-run nDCG (↑)",
+    "invalid_rate": "invalid (↓)",
+}
+FREE_RUN_COLUMNS = ("free_run_ndcg", "invalid_rate")
 
 
 def metrics_table(rows: Sequence[tuple[str, Metrics]]) -> str:
@@ -24,6 +30,12 @@ def metric_names(found: Iterable[str]) -> list[str]:
     names = set(found)
     cutoffs = sorted((name for name in names if name.startswith("recall@")), key=lambda name: int(name.split("@")[1]))
     return [name for name in ("cvr", "ndcg") if name in names] + cutoffs
+
+
+def with_free_run(found: Iterable[str]) -> list[str]:
+    """The paper's columns, and after them those of what the model writes by itself."""
+    names = set(found)
+    return metric_names(names) + [name for name in FREE_RUN_COLUMNS if name in names]
 
 
 def title(name: str) -> str:
