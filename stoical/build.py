@@ -40,6 +40,7 @@ from stoical.packing import TrieTargetCollator
 from stoical.prompts import load_template
 from stoical.queries import EncodedDataset, QueryEncoder
 from stoical.resume import fingerprint
+from stoical.self_training.generated import training_rows
 from stoical.settings import Recipe
 from stoical.tokenization import DocIDTokenizer, check_vocabulary, load_tokenizer, train_bpe
 from stoical.tracking import build_trackers
@@ -274,7 +275,7 @@ def build_trainer(recipe: Recipe) -> StoicalTrainer:
     encoder = build_encoder(recipe, tokenizer)
     objectives = build_objectives(recipe.loss, recipe.mitigations)
     prune = not any(objective.needs_whole_trie for objective in objectives)
-    dataset, collator = EncodedDataset(train, encoder), TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune)
+    dataset, collator = training_rows(recipe, train, encoder), TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune)
     config = build_config(recipe, tokenizer)
     recipe.mitigations.check_model(config, sharding(arguments))
     if arguments.process_index == 0:

@@ -76,16 +76,16 @@ def _results_of(checkpoint: Path) -> Path:
 def load_checkpoint(checkpoint: Path, values: dict[str, str]) -> tuple[Recipe, Path | None]:
     """The recipe saved in a checkpoint, with `key=value` settings over it, and the directory of its adapter if any."""
     recipe = build_recipe([*checkpoint_layers(checkpoint), dotlist_layer(values)])
-    return recipe, checkpoint if _is_adapter(checkpoint) else None
+    return recipe, checkpoint if is_adapter(checkpoint) else None
 
 
 def find_checkpoint(directory: str) -> Path:
-    """The directory itself if it holds a model, else the last checkpoint-N in it."""
+    """The directory itself if it holds a model, else the last checkpoint-N in it, or in its last iteration-N."""
     path = Path(directory)
     if not path.is_dir():
         raise ValueError(f"checkpoint={directory}: no such directory")
     if not _holds_model(path):
-        last = last_checkpoint(directory)
+        last = last_checkpoint(directory) or _last_iteration(path)
         if last is None:
             raise ValueError(
                 f"checkpoint={directory} holds no model (config.json), no adapter (adapter_config.json) and no "
@@ -93,9 +93,17 @@ def find_checkpoint(directory: str) -> Path:
             )
         path = last
     if not (path / "recipe.yaml").is_file():
-        instead = "put the recipe of its run beside it" if _is_adapter(path) else f"try recipe=NAME model.name={path}"
+        instead = "put the recipe of its run beside it" if is_adapter(path) else f"try recipe=NAME model.name={path}"
         raise ValueError(f"{path} has no recipe.yaml, so stoical did not save it; {instead}")
     return path
+
+
+def _last_iteration(path: Path) -> Path | None:
+    """The last checkpoint of self_train.py's last iteration that has one."""
+    numbers = [folder.name.removeprefix("iteration-") for folder in path.glob("iteration-*")]
+    latest_first = sorted((int(number) for number in numbers if number.isdigit()), reverse=True)
+    saved = (last_checkpoint(path / f"iteration-{number}") for number in latest_first)
+    return next((checkpoint for checkpoint in saved if checkpoint is not None), None)
 
 
 def checkpoint_layers(path: Path) -> list[tuple[str, DictConfig]]:
@@ -107,7 +115,7 @@ def checkpoint_layers(path: Path) -> list[tuple[str, DictConfig]]:
     pointed: dict[str, Any] = {"tokenizer": {"name": str(path), "vocab_size": None}}
     if (path / TEMPLATE_FILE).is_file():
         pointed["prompt"] = {"template": str(path / TEMPLATE_FILE)}
-    if _is_adapter(path):
+    if is_adapter(path):
         if PeftConfig.from_pretrained(str(path)).is_prompt_learning:
             pointed["layout"] = "cache"
     else:
@@ -117,9 +125,9 @@ def checkpoint_layers(path: Path) -> list[tuple[str, DictConfig]]:
 
 
 def _holds_model(path: Path) -> bool:
-    return (path / "config.json").is_file() or _is_adapter(path)
+    return (path / "config.json").is_file() or is_adapter(path)
 
 
-def _is_adapter(path: Path) -> bool:
+def is_adapter(path: Path) -> bool:
     """Did peft save this? Then it holds what was trained, and the recipe names the model below."""
     return (path / "adapter_config.json").is_file()

@@ -310,7 +310,8 @@ def _pointwise(model: nn.Module, batch: PackedBatch, max_rows: int | None = None
     for row, (leaf, path) in enumerate(zip(leaves, paths, strict=True)):
         length = lengths[row_of[leaf]]
         input_ids[row, :length] = batch.input_ids[row_of[leaf], :length]
-        input_ids[row, length : length + len(path) - 1] = batch.node_token[path[:-1]]
+        fed = batch.node_col[path[1:]]  # the columns of the nodes before each: a mixed prefix feeds other tokens there
+        input_ids[row, length : length + len(path) - 1] = batch.input_ids[row_of[leaf], fed]
         first_slot[row] = length - 1
         for step, node in enumerate(path):
             slots.setdefault(node, (row, step))

@@ -66,7 +66,7 @@ def keep_gradients_sharded(arguments: TrainingArguments) -> None:
         arguments.accelerator_config.gradient_accumulation_kwargs = {"sync_each_batch": True} | asked
 
 
-def note_unused_gpus(arguments: Sequence[str]) -> None:
+def note_unused_gpus(arguments: Sequence[str], script: str = "train.py") -> None:
     """Say on stderr which GPUs one process leaves unused, and the command that uses them all."""
     count = torch.cuda.device_count()
     if count < 2 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -75,7 +75,7 @@ def note_unused_gpus(arguments: Sequence[str]) -> None:
     print(
         f"note: this trains on GPU 0 alone; unused: {unused}. For all of them:\n"
         f"  accelerate launch --config_file accelerate_configs/ddp.yaml --num_processes={count} "
-        f"train.py {' '.join(arguments)}",
+        f"{script} {' '.join(arguments)}",
         file=sys.stderr,
     )
 

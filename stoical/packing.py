@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from stoical.mixed_prefix import MixedPrefix, fed_tokens, prefix_weights
 from stoical.targets import UNLISTED, TargetSettings, best_ranks, node_targets, node_weights, num_points
 from stoical.trie import DocIDTrie, DuplicateDocIDError, build_trie
 
@@ -32,6 +33,7 @@ class TokenizedQuery:
 
     The last `num_negatives` docIDs are negatives, which evaluation scores; `counted` says for each docID how many of
     its tokens the loss and the score count (all, or all but the terminator); `num_dropped` documents did not fit.
+    With `mixed`, the loss is that of another prefix than the top docID's.
     """
 
     query_id: str
@@ -42,6 +44,7 @@ class TokenizedQuery:
     ranks: Sequence[int]
     num_negatives: int = 0
     num_dropped: int = 0
+    mixed: MixedPrefix | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,28 +136,41 @@ class TrieTargetCollator:
                 f"query {query.query_id!r}: docIDs {query.docids[error.first]!r} and {query.docids[error.second]!r} "
                 "have the same token ids, so the model cannot tell them apart; rename one of them"
             ) from error
-        weights = self._weights(query, trie)
-        kept = np.flatnonzero(weights > 0) if self.prune else np.arange(1, trie.num_nodes)
-        kept = np.concatenate([[0], kept])
         ranks = np.array(query.ranks)
         ranks[len(ranks) - query.num_negatives :] = UNLISTED
+        targets = node_targets(trie, ranks, self.targets)
+        weights = self._weights(query, trie, targets)
+        kept = self._kept(trie, weights) if self.prune else np.arange(1, trie.num_nodes)
+        kept = np.concatenate([[0], kept])
         return _PackedQuery(
             query=query,
             trie=trie,
             weights=weights,
-            targets=node_targets(trie, ranks, self.targets),
+            targets=targets,
             ranks=best_ranks(trie, ranks),
             kept=kept,
             inner=np.unique(trie.parent[kept[1:]])[1:],
         )
 
-    def _weights(self, query: TokenizedQuery, trie: DocIDTrie) -> npt.NDArray[np.float64]:
+    def _weights(
+        self, query: TokenizedQuery, trie: DocIDTrie, targets: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float64]:
         if query.num_negatives:  # evaluation: nothing is trained
             return np.zeros(trie.num_nodes)
-        weights = node_weights(trie, np.asarray(query.ranks), self.targets)
+        ranks = np.asarray(query.ranks)
+        weights = node_weights(trie, ranks, self.targets)
+        if query.mixed is not None:
+            weights = prefix_weights(trie, ranks, weights, targets, query.mixed)
         uncounted = np.asarray(query.counted) < (trie.path >= 0).sum(axis=1)
         weights[trie.leaf[uncounted]] = 0.0
         return weights
+
+    @staticmethod
+    def _kept(trie: DocIDTrie, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+        """The nodes with weight, and on a mixed prefix those without that lead to them."""
+        wanted = weights > 0
+        wanted[trie.parent[wanted]] = True
+        return 1 + np.flatnonzero(wanted[1:])
 
 
 def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: int) -> PackedBatch:
@@ -176,7 +192,7 @@ def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: i
         query, trie, inner = part.query, part.trie, part.inner
         length, columns = prompt_lengths[row], width + np.arange(len(inner))
         input_ids[row, :length] = query.prompt_ids
-        input_ids[row, columns] = trie.token[inner]
+        input_ids[row, columns] = fed_tokens(trie, inner, query.mixed)
         position_ids[row, columns] = length + trie.depth[inner] - 1
         mask[row, : len(inner), :length] = True
         mask[row, : len(inner), width : width + len(inner)] = trie.ancestors(inner)

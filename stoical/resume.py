@@ -22,7 +22,7 @@ from stoical.settings import Recipe
 
 FREE = (  # what may differ in a resumed run: nothing here reaches the weights of any step
     *("output", "resume", "resume_force", "dry_run"),  # where to write, and how this run was started
-    "data.path",  # the files themselves are compared
+    *("data.path", "data.generated"),  # the files themselves are compared
     *("eval.*", "training.eval_*"),  # evaluation draws no random numbers (but see METRIC_DRIVEN)
     *("training.logging_*", "training.log_*", "training.disable_tqdm", "training.report_to", "training.run_name"),
     *("training.project", "training.trackio_*", "training.include_num_input_tokens_seen"),  # what is told to whom
@@ -38,10 +38,13 @@ METRIC_DRIVEN = ("reduce_lr_on_plateau", "greedy")  # schedules for which evalua
 def fingerprint(recipe: Recipe) -> dict[str, Any]:
     """What defines a run beside its recipe: the contents of data and template, and how it is spread over processes."""
     template = repr(load_template(recipe.prompt.template))
+    data = {split: split_sha256(recipe.data.path, split) for split in ("train", "test")}
+    if recipe.data.generated is not None and Path(recipe.data.generated).is_file():
+        data["generated"] = file_sha256(recipe.data.generated)
     return {
         "num_processes": PartialState().num_processes,
         "sharding": _sharding(recipe),
-        "data_sha256": {split: split_sha256(recipe.data.path, split) for split in ("train", "test")},
+        "data_sha256": data,
         "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
     }
 

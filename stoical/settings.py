@@ -20,6 +20,7 @@ from stoical.forward import MASKABLE, TRIE_ATTENTION, Layout
 from stoical.losses import Normalizer
 from stoical.mitigations import MitigationSettings
 from stoical.scoring import Mode, Reduction
+from stoical.self_training.settings import SelfTrainingSettings
 from stoical.targets import TargetSettings
 from stoical.tokenization import Terminator
 
@@ -33,9 +34,13 @@ PACKED_ONLY = {
 
 @dataclass
 class DataSettings:
-    """path: a dataset directory with train, test and manifest.json (`python -m data_prep.wordnet` makes one)."""
+    """path: a dataset directory with train, test and manifest.json (`python -m data_prep.wordnet` makes one).
+
+    generated: a file of rows made from its train split, which are trained on as well (self_train.py makes and sets it).
+    """
 
     path: str = "data/wordnet"
+    generated: str | None = None
 
 
 @dataclass
@@ -130,6 +135,8 @@ class Recipe:
     accumulation steps. optimizer: `adafactor` is the paper's, with beta1 = 0.9; `trainer` leaves it to training.optim.
     resume: `auto` takes the last checkpoint of the run directory, or the path of one; a changed recipe, dataset or
     number of processes is refused unless resume_force. dry_run: show, do not train.
+
+    self_training: for self_train.py alone, which trains on rows that the model itself writes.
     """
 
     output: str | None = None
@@ -148,6 +155,7 @@ class Recipe:
     quantization: dict[str, Any] | None = None
     loss: LossSettings = field(default_factory=LossSettings)
     mitigations: MitigationSettings = field(default_factory=MitigationSettings)
+    self_training: SelfTrainingSettings | None = None
     eval: EvalSettings = field(default_factory=EvalSettings)
     training: dict[str, Any] = field(default_factory=paper_training)
 
@@ -158,6 +166,8 @@ def check_recipe(recipe: Recipe) -> None:
     recipe.mitigations.check(recipe.loss, recipe.tokenizer.terminator)
     _check_numbers(recipe)
     _check_training(recipe)
+    if recipe.self_training is not None:
+        _check_self_training(recipe, recipe.self_training)
     check_adapters(recipe.lora, recipe.quantization, recipe.model.from_scratch)
     if recipe.model.attn_implementation not in MASKABLE:
         raise ValueError(
@@ -185,6 +195,14 @@ def check_recipe(recipe: Recipe) -> None:
             raise ValueError(
                 f"layout=cache conflicts with training.{key}=true, which drops the cache; use layout=sequence"
             )
+
+
+def _check_self_training(recipe: Recipe, settings: SelfTrainingSettings) -> None:
+    settings.check(recipe.loss, recipe.mitigations.chosen, recipe.tokenizer.terminator, recipe.training)
+    if recipe.data.generated is not None:
+        raise ValueError("self_training conflicts with data.generated, which it sets in every iteration; drop one")
+    if recipe.lora is not None:
+        raise ValueError("self_training conflicts with lora: an iteration goes on from whole weights; drop the overlay")
 
 
 def _check_numbers(recipe: Recipe) -> None:

@@ -1,0 +1,95 @@
+"""Training on prefixes that were mixed beforehand: what a model once wrote in place of some of the top docID's tokens.
+
+Dimension letters: N trie nodes (the root included), D docIDs.
+
+The expert, as in `mitigations.mixed_walks`, steps to the best-ranked docID below a node; its path from the root is the
+gold one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from stoical.targets import Floats, best_ranks
+from stoical.trie import DocIDTrie, Ints
+
+PrefixTarget = Literal["recompute", "gold_position"]
+
+
+@dataclass(frozen=True, slots=True)
+class MixedPrefix:
+    """The token ids that a query is trained on the prefixes of, gold ones and a model's, and what is their target.
+
+    recompute: the rank-aware target of the trie node that a prefix leads to, as far as the trie has it.
+    gold_position: the gold docID's target of the position, whatever stands before it; `tokens` take the gold inputs'
+    places, one by one (all but the last token of the gold docID).
+    """
+
+    tokens: Sequence[int]
+    target: PrefixTarget
+
+
+def expert_steps(trie: DocIDTrie, ranks: Ints) -> Ints:
+    """[N] the child of each node that leads to the best of `ranks` [D] (the first of equals); -1 at leaves."""
+    order = 1 + np.lexsort((best_ranks(trie, ranks)[1:], trie.parent[1:]))  # stable: equals stay in node order
+    parents, first = np.unique(trie.parent[order], return_index=True)
+    steps = np.full(trie.num_nodes, -1)
+    steps[parents] = order[first]
+    return steps
+
+
+def gold_path(trie: DocIDTrie, ranks: Ints) -> list[int]:
+    """The nodes that the expert visits, from depth 1 down to a leaf."""
+    steps, path = expert_steps(trie, ranks), [0]
+    while (node := int(steps[path[-1]])) >= 0:
+        path.append(node)
+    return path[1:]
+
+
+def child(trie: DocIDTrie, node: int, token: int) -> int:
+    """The child that `token` leads to from `node`, or -1."""
+    start, end = trie.child_start[node : node + 2]
+    place = int(start + np.searchsorted(trie.token[start:end], token))
+    return place if place < end and trie.token[place] == token else -1
+
+
+def spelled(trie: DocIDTrie, tokens: Sequence[int]) -> list[int]:
+    """The nodes that `tokens` lead to, as far as the trie has them: the root first."""
+    path = [0]
+    for token in tokens:
+        node = child(trie, path[-1], token)
+        if node < 0:
+            break
+        path.append(node)
+    return path
+
+
+def prefix_weights(trie: DocIDTrie, ranks: Ints, weights: Floats, targets: Floats, prefix: MixedPrefix) -> Floats:
+    """[N] how much of the loss each node carries where the query is trained on a mixed prefix.
+
+    `weights` [N] are the recipe's on the gold path, `targets` [N] (`targets.node_targets`) the shares off it. On a
+    prefix that is the gold path itself these are `weights`, on that path.
+    """
+    on_gold = _marked(trie, [0, *gold_path(trie, ranks)])[trie.parent]
+    if prefix.target == "gold_position":
+        return np.where(on_gold, weights, 0.0)
+    visited = _marked(trie, spelled(trie, prefix.tokens))[trie.parent]
+    return np.where(visited, np.where(on_gold, weights, targets), 0.0)
+
+
+def _marked(trie: DocIDTrie, nodes: Sequence[int]) -> npt.NDArray[np.bool_]:
+    marks = np.zeros(trie.num_nodes, dtype=bool)
+    marks[list(nodes)] = True
+    return marks
+
+
+def fed_tokens(trie: DocIDTrie, nodes: Ints, prefix: MixedPrefix | None) -> Ints:
+    """The token that is fed at each of the inner `nodes`: its own, but for the places of a gold_position prefix."""
+    if prefix is None or prefix.target == "recompute":
+        return trie.token[nodes]
+    return np.asarray(prefix.tokens)[trie.depth[nodes] - 1]

@@ -1,0 +1,114 @@
+"""A file of generated rows: written whole or not at all, with where it comes from beside it, and read for training.
+
+`generated.parquet` holds the rows; `generated.json`, written last, what they were made from, their counts and the
+parquet's SHA-256. A row says which row of the training split it is made of, in which shuffle of its documents
+(`epoch`), and what its method has made of it (`bash_records`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stoical.data import RankingDataset, file_sha256
+from stoical.mixed_prefix import MixedPrefix
+from stoical.packing import TokenizedQuery
+from stoical.queries import EncodedDataset, QueryEncoder
+from stoical.resume import split_sha256
+from stoical.saving import write_whole
+from stoical.settings import Recipe
+
+ROWS_FILE = "generated.parquet"
+RECORD_FILE = "generated.json"
+
+_ROW = {"row": pa.int64(), "query_id": pa.string(), "epoch": pa.int64()}
+SCHEMAS = {
+    "bash": pa.schema(
+        _ROW
+        | {
+            "tokens": pa.list_(pa.int32()),
+            "own": pa.list_(pa.bool_()),
+            "changed": pa.list_(pa.bool_()),
+            "off_trie": pa.bool_(),
+        }
+    ),
+}
+
+
+def write_generated(folder: Path, records: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> None:
+    """Write both files; a kill in between leaves rows without a record, which count as not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECORD_FILE).unlink(missing_ok=True)
+    draft = folder / f"{ROWS_FILE}.new"
+    schema = SCHEMAS[provenance["made_from"]["method"]]
+    pq.write_table(pa.Table.from_pylist(list(records), schema=schema), draft)
+    draft.replace(folder / ROWS_FILE)
+    record = {**provenance, "rows_sha256": file_sha256(folder / ROWS_FILE)}
+    write_whole(folder / RECORD_FILE, json.dumps(record, indent=2) + "\n")
+
+
+def read_provenance(rows: Path) -> dict[str, Any] | None:
+    """What is known of a file of generated rows; None where the file or its record is missing or another one."""
+    path = rows.with_name(RECORD_FILE)
+    if not rows.is_file() or not path.is_file():
+        return None
+    record: dict[str, Any] = json.loads(path.read_text())
+    return record if record["rows_sha256"] == file_sha256(rows) else None
+
+
+class WithGenerated(EncodedDataset):
+    """The training split, and after it the generated rows: the model is trained on both alike."""
+
+    def __init__(self, rows: RankingDataset, encoder: QueryEncoder, table: pa.Table, made_from: Mapping[str, Any]):
+        super().__init__(rows, encoder)
+        self._table, self._made_from = table, made_from
+
+    def __len__(self) -> int:
+        return len(self.rows) + len(self._table)
+
+    def __getitem__(self, index: int) -> TokenizedQuery:
+        if index < len(self.rows):
+            return super().__getitem__(index)
+        (record,) = self._table.slice(index - len(self.rows), 1).to_pylist()
+        return bash_query(record, self.rows, self.encoder, self._made_from["settings"]["target"])
+
+
+def bash_query(record: Mapping[str, Any], rows: RankingDataset, encoder: QueryEncoder, target: Any) -> TokenizedQuery:
+    """The query with the record's prefix in place of the gold one; where nothing differs, the query as it is."""
+    query = encoder.encode(rows[record["row"]], record["epoch"])
+    if not any(record["changed"]):
+        return query
+    return replace(query, mixed=MixedPrefix(tuple(record["tokens"]), target))
+
+
+def training_rows(recipe: Recipe, train: RankingDataset, encoder: QueryEncoder) -> EncodedDataset:
+    """The dataset that a recipe trains on: the training split, and the rows of data.generated, if it names any.
+
+    Raises `ValueError` for a file that is missing or unfinished, or made for other data or another seed.
+    """
+    if recipe.data.generated is None:
+        return EncodedDataset(train, encoder)
+    path = Path(recipe.data.generated)
+    record = read_provenance(path)
+    if record is None:
+        raise ValueError(
+            f"data.generated={path}: there is no such file, or no {RECORD_FILE} beside it that was written with it; "
+            "self_train.py makes both"
+        )
+    made_from = record["made_from"]
+    for key, name, now in (
+        ("train_sha256", f"data.path={recipe.data.path}", split_sha256(recipe.data.path, "train")),
+        ("seed", f"seed={recipe.seed}", recipe.seed),
+    ):
+        if made_from[key] != now:
+            raise ValueError(
+                f"data.generated={path} does not go with {name}: its {key} is {made_from[key]}, and here it is {now}; "
+                "have self_train.py generate rows for this recipe"
+            )
+    return WithGenerated(train, encoder, pq.read_table(path), made_from)
