@@ -170,7 +170,7 @@ def _write(
         "name": Path(options.out).name,
         "tool": tool,
         "source": {key: path.name for key, path in inputs.items()},
-        "version": {key: _sums(path) for key, path in inputs.items()},
+        "version": {key: sums(path) for key, path in inputs.items()},
         "licence": options.licence,
         "seed": options.seed,
         "options": {key: value for key, value in asdict(options).items() if key not in elsewhere},
@@ -191,7 +191,7 @@ def _write(
     print(f"wrote {options.out}")
 
 
-def _sums(path: Path) -> str | dict[str, str]:
+def sums(path: Path) -> str | dict[str, str]:
     """The SHA-256 of a file, or of each file in a directory."""
     if path.is_file():
         return file_sha256(path)

@@ -1,4 +1,4 @@
-"""Prompts: the two of Appendix B, two compact ones for small models, and the user's own from a file."""
+"""Prompts: Appendix B's two, two compact ones for small models, one of the query alone, and the user's own file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ TEMPLATE_FILE = "template.yaml"  # the one that a checkpoint was trained with
 
 @dataclass
 class PromptTemplate:
-    """`prompt` holds {query} and {docs}; each document is written as `doc` ({docid}, {text}), joined by `delimiter`."""
+    """`prompt` holds {query} and {docs}; each document is written as `doc` ({docid}, {text}), joined by `delimiter`.
+
+    Where `doc` is empty the prompt shows no documents, and holds {query} alone.
+    """
 
     prompt: str
     doc: str
@@ -37,7 +40,7 @@ class PromptTemplate:
 
 
 def load_template(name: str) -> PromptTemplate:
-    """A template by name (wordnet, esci, compact, codes) or by the path of a YAML file with prompt, doc and delimiter.
+    """A template by name, of those in `templates`, or by the path of a YAML file with prompt, doc and delimiter.
 
     Raises `ValueError` naming the file and what is missing from it or unknown in it.
     """
@@ -51,8 +54,9 @@ def load_template(name: str) -> PromptTemplate:
         raise ValueError(f"{path}: {str(error).splitlines()[0]} (a template has prompt, doc and delimiter)") from error
     assert isinstance(template, PromptTemplate)
     try:
-        _check_fields("prompt", template.prompt, required={"query", "docs"}, allowed={"query", "docs"})
-        _check_fields("doc", template.doc, required={"docid"}, allowed={"docid", "text"})
+        fields = {"query", "docs"} if template.doc else {"query"}
+        _check_fields("prompt", template.prompt, required=fields, allowed=fields)
+        _check_fields("doc", template.doc, required={"docid"} if template.doc else set(), allowed={"docid", "text"})
         template.render("query", [Doc("docid", "text")])
     except ValueError as error:
         raise ValueError(f"{path}: {error}; write a literal brace as {{{{ or }}}}") from error

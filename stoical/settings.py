@@ -45,7 +45,7 @@ class DataSettings:
 
 @dataclass
 class PromptSettings:
-    """template: wordnet, esci, compact, codes or a YAML file.
+    """template: wordnet, esci, compact, codes, plain (the query alone) or a YAML file.
 
     max_length: of the prompt and the longest docID, in tokens.
     """

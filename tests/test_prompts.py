@@ -40,6 +40,15 @@ def test_documents_are_written_in_the_order_given() -> None:
     assert template.render("q", [Doc("b"), Doc("a"), Doc("c")]) == "q: b,a,c"
 
 
+def test_plain_is_the_query_alone() -> None:
+    assert load_template("plain").render("Say it:\n{docs}", [Doc("the target", "its text")]) == "Say it:\n{docs}"
+
+
+def test_a_template_without_documents_may_have_words_of_its_own(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.yaml", 'prompt: "Q: {query} A:"\ndoc: ""\ndelimiter: ""')
+    assert load_template(path).render("why", [Doc("so")]) == "Q: why A:"
+
+
 def test_a_users_template_comes_from_a_file(tmp_path: Path) -> None:
     text = 'prompt: "{docs} ? {query} {{json}}"\ndoc: "<{docid}: {text}>"\ndelimiter: "\\n"'
     template = load_template(write(tmp_path / "mine.yaml", text))
@@ -48,6 +57,7 @@ def test_a_users_template_comes_from_a_file(tmp_path: Path) -> None:
 
 BAD_TEMPLATES = {
     "no docs in the prompt": ('prompt: "{query}"\ndoc: "{docid}"\ndelimiter: ","', "prompt holds {query}, but"),
+    "documents left out of it": ('prompt: "{query}{docs}"\ndoc: ""\ndelimiter: ""', "should hold {query}"),
     "no query": ('prompt: "{docs}"\ndoc: "{docid}"\ndelimiter: ","', "should hold {docs}, {query}"),
     "no docid": ('prompt: "{query}{docs}"\ndoc: "{text}"\ndelimiter: ","', "doc holds {text}, but"),
     "alien field": ('prompt: "{query}{docs}{rank}"\ndoc: "{docid}"\ndelimiter: ","', "prompt holds {docs}, {query}"),
@@ -83,7 +93,7 @@ def test_a_template_that_is_not_text_is_told_with_its_file(tmp_path: Path) -> No
 
 
 def test_an_unknown_template_is_told_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"prompt\.template=wordnt: no such file.* compact, esci, wordnet"):
+    with pytest.raises(ValueError, match=r"prompt\.template=wordnt: no such file.* compact, esci, plain, wordnet"):
         load_template("wordnt")
     with pytest.raises(ValueError, match="no such file"):
         load_template(str(tmp_path))

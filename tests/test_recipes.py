@@ -59,6 +59,12 @@ def test_every_overlay_changes_something(overlay: str) -> None:
     assert load(f"wordnet_ntp{with_small},{overlay}", "output=x") != load(f"wordnet_ntp{with_small}", "output=x")
 
 
+def test_supervised_fine_tuning_is_cross_entropy_a_token_on_the_prompt_alone() -> None:
+    recipe = load("text_sft,small,chains")
+    assert recipe.loss == LossSettings(item="indicator", token="one_hot", normalizer="weights") == load("text_sft").loss
+    assert (recipe.prompt.template, load("text_sft").prompt.template) == ("plain", "plain")
+
+
 def test_every_recipe_is_another_loss_or_other_data() -> None:
     losses = {name: (load(name).data.path, *dataclasses.astuple(load(name).loss)) for name in NAMES}
     assert len(set(losses.values())) == len(NAMES), losses
@@ -96,7 +102,7 @@ def test_esci_is_as_appendix_a1_says(name: str) -> None:
 def test_the_tables_have_all_their_rows() -> None:
     """Table 1: NTP, five alphas, stepwise, five betas. Table 2: NTP, five betas. Table 3: nine betas at alpha = 2."""
     assert (len(TABLE_1), len(TABLE_2), len(TABLE_3)) == (12, 6, 9)
-    assert {*TABLE_1, *TABLE_2, *TABLE_3, "wordnet_every_node", "esci_every_node"} == set(NAMES)
+    assert {*TABLE_1, *TABLE_2, *TABLE_3, "wordnet_every_node", "esci_every_node", "text_sft"} == set(NAMES)
     for ours in (load("wordnet_every_node").loss, load("esci_every_node").loss):
         assert (ours.token, ours.beta, ours.visits) == ("every_node", 2, "uniform")
 
