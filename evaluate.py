@@ -11,6 +11,10 @@ last one is evaluated into eval_checkpoint-N.
 With diagnostics=true also diagnostics.json and mismatch.png: how far the model is from the recipe's target, token by
 token, where the target wrote the prefix (teacher forcing) and where the model did (free running). The target is that of
 the recipe's loss; to compare runs, give all of them the same one, such as loss.token=trie loss.beta=2.
+
+With generation=true, for plain text, also generation.json: what greedy decoding writes without a trie beside the
+query's first document (exact match, edit similarity, where they part), and accuracy and nats a token where that is
+given. The texts are in per_query.jsonl.
 """
 
 import sys
@@ -24,6 +28,7 @@ from stoical.build import build_encoder, build_evaluator, build_tokenizer, load_
 from stoical.checkpoints import load_evaluation
 from stoical.cli import run
 from stoical.data import load_split
+from stoical.reporting.generation import write_generation
 from stoical.reporting.mismatch import write_diagnostics
 from stoical.reporting.report import results_table, write_report
 from stoical.run_dir import check_writable
@@ -38,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
     tokenizer = build_tokenizer(recipe)
     test = load_split(recipe.data.path, "test")
     evaluator = build_evaluator(recipe, test, build_encoder(recipe, tokenizer), job.num_queries)
-    evaluator = replace(evaluator, diagnostics=job.diagnostics)
+    evaluator = replace(evaluator, diagnostics=job.diagnostics, generation=job.generation)
     model = load_model(recipe, tokenizer, job.adapter).to(accelerator.device)
     with accelerator.autocast():
         result = evaluator(model, progress=sys.stderr.isatty())
@@ -48,6 +53,8 @@ def main(arguments: Sequence[str]) -> None:
         if job.diagnostics:
             write_diagnostics(result.rows, recipe.loss, job.output, name)
         print(results_table(name, metrics))
+        if job.generation:
+            print(write_generation(result.rows, job.output, name))
         print(f"written to {job.output}")
 
 

@@ -20,7 +20,8 @@ from stoical.settings import Recipe
 class Evaluated:
     """What to evaluate: recipe, directory for results, how many test queries (None: all), and an adapter if any.
 
-    diagnostics: also the mismatch of teacher forcing and free running, by position?
+    diagnostics: also the mismatch of teacher forcing and free running, by position? generation: also the text that the
+    model writes by itself?
     """
 
     recipe: Recipe
@@ -28,6 +29,7 @@ class Evaluated:
     num_queries: int | None
     adapter: Path | None
     diagnostics: bool
+    generation: bool
 
 
 def load_evaluation(arguments: Sequence[str]) -> Evaluated:
@@ -36,12 +38,12 @@ def load_evaluation(arguments: Sequence[str]) -> Evaluated:
     Results go to `eval` in the run's directory. Beside it and not over it: a checkpoint that is not the run's last
     (`eval_checkpoint-500`), another mode than exact (`eval_greedy_path`), a sample of the queries (`eval_200`). Raises
     `ValueError` where neither or both of checkpoint= and recipe= are given, for a directory without a model, and where
-    diagnostics=true cannot be had.
+    diagnostics=true or generation=true cannot be had.
     """
     values = split_arguments(arguments)
     if ("checkpoint" in values) == ("recipe" in values):
         raise ValueError("give either checkpoint=DIR (a run or a checkpoint) or recipe=NAME (its untrained model)")
-    diagnostics = values.pop("diagnostics", "false")
+    wanted = {key: values.pop(key, "false") for key in ("diagnostics", "generation")}
     if "recipe" in values:
         recipe, adapter, output = load_recipe([f"{key}={value}" for key, value in values.items()]), None, None
         folder = Path(str(recipe.output)) / "eval"
@@ -50,19 +52,27 @@ def load_evaluation(arguments: Sequence[str]) -> Evaluated:
         output = values.pop("output", None)
         recipe, adapter = load_checkpoint(checkpoint, values)
         folder = _results_of(checkpoint)
-    _check_diagnostics(diagnostics, recipe)
+    _check_wanted(wanted, recipe)
     num_queries = recipe.eval.num_queries if "eval.num_queries" in values else None
     mode = "" if recipe.eval.mode == "exact" else f"_{recipe.eval.mode}"
     sample = "" if num_queries is None else f"_{num_queries}"
     results = folder.with_name(folder.name + mode + sample)
-    return Evaluated(recipe, Path(output) if output else results, num_queries, adapter, diagnostics == "true")
+    chosen = {key: word == "true" for key, word in wanted.items()}
+    return Evaluated(recipe, Path(output) if output else results, num_queries, adapter, **chosen)
 
 
-def _check_diagnostics(word: str, recipe: Recipe) -> None:
-    if word not in ("true", "false"):
-        raise ValueError(f"diagnostics={word} must be true or false")
-    if word == "true" and recipe.eval.mode != "exact":
-        raise ValueError(f"diagnostics=true needs exact scores; drop eval.mode={recipe.eval.mode}")
+def _check_wanted(wanted: dict[str, str], recipe: Recipe) -> None:
+    for key, word in wanted.items():
+        if word not in ("true", "false"):
+            raise ValueError(f"{key}={word} must be true or false")
+        if word == "true" and recipe.eval.mode != "exact":
+            raise ValueError(f"{key}=true needs exact scores; drop eval.mode={recipe.eval.mode}")
+    settings = recipe.tokenizer
+    if wanted["generation"] == "true" and (settings.terminator == "none" or not settings.count_terminator):
+        raise ValueError(
+            "generation=true needs a model that was trained to end what it writes: tokenizer.terminator=eos and "
+            "tokenizer.count_terminator=true"
+        )
 
 
 def _results_of(checkpoint: Path) -> Path:

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from stoical.diagnostics import Sums, diagnose
-from stoical.forward import Layout, node_logprobs
+from stoical.forward import Layout, NodeOutput, node_logprobs
 from stoical.free_run import beam_scores, greedy_is_valid
+from stoical.generation_metrics import compare, teacher_forced
 from stoical.metrics import Floats, gold_gains, mean_metrics, ndcg, near_ties, query_metrics
 from stoical.packing import PackedBatch, TokenizedQuery, TrieTargetCollator
 from stoical.queries import EncodedDataset
-from stoical.rollout import greedy_rollouts
+from stoical.rollout import greedy_rollouts, greedy_tokens
 from stoical.scoring import Mode, Reduction, doc_scores, greedy_path_logprobs, valid_mass, valid_mass_by_step
 
 Row = dict[str, Any]
@@ -47,8 +48,10 @@ class Evaluation:
 class Evaluator:
     """Scores a split, shared out over the processes: no query twice, none lost.
 
-    With `num_queries`, a sample of the split, the same one every time. With `diagnostics`, rows have those of
-    `diagnostics.diagnose`, in exact mode.
+    With `num_queries`, a sample of the split, the same one every time. In exact mode, with `diagnostics`, rows have
+    those of `diagnostics.diagnose`; with `generation`, the text that unconstrained greedy decoding writes, beside the
+    query's first document, by `generation_metrics`. It is cut off at the length of the longest of these, and decoded
+    with the whole model in every process: sharded ones would fall out of step.
     """
 
     dataset: EncodedDataset
@@ -61,6 +64,7 @@ class Evaluator:
     num_beams: int
     num_queries: int | None = None
     diagnostics: bool = False
+    generation: bool = False
 
     def __call__(self, model: nn.Module, progress: bool = False) -> Evaluation:
         """Evaluate, with the model in eval mode meanwhile. Every process calls it and gets the whole result."""
@@ -71,7 +75,8 @@ class Evaluator:
         mine += picked[:1] * (most - len(mine))  # equal work, so that sharded models stay in step; dropped below
         training = model.training
         model.eval()
-        rows = list(self._rows(model, mine, show=progress and state.is_main_process))
+        longest = max(len(self.dataset[index].docid_ids[0]) for index in picked) if self.generation else 0
+        rows = list(self._rows(model, mine, longest, show=progress and state.is_main_process))
         model.train(training)
         gathered = rows if state.num_processes == 1 else gather_object(rows)
         by_index = {row.pop("index"): row for row in gathered}
@@ -86,7 +91,7 @@ class Evaluator:
             return list(range(total))
         return sorted(random.Random(0).sample(range(total), self.num_queries))
 
-    def _rows(self, model: nn.Module, indices: list[int], show: bool) -> Iterator[Row]:
+    def _rows(self, model: nn.Module, indices: list[int], longest: int, show: bool) -> Iterator[Row]:
         device = next(model.parameters()).device
         starts = range(0, len(indices), self.batch_size)
         for start in tqdm(starts, desc="evaluating", unit="batch", disable=not show):
@@ -94,12 +99,17 @@ class Evaluator:
             queries = [self.dataset[index] for index in chosen]
             batch = self.collator(queries)["batch"].to(device)
             with torch.no_grad():
-                logprobs, more = (self._exact if self.mode == "exact" else self._greedy_path)(model, batch, queries)
+                if self.mode == "exact":
+                    logprobs, more = self._exact(model, batch, queries, longest)
+                else:
+                    logprobs, more = self._greedy_path(model, batch, queries)
             scores = torch.split(doc_scores(batch, logprobs, self.score).double(), [len(q.docids) for q in queries])
             for index, query, own, written in zip(chosen, queries, scores, more, strict=True):
                 yield {"index": index, **self._row(query, own.cpu().numpy()), **written}
 
-    def _exact(self, model: nn.Module, batch: PackedBatch, queries: list[TokenizedQuery]) -> tuple[Tensor, list[Row]]:
+    def _exact(
+        self, model: nn.Module, batch: PackedBatch, queries: list[TokenizedQuery], longest: int
+    ) -> tuple[Tensor, list[Row]]:
         """[M] log-probabilities, and what the model would write, query by query."""
         output = node_logprobs(model, batch, self.layout)
         rows = list(_masses(batch, output.logprobs))
@@ -111,7 +121,22 @@ class Evaluator:
         if self.diagnostics:
             for row, sums in zip(rows, _by_query(diagnose(batch, output.logprobs)), strict=True):
                 row["diagnostics"] = sums
+        if longest:
+            for row, generated in zip(rows, self._generated(model, batch, output, queries, longest), strict=True):
+                row["generation"] = generated
         return output.logprobs, rows
+
+    def _generated(
+        self, model: nn.Module, batch: PackedBatch, output: NodeOutput, queries: list[TokenizedQuery], longest: int
+    ) -> Iterator[Row]:
+        """Each query's first document as the model writes it by itself, and as it knows it where it is given."""
+        tokenizer = self.dataset.encoder.tokenizer
+        written = greedy_tokens(model, batch, longest, int(tokenizer.eos_token_id))
+        logprobs, hits = teacher_forced(batch, output)
+        for query, tokens, own, own_hits in zip(queries, written, logprobs, hits, strict=True):
+            text = tokenizer.decode(tokens[:-1] if tokens[-1] == tokenizer.eos_token_id else tokens)
+            row = compare(query.docid_ids[0], tokens)
+            yield {"target": query.docids[0], "text": text, **row, "nll": -sum(own), "forced_hits": own_hits}
 
     def _greedy_path(
         self, model: nn.Module, batch: PackedBatch, queries: list[TokenizedQuery]

@@ -11,6 +11,7 @@ from stoical.evaluator import FREE_RUN, Evaluation
 from stoical.metrics import NEAR_TIE
 from stoical.reporting.bars import plot_metrics
 from stoical.reporting.breakdown import plot_ndcg_breakdown
+from stoical.reporting.generation import GENERATION
 from stoical.reporting.intervals import BOOTSTRAP, FEW, metric_intervals
 from stoical.reporting.mass_by_step import plot_valid_mass
 from stoical.reporting.mismatch import DIAGNOSTICS
@@ -37,7 +38,7 @@ def write_report(evaluation: Evaluation, directory: Path, name: str) -> dict[str
     with (directory / "per_query.jsonl").open("w") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     write_trec(rows, directory, f"{name}-{metrics['mode']}-{metrics['score']}")
-    for stale in (*FIGURES, *DIAGNOSTICS):
+    for stale in (*FIGURES, *DIAGNOSTICS, GENERATION):
         (directory / stale).unlink(missing_ok=True)
     label = f"{name}: {describe_scores(metrics)}"
     plot_metrics(metrics, name, directory / "metrics.png")
