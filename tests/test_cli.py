@@ -374,8 +374,10 @@ def test_diagnostics_are_written_where_they_can_be_had(trained: Path, cli: Cli, 
     assert found["target"]["item"] == "fractional"
     assert found["mismatch"][0] == pytest.approx(0, abs=1e-9), "at the first token there is no prefix to differ in"
     assert (tmp_path / "eval" / "mismatch.png").stat().st_size > 10_000
+    (tmp_path / "eval" / "generation.json").write_text("{}")
     assert cli(evaluate, *words)[0] == 0
-    assert not (tmp_path / "eval" / "diagnostics.json").exists(), "not of this evaluation"
+    for name in ("diagnostics.json", "generation.json"):
+        assert not (tmp_path / "eval" / name).exists(), "not of this evaluation"
     for word, message in {
         "diagnostics=yes": "diagnostics=yes must be true or false",
         "diagnostics=true eval.mode=greedy_path": "diagnostics=true needs exact scores; drop eval.mode=greedy_path",
