@@ -23,14 +23,18 @@ class AfterStep(TrainerCallback):
             objective.after_step()
 
 
-class EpochAndCadence(TrainerCallback):
-    """What transformers 5.23 and accelerate 1.15 forget to tell the dataset, and a run that resumes."""
+class Cadence(TrainerCallback):
+    """What transformers 5.23 forgets to tell a run that resumes."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Log, evaluate and save as often as is asked now, not as the checkpoint's run did."""
         state.compute_steps(args, state.max_steps)
+
+
+class EpochShuffle(TrainerCallback):
+    """What transformers 5.23 and accelerate 1.15 forget to tell the dataset."""
 
     def on_epoch_begin(
         self,
