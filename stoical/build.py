@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +165,12 @@ def build_trainable(recipe: Recipe, config: PreTrainedConfig) -> nn.Module:
     return wrapped
 
 
-def load_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, adapter: Path | None = None) -> nn.Module:
+def load_model(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, adapter: Path | None = None, trainable: bool = False
+) -> nn.Module:
     """The model that a recipe describes, checked; with `adapter`, peft's saved LoRA or soft prompt on top of it.
+
+    An adapter is frozen unless `trainable`; whole weights never are.
 
     Raises `ValueError` as `build_config` does, for a soft prompt that the recipe's layout would not run with, and for
     those of peft's methods that write keys and values instead of tokens.
@@ -175,7 +179,7 @@ def load_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, adapter: Path
     model: nn.Module = build_model(recipe, build_config(recipe, tokenizer))
     if adapter is None:
         return model
-    wrapped = PeftModel.from_pretrained(model, str(adapter))
+    wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
     config = wrapped.active_peft_config
     if config.is_prompt_learning and config.peft_type not in SOFT_PROMPTS:
         raise ValueError(f"{adapter}: {config.peft_type.value} is not supported; use LoRA, prompt tuning or p-tuning")
@@ -223,8 +227,13 @@ def micro_batches(recipe: Recipe) -> tuple[int, int]:
     return micro, share // micro
 
 
-def training_arguments(recipe: Recipe) -> TrainingArguments:
-    """The recipe's training section as `TrainingArguments`. Raises `ValueError` where they cannot be had here."""
+def training_arguments(
+    recipe: Recipe, kind: type[TrainingArguments] = TrainingArguments, more: Mapping[str, Any] | None = None
+) -> TrainingArguments:
+    """The recipe's training section as `TrainingArguments`, or a subclass of it with `more` fields.
+
+    Raises `ValueError` where they cannot be had here.
+    """
     micro, accumulated = micro_batches(recipe)
     if recipe.training.get("bf16") and not is_torch_bf16_gpu_available() and not recipe.training.get("use_cpu"):
         raise ValueError(
@@ -233,12 +242,12 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         )
     own = {"per_device_train_batch_size": micro, "report_to": "none"}  # trackers are ours to build, and to guard
     try:
-        arguments = TrainingArguments(
+        arguments = kind(
             output_dir=str(recipe.output),
             seed=recipe.seed,
             remove_unused_columns=False,
             gradient_accumulation_steps=accumulated,
-            **(machine_defaults(recipe) | recipe.training | own),
+            **(machine_defaults(recipe) | dict(more or {}) | recipe.training | own),
         )
     except (ValueError, ImportError) as error:
         raise ValueError(f"training: {error}") from error

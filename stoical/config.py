@@ -43,11 +43,11 @@ def build_recipe(layers: Sequence[tuple[str, DictConfig]]) -> Recipe:
         try:
             merged = OmegaConf.merge(merged, layer)
         except OmegaConfBaseException as error:
-            raise ValueError(f"{origin}: {_one_line(error)}") from error
+            raise ValueError(f"{origin}: {one_line(error)}") from error
     try:
         recipe = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise ValueError(_one_line(error)) from error
+        raise ValueError(one_line(error)) from error
     assert isinstance(recipe, Recipe)
     check_recipe(recipe)
     return recipe
@@ -73,7 +73,7 @@ def dotlist_layer(values: dict[str, str]) -> tuple[str, DictConfig]:
         try:
             layer.merge_with_dotlist([f"{key}={value}"])
         except (OmegaConfBaseException, YAMLError, ValueError) as error:
-            raise ValueError(f"command line: {key}={value}: {_one_line(error)}") from error
+            raise ValueError(f"command line: {key}={value}: {one_line(error)}") from error
     return "command line", layer
 
 
@@ -94,13 +94,14 @@ def read_layer(path: Path) -> tuple[str, DictConfig]:
     try:
         layer = OmegaConf.load(path)
     except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {_one_line(error)}") from error
+        raise ValueError(f"{path}: {one_line(error)}") from error
     if not isinstance(layer, DictConfig):
         raise ValueError(f"{path} is not a mapping of settings")
     return str(path), layer
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """An error of omegaconf's with the key that it is about, on one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "")
     return f"{key}: {lines[0]}" if key else lines[0]

@@ -33,6 +33,7 @@ NORMALIZERS = {
     "points": "the (query, docID, rank) points of the global batch that carry loss",
     "weights": "the summed node weights of the global batch",
 }
+RANK_AWARE = "the rank-aware loss of [Autoregressive Ranking](https://arxiv.org/abs/2601.05588)"
 CITATION = """\
 @article{rozonoyer2026autoregressive,
   title  = {Autoregressive Ranking: Bridging the Gap Between Dual and Cross Encoders},
@@ -44,21 +45,34 @@ CITATION = """\
 
 
 @dataclass(frozen=True, slots=True)
+class Method:
+    """What trained the weights, and its loss, both as markdown."""
+
+    name: str
+    loss: str
+
+
+@dataclass(frozen=True, slots=True)
 class CardSource:
-    """What is known before training: the resolved recipe, the dataset's manifest, and whether an adapter is trained."""
+    """What is known before training: the resolved recipe, the dataset's manifest, and whether an adapter is trained.
+
+    method: what trains, where it is not the recipe's rank-aware loss.
+    """
 
     recipe: Recipe
     data: Mapping[str, Any]
     adapter: bool
+    method: Method | None = None
 
     def render(self, step: int, log_history: Sequence[Mapping[str, float]]) -> str:
         """The card after `step` optimizer steps, with the last evaluation in the trainer's logs, if there was one."""
         name = Path(str(self.recipe.output)).name
+        method = self.method or Method(RANK_AWARE, loss_formula(self.recipe.loss))
         sections = [
             f"---\n{front_matter(self.recipe, self.adapter)}\n---",
-            f"# {name}\n\n{_what(self.recipe, self.adapter)}",
+            f"# {name}\n\n{_what(self.recipe, self.adapter, method.name)}",
             f"## Rank with it\n\n{_usage(self.recipe)}",
-            f"## The loss\n\n{loss_formula(self.recipe.loss)}",
+            f"## The loss\n\n{method.loss}",
             f"## Evaluation\n\n{_evaluation(self.recipe, name, log_history)}",
             f"## Data\n\n{_data(self.data)}",
             f"## Training\n\n{_training(self.recipe, step)}",
@@ -84,15 +98,14 @@ def _hub_id(recipe: Recipe) -> str | None:
     return None if recipe.model.from_scratch or Path(name).exists() or Path(name).is_absolute() else name
 
 
-def _what(recipe: Recipe, adapter: bool) -> str:
+def _what(recipe: Recipe, adapter: bool, method: str) -> str:
     base = _hub_id(recipe)
     origin = f"[{base}](https://huggingface.co/{base})" if base else f"`{Path(recipe.model.name).name}`"
     start = f"{recipe.model.name} with random weights" if recipe.model.from_scratch else origin
     kind = "A LoRA adapter" if adapter else "A causal language model"
     return (
         f"{kind} that ranks: the probability it gives a document's identifier (docID), after a prompt with the query "
-        f"and the candidates, is the document's score. Trained from {start} by stoical with the rank-aware loss of "
-        "[Autoregressive Ranking](https://arxiv.org/abs/2601.05588)."
+        f"and the candidates, is the document's score. Trained from {start} by stoical with {method}."
     )
 
 

@@ -1,0 +1,111 @@
+"""What `stoical.dpo` and `stoical.spin` are told: a checkpoint to start from, its recipe, and settings of their own."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from peft import PeftConfig
+
+from stoical.checkpoints import checkpoint_layers, find_checkpoint, is_adapter
+from stoical.config import build_recipe, dotlist_layer, one_line, split_arguments
+from stoical.data import file_sha256
+from stoical.settings import Recipe
+
+Settings = TypeVar("Settings")
+
+KEPT = (  # of the checkpoint's training section: how and where it computes, not what it was trained with
+    *("bf16", "fp16", "tf32", "use_cpu", "per_device_train_batch_size", "activation_checkpointing"),
+    *("activation_checkpointing_kwargs", "gradient_checkpointing", "gradient_checkpointing_kwargs"),
+    *("dataloader_num_workers", "report_to", "fsdp", "fsdp_config", "deepspeed", "eval_strategy"),
+)
+REFUSED = {
+    "recipe": "the checkpoint brings its recipe",
+    "dry_run": "nothing shows pairs without making them",
+    "optimizer": "TRL makes the optimizer: training.optim chooses it",
+    "loss": "the loss is over preference pairs",
+    "mitigations": "the loss is over preference pairs",
+    "lora": "full weights go on as full weights, and an adapter as the adapter that it is",
+    "quantization": "the model below an adapter stays what it was",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where training starts: a checkpoint's directory, and whether it holds an adapter alone."""
+
+    checkpoint: Path
+    adapter: bool
+
+    def sha256(self) -> dict[str, str]:
+        """The sum of every file of weights."""
+        return {path.name: file_sha256(path) for path in sorted(self.checkpoint.glob("*.safetensors"))}
+
+
+def load_job(
+    arguments: Sequence[str], section: str, kind: type[Settings], training: Mapping[str, Any]
+) -> tuple[Start, Recipe, Settings, list[str]]:
+    """The start, its recipe for the new run, the settings of `section`, and the names of those that were given.
+
+    Precedence: the checkpoint's recipe < `training`, the method's own < key=value. Of the recipe's training section
+    only what KEPT lists goes on: schedule and length belong to the run that is over. Raises `ValueError` naming the
+    key.
+    """
+    _check_trl()
+    values = split_arguments(arguments)
+    for key in values:
+        if key.split(".")[0] in REFUSED:
+            raise ValueError(f"{key} is not for this command to take: {REFUSED[key.split('.')[0]]}")
+    if not {"checkpoint", "output"} <= values.keys():
+        raise ValueError("give checkpoint=DIR (a run or a checkpoint to start from) and output=DIR (the new run)")
+    start = find_start(values.pop("checkpoint"))
+    own = {key: values.pop(key) for key in list(values) if key.split(".")[0] == section}
+    settings = _section(section, kind, own)
+    return start, start_recipe(start, training, values), settings, [key.partition(".")[2] for key in own]
+
+
+def _check_trl() -> None:
+    if importlib.util.find_spec("trl") is None:
+        raise ValueError("preference training needs TRL, which is not installed: pip install 'stoical[preferences]'")
+
+
+def find_start(directory: str | Path) -> Start:
+    """The checkpoint in a directory. Raises `ValueError` where there is none, or where it is a soft prompt."""
+    checkpoint = find_checkpoint(str(directory))
+    adapter = is_adapter(checkpoint)
+    if adapter and PeftConfig.from_pretrained(str(checkpoint)).is_prompt_learning:
+        raise ValueError(f"checkpoint={checkpoint} is a soft prompt; preference training takes full weights and LoRA")
+    return Start(checkpoint, adapter)
+
+
+def start_recipe(start: Start, training: Mapping[str, Any], values: dict[str, str]) -> Recipe:
+    """The recipe of a run that goes on from `start`."""
+    (origin, saved), pointed = checkpoint_layers(start.checkpoint)
+    if "seed" in values and start.adapter and OmegaConf.select(saved, "model.from_scratch"):
+        raise ValueError("seed decides the random model below this adapter; leave it out")
+    kept = {key: value for key, value in saved.get("training", {}).items() if key in KEPT}
+    for key in ("training", "mitigations"):
+        OmegaConf.update(saved, key, {}, merge=False)
+    new = {"optimizer": "trainer", "resume": None, "resume_force": False, "dry_run": False}
+    method = OmegaConf.create({**new, "training": kept | dict(training)})
+    return build_recipe([(origin, saved), pointed, ("the method's settings", method), dotlist_layer(values)])
+
+
+def _section(section: str, kind: type[Settings], given: dict[str, str]) -> Settings:
+    """`section.name=value` words over the defaults of the dataclass `kind`, checked by omegaconf."""
+    _, layer = dotlist_layer(given)
+    schema = OmegaConf.create({section: OmegaConf.structured(kind)})
+    OmegaConf.set_struct(schema, True)
+    try:
+        merged = OmegaConf.merge(schema, layer)
+        assert isinstance(merged, DictConfig)
+        settings = OmegaConf.to_object(merged[section])
+    except OmegaConfBaseException as error:
+        raise ValueError(f"command line: {one_line(error)}") from error
+    assert isinstance(settings, kind)
+    return settings

@@ -1,0 +1,109 @@
+"""One run of preference training: make the pairs, keep them with their origin, train."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.parquet as pq
+from accelerate import PartialState
+
+from stoical.build import build_encoder, build_tokenizer, load_model, no_accelerator, pad_id
+from stoical.data import load_split
+from stoical.model_card import Method
+from stoical.packing import TrieTargetCollator
+from stoical.preference_job import Start
+from stoical.preferences import PairMaker, PairSettings, as_dataset, settings_of
+from stoical.queries import EncodedDataset
+from stoical.run_dir import start_run
+from stoical.saving import write_whole
+from stoical.settings import Recipe
+
+PAIRS_FILE, RECORD_FILE = "pairs.parquet", "pairs.json"
+
+
+def make_pairs(
+    recipe: Recipe, start: Start, settings: PairSettings, epoch: int = 0
+) -> tuple[datasets.Dataset, dict[str, Any]]:
+    """The pairs of the training split by the start's model, with prompts as in `epoch`, and the record of their origin.
+
+    The same recipe, start and settings make the same pairs. Every process calls it.
+    """
+    if settings.source == "free" and recipe.tokenizer.terminator != "eos":
+        raise ValueError("source=free needs tokenizer.terminator=eos: nothing else ends what the model writes")
+    tokenizer = build_tokenizer(recipe)
+    dataset = EncodedDataset(load_split(recipe.data.path, "train"), build_encoder(recipe, tokenizer))
+    dataset.set_epoch(epoch)
+    model = load_model(recipe, tokenizer, start.checkpoint if start.adapter else None)
+    device = PartialState(cpu=no_accelerator()).device
+    maker = PairMaker(
+        dataset=dataset,
+        collator=TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune=False),
+        settings=settings,
+        score=recipe.eval.score,
+        layout=recipe.layout,
+        batch_size=recipe.eval.batch_size,
+        seed=f"{recipe.seed}/{epoch}",
+    )
+    pairs, counts = maker(model.to(device), progress=sys.stderr.isatty())
+    record = {
+        "checkpoint": str(start.checkpoint),
+        "checkpoint_sha256": start.sha256(),
+        "seed": recipe.seed,
+        "epoch": epoch,
+        "settings": settings_of(settings),
+        "counts": counts,
+    }
+    return as_dataset(pairs), record
+
+
+def keep_pairs(pairs: datasets.Dataset, record: Mapping[str, Any], directory: Path) -> None:
+    """Write the pairs and, last, their record, from the main process: with the record there, the pairs are whole."""
+    state = PartialState()
+    if state.is_main_process:
+        directory.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pairs.data.table, directory / PAIRS_FILE)
+        write_whole(directory / RECORD_FILE, json.dumps(record, indent=2) + "\n")
+    state.wait_for_everyone()
+
+
+def kept_pairs(directory: Path) -> tuple[datasets.Dataset, dict[str, Any]] | None:
+    """What `keep_pairs` wrote there, or None."""
+    if not (directory / RECORD_FILE).is_file():
+        return None
+    return datasets.Dataset(pq.read_table(directory / PAIRS_FILE)), json.loads((directory / RECORD_FILE).read_text())
+
+
+def train_on_pairs(
+    recipe: Recipe,
+    start: Start,
+    beta: float,
+    pairs: datasets.Dataset,
+    method: Method,
+    record: Mapping[str, Any],
+    checkpoint: Path | None = None,
+) -> int:
+    """Train from `start` on the pairs, in the recipe's run directory; the number of optimizer steps.
+
+    `checkpoint`: one of this run's own, to go on from.
+    """
+    from stoical.preference_trainer import build_preference_trainer  # needs TRL
+
+    kept = {"beta": beta, "trl": importlib.metadata.version("trl"), **record}
+    trainer = build_preference_trainer(recipe, start, beta, pairs, method, kept)
+    start_run(recipe, trainer.fingerprint, checkpoint)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.create_model_card()
+    if trainer.args.push_to_hub:
+        trainer.share()
+    return int(trainer.state.global_step)
+
+
+def described(counts: Mapping[str, int]) -> str:
+    """Such as "24 queries, 31 pairs, 4 right outputs"."""
+    return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())

@@ -1,0 +1,228 @@
+"""Preference pairs: of two outputs for one prompt, the one to prefer, as token ids that are never tokenized again.
+
+Three sources: `ranking`, documents above others; `beam`, the right answer above the model's own errors on the trie;
+`free`, the right answer above what the model writes without constraint.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import combinations, pairwise
+from typing import Literal
+
+import datasets
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import nn
+from tqdm.auto import tqdm
+
+from stoical.forward import Layout, node_logprobs
+from stoical.free_outputs import write_freely
+from stoical.free_run import beam_scores
+from stoical.packing import TokenizedQuery, TrieTargetCollator
+from stoical.queries import EncodedDataset
+from stoical.scoring import Reduction
+
+Source = Literal["beam", "ranking", "free"]
+Which = Literal["top", "adjacent", "random"]
+
+OWN = {"ranking": ("pairs",), "beam": ("num_beams",), "free": ("temperature", "max_new_tokens")}  # settings by source
+
+
+@dataclass
+class PairSettings:
+    """source: beam, ranking or free. per_query: at most so many pairs a query (null: all; of source=free, 1 output).
+
+    ranking: `pairs` is top (the first document above each other one), adjacent (each above the next) or random.
+    beam: the docIDs that a constrained beam search with `num_beams` ranks above the first document, best first.
+    free: `temperature` 0 writes greedily, else outputs are sampled; `max_new_tokens` ends one that has no EOS.
+    num_queries: a random sample of the training split, instead of all of it.
+    """
+
+    source: Source = "beam"
+    per_query: int | None = None
+    num_queries: int | None = None
+    pairs: Which = "top"
+    num_beams: int = 5
+    temperature: float = 0.0
+    max_new_tokens: int = 64
+
+    def check(self, section: str, given: Sequence[str]) -> None:
+        """Raise `ValueError` for values out of range, and for those `given` that the source does not read."""
+        for source, names in OWN.items():
+            for name in names:
+                if source != self.source and name in given:
+                    raise ValueError(
+                        f"{section}.{name} has no effect with {section}.source={self.source}; drop it, or set "
+                        f"{section}.source={source}"
+                    )
+        for name in ("per_query", "num_queries", "num_beams", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{section}.{name}={value} must be at least 1")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"{section}.temperature={self.temperature} must be a number of at least 0")
+        if self.source == "ranking" and self.pairs == "random" and self.per_query is None:
+            raise ValueError(f"{section}.pairs=random needs {section}.per_query, how many pairs to draw for a query")
+        if self.source == "free" and self.temperature == 0 and (self.per_query or 1) > 1:
+            raise ValueError(
+                f"{section}.per_query={self.per_query} conflicts with {section}.temperature=0, which writes the same "
+                f"output every time; set {section}.temperature=1"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Prompt ids (one BOS) and the ids of two outputs for it, terminators included; the first is to be preferred."""
+
+    query_id: str
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+
+
+def ranking_pairs(query: TokenizedQuery, which: Which, per_query: int | None, seed: str) -> Iterator[Pair]:
+    """Documents above documents of a worse rank; documents that share a rank make no pair."""
+    places = range(len(query.ranks) - query.num_negatives)
+    found = {"top": [(0, place) for place in places[1:]], "adjacent": list(pairwise(places))}.get(which)
+    picked = [(i, j) for i, j in (found or combinations(places, 2)) if query.ranks[i] < query.ranks[j]]
+    if which == "random":
+        assert per_query is not None
+        picked = sorted(random.Random(seed).sample(picked, min(per_query, len(picked))))
+    for better, worse in picked[:per_query]:
+        yield _pair(query, query.docid_ids[better], query.docid_ids[worse])
+
+
+def beam_pairs(query: TokenizedQuery, scores: Sequence[float], per_query: int | None) -> Iterator[Pair]:
+    """The first document above those that a beam search puts before it, best first.
+
+    scores: of the query's docIDs in the search's result, -inf for those that it did not find. Documents that share the
+    first rank are no errors; of equal scores the first document comes first.
+    """
+    wrong = [place for place, rank in enumerate(query.ranks) if rank > query.ranks[0] and scores[place] > scores[0]]
+    for place in sorted(wrong, key=lambda place: -scores[place])[:per_query]:
+        yield _pair(query, query.docid_ids[0], query.docid_ids[place])
+
+
+def free_pairs(query: TokenizedQuery, outputs: Sequence[list[int]], counts: Counter[str]) -> Iterator[Pair]:
+    """The first document above every different output, which need not be a docID at all.
+
+    Outputs that are a document of the first rank would teach nothing or the wrong thing: they and repeated ones are
+    left out, and counted in `counts`.
+    """
+    right = [list(ids) for ids, rank in zip(query.docid_ids, query.ranks, strict=True) if rank == query.ranks[0]]
+    seen: list[list[int]] = []
+    for ids in outputs:
+        if ids in right:
+            counts["right_outputs"] += 1
+        elif ids in seen:
+            counts["repeated_outputs"] += 1
+        else:
+            seen.append(ids)
+            yield _pair(query, query.docid_ids[0], ids)
+
+
+def _pair(query: TokenizedQuery, chosen: Sequence[int], rejected: Sequence[int]) -> Pair:
+    return Pair(query.query_id, list(query.prompt_ids), list(chosen), list(rejected))
+
+
+@dataclass(frozen=True, slots=True)
+class PairMaker:
+    """Makes the pairs of a split, shared out over the processes; prompts are those of the dataset's epoch.
+
+    score and layout are the checkpoint's, for the beam search.
+    """
+
+    dataset: EncodedDataset
+    collator: TrieTargetCollator
+    settings: PairSettings
+    score: Reduction
+    layout: Layout
+    batch_size: int
+    seed: str
+
+    def __call__(self, model: nn.Module, progress: bool = False) -> tuple[list[Pair], dict[str, int]]:
+        """The pairs in the split's order, and counts: queries, pairs, and what was left out or cut short.
+
+        Every process calls it and gets the whole result. A model that is not yet shared out over processes.
+        """
+        state = PartialState()
+        picked = self._sample()
+        mine = picked[state.process_index :: state.num_processes]
+        counts: Counter[str] = Counter()
+        found = list(self._found(model, mine, counts, progress and state.is_main_process))
+        if state.num_processes > 1:
+            found = gather_object(found)
+            counts = sum(gather_object([counts]), Counter())
+        pairs = [pair for _, own in sorted(found, key=lambda item: item[0]) for pair in own]
+        without = sum(not own for _, own in found)
+        report = {"queries": len(picked), "pairs": len(pairs), "queries_without_pairs": without}
+        report |= {name: count for name, count in sorted(counts.items()) if count}
+        return pairs, report
+
+    def _sample(self) -> list[int]:
+        total, wanted = len(self.dataset), self.settings.num_queries
+        if wanted is None or wanted >= total:
+            return list(range(total))
+        return sorted(random.Random(self.seed).sample(range(total), wanted))
+
+    def _found(
+        self, model: nn.Module, indices: list[int], counts: Counter[str], show: bool
+    ) -> Iterator[tuple[int, list[Pair]]]:
+        starts = range(0, len(indices), self.batch_size)
+        for start in tqdm(starts, desc="making pairs", unit="batch", disable=not show):
+            chosen = indices[start : start + self.batch_size]
+            queries = [self.dataset[index] for index in chosen]
+            counts["dropped_docs"] += sum(query.num_dropped for query in queries)
+            yield from zip(chosen, self._pairs(model, queries, counts), strict=True)
+
+    def _pairs(self, model: nn.Module, queries: list[TokenizedQuery], counts: Counter[str]) -> list[list[Pair]]:
+        source, limit = self.settings.source, self.settings.per_query
+        if source == "ranking":
+            which = self.settings.pairs
+            return [list(ranking_pairs(q, which, limit, f"{self.seed}/{q.query_id}")) for q in queries]
+        if source == "beam":
+            scores = self._beams(model, queries)
+            return [list(beam_pairs(q, own, limit)) for q, own in zip(queries, scores, strict=True)]
+        outputs = self._outputs(model, queries, counts)
+        return [list(free_pairs(q, own, counts)) for q, own in zip(queries, outputs, strict=True)]
+
+    @torch.no_grad()
+    def _beams(self, model: nn.Module, queries: list[TokenizedQuery]) -> list[list[float]]:
+        """What a constrained beam search finds, read off one exact forward (`free_run.beam_scores`)."""
+        training = model.training
+        model.eval()
+        batch = self.collator(queries)["batch"].to(next(model.parameters()).device)
+        scores = beam_scores(
+            batch, node_logprobs(model, batch, self.layout).logprobs, self.settings.num_beams, self.score
+        )
+        model.train(training)
+        return [own.tolist() for own in torch.split(scores, [len(q.docids) for q in queries])]
+
+    def _outputs(self, model: nn.Module, queries: list[TokenizedQuery], counts: Counter[str]) -> list[list[list[int]]]:
+        eos = int(self.dataset.encoder.tokenizer.eos_token_id)
+        found: list[list[list[int]]] = [[] for _ in queries]
+        for draw in range(self.settings.per_query or 1):
+            seeds = [f"{self.seed}/{query.query_id}/{draw}" for query in queries]
+            prompts = [query.prompt_ids for query in queries]
+            written = write_freely(model, prompts, eos, self.settings.max_new_tokens, self.settings.temperature, seeds)
+            counts["cut_outputs"] += sum(ids[-1] != eos for ids in written)
+            for own, ids in zip(found, written, strict=True):
+                own.append(ids)
+        return found
+
+
+def as_dataset(pairs: Sequence[Pair]) -> datasets.Dataset:
+    """The pairs as TRL takes them: a column a field."""
+    columns = {field.name: [getattr(pair, field.name) for pair in pairs] for field in fields(Pair)}
+    return datasets.Dataset.from_dict(columns)
+
+
+def settings_of(settings: PairSettings) -> dict[str, object]:
+    """The settings that the source reads, for the record."""
+    unread = {name for source, names in OWN.items() if source != settings.source for name in names}
+    return {name: value for name, value in asdict(settings).items() if name not in unread}
