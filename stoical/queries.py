@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stoical.data import Doc, RankingDataset, RankingRow
 from stoical.packing import TokenizedQuery
-from stoical.prompts import PromptTemplate, shuffled
+from stoical.prompts import Attempt, PromptTemplate, shuffled
 from stoical.tokenization import DocIDTokenizer, encode_prompt
 
 
@@ -24,15 +24,19 @@ class QueryEncoder:
     max_length: int
     seed: int
 
-    def encode(self, row: RankingRow, epoch: int = 0, negatives: bool = False) -> TokenizedQuery:
+    def encode(
+        self, row: RankingRow, epoch: int = 0, negatives: bool = False, attempt: Attempt | None = None
+    ) -> TokenizedQuery:
         """Shuffle (by seed, epoch and query id), render and tokenize; rank r is a doc's own, or its place in the row.
+
+        With an `attempt`, the prompt asks to correct it; the targets are the same.
 
         A query that is too long loses whole documents, the lowest-ranked first, from prompt and trie alike. Raises
         `ValueError` naming the query where even its top document does not fit, and for docIDs that make no tokens.
         """
         try:
             docids = [self.docid_tokenizer(doc.docid) for doc in (*row.docs, *(row.negatives if negatives else ()))]
-            docs, prompt_ids = self._fit(row, docids, epoch)
+            docs, prompt_ids = self._fit(row, docids, epoch, attempt)
         except ValueError as error:
             raise ValueError(f"query {row.query_id!r}: {error}") from error
         kept_negatives = row.negatives if negatives else ()
@@ -48,11 +52,13 @@ class QueryEncoder:
             num_dropped=len(row.docs) - len(docs),
         )
 
-    def render(self, row: RankingRow, docs: Sequence[Doc], epoch: int) -> str:
+    def render(self, row: RankingRow, docs: Sequence[Doc], epoch: int, attempt: Attempt | None = None) -> str:
         """The prompt's text with `docs` shuffled for this epoch."""
-        return self.template.render(row.query, shuffled(docs, self.seed, epoch, row.query_id))
+        return self.template.render(row.query, shuffled(docs, self.seed, epoch, row.query_id), attempt)
 
-    def _fit(self, row: RankingRow, docid_ids: Sequence[Sequence[int]], epoch: int) -> tuple[Sequence[Doc], list[int]]:
+    def _fit(
+        self, row: RankingRow, docid_ids: Sequence[Sequence[int]], epoch: int, attempt: Attempt | None
+    ) -> tuple[Sequence[Doc], list[int]]:
         """As many of the top documents as fit, found by bisection, and the prompt that holds them."""
         negatives = docid_ids[len(row.docs) :]
 
@@ -60,7 +66,7 @@ class QueryEncoder:
             return self.max_length - max(len(ids) for ids in (*docid_ids[:count], *negatives))
 
         def prompt(count: int) -> list[int]:
-            return encode_prompt(self.tokenizer, self.render(row, row.docs[:count], epoch))
+            return encode_prompt(self.tokenizer, self.render(row, row.docs[:count], epoch, attempt))
 
         kept, too_many, prompt_ids = 0, len(row.docs) + 1, []
         count = len(row.docs)  # most queries fit as they are

@@ -33,7 +33,7 @@ def pack(queries, settings=TRIE, prune=False):
 
 def draws_of(queries, settings, seed=0):
     longest = [max(map(len, query.docid_ids)) for query in queries]
-    return [row_draws(seed, 1, i, length, settings.beta, settings.per) for i, length in enumerate(longest)]
+    return [row_draws([seed, i], length, settings.beta, settings.per) for i, length in enumerate(longest)]
 
 
 def mixed_tokens(model, queries, settings, draws, layout="sequence"):
@@ -139,11 +139,11 @@ def test_off_trie_is_said_where_no_target_is_known():
 def test_the_share_of_own_tokens_is_binomial(per):
     """Within 4 standard errors; a docID's choices are one where it is made per sequence."""
     beta, rows, length = 0.2, 3000, 4
-    own = np.stack([row_draws(7, 1, place, length, beta, per).own for place in range(rows)])
+    own = np.stack([row_draws([7, 1, place], length, beta, per).own for place in range(rows)])
     independent = rows * (length if per == "token" else 1)
     assert abs(own.mean() - beta) < 4 * (beta * (1 - beta) / independent) ** 0.5
     assert (own.std(axis=1) == 0).all() == (per == "sequence")
-    other = np.stack([row_draws(7, 2, place, length, beta, per).own for place in range(rows)])
+    other = np.stack([row_draws([7, 2, place], length, beta, per).own for place in range(rows)])
     assert (own != other).any(), "another iteration draws anew"
 
 

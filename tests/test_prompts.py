@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stoical.data import Doc
-from stoical.prompts import PromptTemplate, load_template, shuffled
+from stoical.prompts import TEMPLATES, Attempt, PromptTemplate, load_template, shuffled
 from tests.appendix_b import B1, B1_DOCS, B2, B2_DOCS, unwrapped
 
 
@@ -140,3 +140,31 @@ def test_every_document_comes_first_about_as_often() -> None:
     """With 600 queries and three documents, 200 each with a standard deviation of 11.5."""
     firsts = [shuffled(DOCS[:3], seed=0, epoch=0, query_id=f"q{i}")[0].docid for i in range(600)]
     assert all(150 < firsts.count(doc.docid) < 250 for doc in DOCS[:3])
+
+
+@pytest.mark.parametrize("path", sorted(TEMPLATES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_template_can_ask_for_a_correction(path: Path) -> None:
+    template = load_template(path.stem)
+    prompt = template.render("deer", [Doc("mammal", "x")])
+    asked = template.render("deer", [Doc("mammal", "x")], Attempt("{ba}"))
+    assert asked.startswith(f"{prompt} {{ba}}"), "braces in an answer are text"
+    shown = template.render("deer", [Doc("mammal", "x")], Attempt("{ba}", "ruminant"))
+    assert shown.startswith(f"{prompt} {{ba}}") and "ruminant" in shown
+
+
+def test_a_template_without_the_wording_says_so(tmp_path: Path) -> None:
+    text = 'prompt: "{docs} ? {query}"\ndoc: "{docid}"\ndelimiter: ","\n'
+    template = load_template(write(tmp_path / "mine.yaml", text))
+    with pytest.raises(ValueError, match="the prompt template has no correction; write one, as"):
+        template.render("deer", [Doc("a")], Attempt("b"))
+    with pytest.raises(ValueError, match="has no correction_with_reference"):
+        template.render("deer", [Doc("a")], Attempt("b", "a"))
+    alien = write(tmp_path / "alien.yaml", text + 'correction: "{prompt} {reference}"\n')
+    with pytest.raises(ValueError, match=r"correction holds {prompt}, {reference}, but should hold {previous}"):
+        load_template(alien)
+
+
+def test_wordings_that_a_run_does_not_use_are_no_part_of_it() -> None:
+    """Resuming compares templates: older checkpoints' have no wording for attempts."""
+    template = load_template("compact")
+    assert repr(template) == repr(PromptTemplate(template.prompt, template.doc, template.delimiter))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from stoical.queries import EncodedDataset
 from stoical.self_training import loop
 from stoical.self_training.generated import RECORD_FILE, ROWS_FILE
 from tests.small_data import TINY, make_rows, write_dataset
+from tests.test_distributed import ENVIRONMENT, LAUNCH, ROOT
 
 ITERATIONS = {"bash": 2, "bash_literal": 1}
 EVERY = ["training.max_steps=2", "training.save_steps=1", "eval.num_queries=2"]
@@ -45,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words(folder: Path, overlay: str, output: Path, *settings: str) -> list[str]:
-    data = "texts" if overlay == "bash_literal" else "data"
+    data = "texts" if overlay in ("bash_literal", "rac_text") else "data"
     own = [f"data.path={folder / data}", f"output={output}", *EVERY, *settings]
     chosen = {word.partition("=")[0]: word for word in [f"recipe=wordnet_beta2,small,{overlay}", *TINY, *own]}
     return list(chosen.values())
@@ -221,31 +223,63 @@ BAD = {
     "recipe=wordnet_beta2,small,reinforce,bash": "conflicts with mitigations.reinforce",
     "recipe=wordnet_beta2,small": "no self_training section: add an overlay",
     "self_training.bash=null": "no effect without a method",
+    "recipe=wordnet_beta2,small,bash,rac": "self_training.bash conflicts with self_training.rac",
+    "recipe=wordnet_beta2,small,rac self_training.rac.keep_right=1": "keep_right=1.0 must be at least 0",
     "data.generated=x": "self_training conflicts with data.generated",
     "lora.r=4": "self_training conflicts with lora",
 }
+
+
+@pytest.mark.parametrize("overlay", ["rac", pytest.param("rac_gold", marks=pytest.mark.slow), "rac_text"])
+def test_corrections_are_generated_trained_on_and_evaluated(
+    folder: Path, looped: Callable[[str], Path], tmp_path: Path, overlay: str
+) -> None:
+    start = looped("bash_literal" if overlay == "rac_text" else "bash") / "iteration-0"
+    own = [f"self_training.start={start}", "self_training.iterations=1", "self_training.rac.temperature=1"]
+    self_train.main(words(folder, overlay, tmp_path / "run", *own))
+    assert not (tmp_path / "run" / "iteration-0").exists()
+    run = tmp_path / "run" / "iteration-1"
+    record, table = json.loads((run / RECORD_FILE).read_text()), pq.read_table(run / ROWS_FILE).to_pylist()
+    assert record["made_from"]["method"] == "rac"
+    assert record["counts"]["answers"] == 24 and record["counts"]["rows"] == len(table) > 0
+    assert all((row["correction"] is None) == (overlay == "rac_gold") and not row["right"] for row in table)
+    evaluate.main([f"checkpoint={tmp_path / 'run'}", "eval.num_queries=2"])
+    before = weights(start)
+    assert any(not torch.equal(weight, before[name]) for name, weight in weights(run).items())
+
+
+def test_two_processes_generate_what_one_does(folder: Path, looped: Callable[[str], Path], tmp_path: Path) -> None:
+    own = [f"self_training.start={looped('bash') / 'iteration-0'}", "self_training.iterations=1"]
+    command = [*LAUNCH, str(ROOT / "self_train.py"), *words(folder, "bash", tmp_path / "run", *own)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = tmp_path / "run" / "iteration-1"
+    assert json.loads((run / RECORD_FILE).read_text())["processes"] == 2
+    assert (run / ROWS_FILE).read_bytes() == (looped("bash") / "iteration-1" / ROWS_FILE).read_bytes()
+    assert (run / "checkpoint-2").is_dir()
 
 
 def test_tokens_of_tries_with_one_docid_are_refused(
     folder: Path, looped: Callable[[str], Path], tmp_path: Path
 ) -> None:
     own = [f"data.path={folder / 'texts'}", f"self_training.start={looped('bash_literal') / 'iteration-0'}"]
-    refused(words(folder, "bash", tmp_path / "run", *own), "every row has one document; use the overlay bash_literal")
+    for overlay in ("bash", "rac"):
+        given = words(folder, overlay, tmp_path / overlay, *own)
+        refused(given, rf"{overlay}.source=constrained has no effect on texts/train, where every row has one document")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overlay", ["bash_literal"])
-@pytest.mark.parametrize("data", ["data", "texts"])
-def test_loops_go_on_for_more_iterations(folder: Path, tmp_path: Path, overlay: str, data: str) -> None:
-    own = [f"data.path={folder / data}", "self_training.iterations=2"]
-    self_train.main(words(folder, overlay, tmp_path / "run", *own))
+@pytest.mark.parametrize("overlay", ["bash_literal", "rac", "rac_gold", "rac_text"])
+def test_every_overlay_goes_on_for_more_iterations(folder: Path, tmp_path: Path, overlay: str) -> None:
+    sampled = ["self_training.rac.temperature=1"] if overlay.startswith("rac") else []
+    self_train.main(words(folder, overlay, tmp_path / "run", *sampled))
     evaluate.main([f"checkpoint={tmp_path / 'run'}"])
     assert (tmp_path / "run" / "iteration-2" / "eval" / "metrics.json").is_file()
 
 
 @pytest.mark.parametrize("word", BAD)
 def test_bad_settings_are_refused_by_name(folder: Path, tmp_path: Path, word: str) -> None:
-    given = {w.partition("=")[0]: w for w in [*words(folder, "bash", tmp_path / "run"), word]}
+    given = {w.partition("=")[0]: w for w in [*words(folder, "bash", tmp_path / "run"), *word.split()]}
     refused(list(given.values()), BAD[word])
     assert not (tmp_path / "run" / "iteration-0").exists()
 

@@ -5,7 +5,7 @@ Dimension letters: B queries, K distributions, L tokens of a query's longest doc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,9 +26,9 @@ class Draws:
     uniform: npt.NDArray[np.float64]
 
 
-def row_draws(seed: int, iteration: int, place: int, length: int, beta: float = 1.0, per: Per = "token") -> Draws:
-    """The draws of the generated row at `place`, the same however rows are spread over batches and processes."""
-    numbers = np.random.default_rng([seed, iteration, place]).random((length, 2))
+def row_draws(seeds: Sequence[int], length: int, beta: float = 1.0, per: Per = "token") -> Draws:
+    """The draws of a row that `seeds` name, the same however rows are spread over batches and processes."""
+    numbers = np.random.default_rng(seeds).random((length, 2))
     chosen = numbers[:, 0] < beta
     if per == "sequence":
         chosen = np.repeat(chosen[:1], length)

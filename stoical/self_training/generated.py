@@ -2,14 +2,13 @@
 
 `generated.parquet` holds the rows; `generated.json`, written last, what they were made from, their counts and the
 parquet's SHA-256. A row says which row of the training split it is made of, in which shuffle of its documents
-(`epoch`), and what its method has made of it (`bash_records`).
+(`epoch`), and what its method has made of it (`bash_rows`, `rac_rows`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stoical.data import RankingDataset, file_sha256
-from stoical.mixed_prefix import MixedPrefix
 from stoical.packing import TokenizedQuery
 from stoical.queries import EncodedDataset, QueryEncoder
 from stoical.resume import split_sha256
 from stoical.saving import write_whole
+from stoical.self_training.bash_rows import bash_query
+from stoical.self_training.rac_rows import rac_query
 from stoical.settings import Recipe
 
 ROWS_FILE = "generated.parquet"
@@ -38,6 +38,7 @@ SCHEMAS = {
             "off_trie": pa.bool_(),
         }
     ),
+    "rac": pa.schema(_ROW | {"previous": pa.string(), "correction": pa.list_(pa.int32()), "right": pa.bool_()}),
 }
 
 
@@ -76,15 +77,10 @@ class WithGenerated(EncodedDataset):
         if index < len(self.rows):
             return super().__getitem__(index)
         (record,) = self._table.slice(index - len(self.rows), 1).to_pylist()
-        return bash_query(record, self.rows, self.encoder, self._made_from["settings"]["target"])
-
-
-def bash_query(record: Mapping[str, Any], rows: RankingDataset, encoder: QueryEncoder, target: Any) -> TokenizedQuery:
-    """The query with the record's prefix in place of the gold one; where nothing differs, the query as it is."""
-    query = encoder.encode(rows[record["row"]], record["epoch"])
-    if not any(record["changed"]):
-        return query
-    return replace(query, mixed=MixedPrefix(tuple(record["tokens"]), target))
+        row = self.rows[record["row"]]
+        if self._made_from["method"] == "rac":
+            return rac_query(record, row, self.encoder)
+        return bash_query(record, row, self.encoder, self._made_from["settings"]["target"])
 
 
 def training_rows(recipe: Recipe, train: RankingDataset, encoder: QueryEncoder) -> EncodedDataset:

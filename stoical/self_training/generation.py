@@ -8,7 +8,6 @@ import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,46 +15,20 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from torch import nn
 from tqdm.auto import tqdm
 
 from stoical.build import build_encoder, build_tokenizer, load_model, pad_id
-from stoical.data import RankingDataset, RankingRow, file_sha256, load_split
-from stoical.packing import TokenizedQuery, TrieTargetCollator
+from stoical.data import RankingDataset, file_sha256, load_split
+from stoical.packing import TrieTargetCollator
 from stoical.prompts import load_template
 from stoical.provenance import git_state, package_versions
-from stoical.queries import QueryEncoder
 from stoical.resume import split_sha256
-from stoical.self_training.drawing import row_draws
+from stoical.self_training.bash_rows import bash_counts, bash_records
 from stoical.self_training.generated import ROWS_FILE, write_generated
-from stoical.self_training.mixing import mix
-from stoical.self_training.settings import SelfTrainingSettings
-from stoical.self_training.trie_walks import ExpertTrie
+from stoical.self_training.job import Job, Pick, Record
+from stoical.self_training.rac_rows import rac_records, rac_selected
+from stoical.self_training.settings import BashSettings, SelfTrainingSettings
 from stoical.settings import Recipe
-
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Pick:
-    """A row to generate from: its place among the generated ones and in the split, and the shuffle of its documents."""
-
-    place: int
-    index: int
-    epoch: int
-    row: RankingRow
-    query: TokenizedQuery
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What all rows of one generation share. recipe: that of the training to come, which starts at the checkpoint."""
-
-    recipe: Recipe
-    settings: SelfTrainingSettings
-    iteration: int
-    encoder: QueryEncoder
-    collator: TrieTargetCollator
 
 
 def picked_rows(count: int, share: float, seed: int) -> list[int]:
@@ -66,7 +39,7 @@ def picked_rows(count: int, share: float, seed: int) -> list[int]:
 
 def made_from(recipe: Recipe, settings: SelfTrainingSettings, iteration: int, checkpoint: Path) -> dict[str, Any]:
     """All that the generated rows depend on, as JSON holds it."""
-    method = settings.method
+    method, template = settings.method, dataclasses.astuple(load_template(recipe.prompt.template))
     return {
         "method": method,
         "settings": dataclasses.asdict(getattr(settings, method)),
@@ -75,7 +48,7 @@ def made_from(recipe: Recipe, settings: SelfTrainingSettings, iteration: int, ch
         "seed": recipe.seed,
         "weights_sha256": weights_sha256(checkpoint),
         "train_sha256": split_sha256(recipe.data.path, "train"),
-        "template_sha256": hashlib.sha256(repr(load_template(recipe.prompt.template)).encode()).hexdigest(),
+        "template_sha256": hashlib.sha256(repr(template).encode()).hexdigest(),
         "max_length": recipe.prompt.max_length,
         "count_terminator": recipe.tokenizer.count_terminator,
     }
@@ -98,9 +71,9 @@ def generate(recipe: Recipe, settings: SelfTrainingSettings, facts: dict[str, An
     train, tokenizer = load_split(recipe.data.path, "train"), build_tokenizer(recipe)
     _check_choice(settings, train)
     collator = TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune=False)
-    job = Job(recipe, settings, facts["iteration"], build_encoder(recipe, tokenizer), collator)
     chosen = list(enumerate(picked_rows(len(train), settings.share, recipe.seed)))
     model = load_model(recipe, tokenizer).to(state.device).eval()
+    job = Job(recipe, facts["iteration"], build_encoder(recipe, tokenizer), collator, model)
 
     def picks(share: Sequence[tuple[int, int]]) -> Iterator[Pick]:
         for place, index in share:
@@ -113,10 +86,15 @@ def generate(recipe: Recipe, settings: SelfTrainingSettings, facts: dict[str, An
     records: list[Record] = []
     with precision:
         for start in tqdm(range(0, len(mine), size), desc="generating", unit="batch", disable=not shown):
-            records += bash_records(job, model, list(picks(mine[start : start + size])))
+            records += _records(job, settings, list(picks(mine[start : start + size])))
     everyone = records if state.num_processes == 1 else gather_object(records)
     everyone.sort(key=lambda record: record["place"])
-    counts = bash_counts(everyone)
+    kept, counts = _selected(settings, everyone, recipe.seed)
+    if not kept:
+        raise ValueError(
+            f"self_training.{settings.method} made no row to train on in iteration {job.iteration}: {_said(counts)}. "
+            "Set self_training.iterations to end before it, or temperature, keep_right or max_tokens to get other rows"
+        )
     if state.is_main_process:
         provenance = {
             "made_from": facts,
@@ -129,52 +107,35 @@ def generate(recipe: Recipe, settings: SelfTrainingSettings, facts: dict[str, An
             "packages": package_versions(),
             "git": git_state(),
         }
-        write_generated(Path(str(recipe.output)), everyone, provenance)
+        write_generated(Path(str(recipe.output)), kept, provenance)
         print(f"generated {Path(str(recipe.output)) / ROWS_FILE} in {provenance['seconds']} s: {_said(counts)}")
     state.wait_for_everyone()
 
 
+def _records(job: Job, settings: SelfTrainingSettings, picks: Sequence[Pick]) -> list[Record]:
+    if settings.bash is not None:
+        return bash_records(job, settings.bash, picks)
+    assert settings.rac is not None
+    return rac_records(job, settings.rac, picks)
+
+
+def _selected(
+    settings: SelfTrainingSettings, records: list[Record], seed: int
+) -> tuple[list[Record], dict[str, float]]:
+    """The rows to train on, and the counts that the provenance holds."""
+    if settings.rac is None:
+        return records, bash_counts(records)
+    return rac_selected(records, settings.rac, seed)
+
+
 def _check_choice(settings: SelfTrainingSettings, train: RankingDataset) -> None:
     """Raise `ValueError` where tokens are to come from tries that hold one docID each: all would be gold."""
-    constrained = settings.bash is not None and settings.bash.source == "constrained"
-    if constrained and not any(len(row.docs) > 1 for row in train):
+    source = (settings.bash or settings.rac or BashSettings()).source
+    if source == "constrained" and not any(len(row.docs) > 1 for row in train):
         raise ValueError(
             f"self_training.{settings.method}.source=constrained has no effect on {train.name}, where every row has "
-            "one document; use the overlay bash_literal (source=free)"
+            "one document; use the overlay bash_literal or rac_text (source=free)"
         )
-
-
-def bash_records(job: Job, model: nn.Module, picks: Sequence[Pick]) -> list[Record]:
-    """One record a pick: the mixed tokens that it is to be trained on."""
-    settings = job.settings.bash
-    assert settings is not None
-    queries = [pick.query for pick in picks]
-    draws = [
-        row_draws(
-            job.recipe.seed, job.iteration, pick.place, max(map(len, pick.query.docid_ids)), settings.beta, settings.per
-        )
-        for pick in picks
-    ]
-    batch = job.collator(queries)["batch"].to(next(model.parameters()).device)
-    mixed = mix(model, batch, [ExpertTrie.of(query) for query in queries], draws, settings, job.recipe.layout)
-    return [_origin(pick) | dataclasses.asdict(one) for pick, one in zip(picks, mixed, strict=True)]
-
-
-def _origin(pick: Pick) -> Record:
-    return {"place": pick.place, "row": pick.index, "query_id": pick.row.query_id, "epoch": pick.epoch}
-
-
-def bash_counts(records: Sequence[Record]) -> dict[str, float]:
-    """Rows and tokens, and shares: of tokens that are the model's own and that differ, of rows that differ or leave."""
-    tokens = sum(len(record["tokens"]) for record in records)
-    return {
-        "rows": len(records),
-        "tokens": tokens,
-        "own_tokens": sum(sum(record["own"]) for record in records) / tokens,
-        "changed_tokens": sum(sum(record["changed"]) for record in records) / tokens,
-        "changed_rows": sum(any(record["changed"]) for record in records) / len(records),
-        "off_trie_rows": sum(record["off_trie"] for record in records) / len(records),
-    }
 
 
 def _said(counts: dict[str, float]) -> str:

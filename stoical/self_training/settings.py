@@ -54,6 +54,34 @@ class BashSettings:
 
 
 @dataclass
+class RacSettings:
+    """Reference-answer-based correction: rows whose prompt holds the model's own answer, and whose target corrects it.
+
+    source: answers and corrections out of the row's docIDs, or whatever the model writes, up to `max_tokens`. target:
+    what the model writes once it is shown the reference (self_correction), or the row's own target without the answer
+    (gold). temperature: of the model's distribution; 0 takes its likeliest token. keep_right: how much of the generated
+    rows may be of answers that were right already, which teach to copy them.
+    """
+
+    source: Source = "constrained"
+    target: Literal["self_correction", "gold"] = "self_correction"
+    temperature: float = 0.0
+    keep_right: float = 0.0
+    max_tokens: int | None = None
+
+    def check(self) -> None:
+        """Raise `ValueError` where a setting is out of range or does not go with another."""
+        name = "self_training.rac"
+        check_temperature(name, self.temperature)
+        if not 0 <= self.keep_right < 1:
+            raise ValueError(f"{name}.keep_right={self.keep_right} must be at least 0 and below 1: a share of the rows")
+        if (self.source == "free") != (self.max_tokens is not None):
+            raise ValueError(f"{name}.max_tokens goes with {name}.source=free: set it there, and only there")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError(f"{name}.max_tokens={self.max_tokens} must be at least 1")
+
+
+@dataclass
 class SelfTrainingSettings:
     """How often to generate and train, and one section of a method (an overlay of its name has settings to start from).
 
@@ -66,18 +94,23 @@ class SelfTrainingSettings:
     start: str | None = None
     share: float = 1.0
     bash: BashSettings | None = None
+    rac: RacSettings | None = None
 
     @property
     def method(self) -> str:
-        """The section that is given."""
-        return "bash"
+        """The name of the section that is given."""
+        return "rac" if self.bash is None else "bash"
 
     def check(
         self, loss: TargetSettings, mitigations: Sequence[str], terminator: Terminator, training: dict[str, Any]
     ) -> None:
         """Raise `ValueError` where a setting is missing, out of range, or does not go with the rest of the recipe."""
-        if self.bash is None:
-            raise ValueError("self_training has no effect without a method: add the overlay bash, or drop the section")
+        if self.bash is None and self.rac is None:
+            raise ValueError(
+                "self_training has no effect without a method: add the overlay bash or rac, or drop the section"
+            )
+        if self.bash is not None and self.rac is not None:
+            raise ValueError("self_training.bash conflicts with self_training.rac: choose one (the other: null)")
         if self.iterations < 1:
             raise ValueError(f"self_training.iterations={self.iterations} must be at least 1; train.py trains without")
         if not 0 < self.share < math.inf:
@@ -90,7 +123,10 @@ class SelfTrainingSettings:
         for key, value in (("save_strategy", "no"), ("save_only_model", True)):
             if training.get(key) == value:
                 raise ValueError(f"self_training conflicts with training.{key}={value}: it goes on from checkpoints")
-        self.bash.check(loss, mitigations)
+        if self.bash is not None:
+            self.bash.check(loss, mitigations)
+        if self.rac is not None:
+            self.rac.check()
 
 
 def check_temperature(section: str, temperature: float) -> None:
