@@ -50,8 +50,8 @@ class Evaluator:
 
     With `num_queries`, a sample of the split, the same one every time. In exact mode, with `diagnostics`, rows have
     those of `diagnostics.diagnose`; with `generation`, the text that unconstrained greedy decoding writes, beside the
-    query's first document, by `generation_metrics`. It is cut off at the length of the longest of these, and decoded
-    with the whole model in every process: sharded ones would fall out of step.
+    query's first document, by `generation_metrics`. It is cut off at the length of the longest of these. Each process
+    stops when its batch has ended, so the model must be its own: neither sharded nor wrapped in DDP.
     """
 
     dataset: EncodedDataset

@@ -65,6 +65,12 @@ def test_two_processes_equal_one(tmp_path, normalizer):
         for row, other in zip(one["rows"], two["rows"], strict=True):
             assert row["mode"] == mode
             assert other["scores"] == pytest.approx(row["scores"], abs=1e-5)
+    runs = [[row["generation"] for row in each["generation"]["rows"]] for each in (facts, shared_facts)]
+    assert len(runs[0]) == len(runs[1]) == 7
+    for one, two in zip(*runs, strict=True):
+        assert one | {"nll": 0} == two | {"nll": 0}
+        assert one["nll"] == pytest.approx(two["nll"], rel=1e-5)
+    assert len({len(each["forced_hits"]) for each in runs[0]}) > 1
     assert facts["exact"]["rows"][0]["scores"] != pytest.approx(facts["greedy_path"]["rows"][0]["scores"], abs=1e-3)
     kept = [torch.load(tmp_path / "two" / f"objectives{process}.pt") for process in (0, 1)]
     first, second = (state["ProfessorForcing"] for state in kept)

@@ -65,12 +65,12 @@ def go_on(recipe: Recipe) -> StoicalTrainer:
         ["training.dataloader_num_workers=2", "training.dataloader_prefetch_factor=3"],
         ["training.per_device_train_batch_size=3", "global_batch_size=9", "optimizer=trainer"],
         [
-            "recipe=wordnet_beta2,small,scheduled_sampling_parallel,consistency",
+            "recipe=wordnet_beta2,small,scheduled_sampling_parallel,consistency,neftune",
             "mitigations.scheduled_sampling.half_step=3",
             "mitigations.consistency.free_run=sampled",
         ],
     ],
-    ids=["constant", "workers", "accumulation", "mitigations"],
+    ids=["constant", "workers", "accumulation", "mitigations and noise"],
 )
 def test_resume_equals_going_through(tmp_path: Path, own: list[str]) -> None:
     """Stop after 5 of 10 steps (the second epoch's middle), resume, and get the same weights, bit for bit."""
