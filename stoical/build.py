@@ -282,7 +282,7 @@ def build_trainer(recipe: Recipe) -> StoicalTrainer:
     train, test = load_split(recipe.data.path, "train"), load_split(recipe.data.path, "test")
     tokenizer = build_tokenizer(recipe, train)
     encoder = build_encoder(recipe, tokenizer)
-    objectives = build_objectives(recipe.loss, recipe.mitigations)
+    objectives = build_objectives(recipe.loss, recipe.mitigations, recipe.eval.score)
     prune = not any(objective.needs_whole_trie for objective in objectives)
     dataset, collator = training_rows(recipe, train, encoder), TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune)
     config = build_config(recipe, tokenizer)

@@ -5,7 +5,8 @@ A row is a query with its relevant documents, most relevant first:
     {"query_id": "q1", "query": "deer", "docs": [{"docid": "ruminant"}, {"docid": "mammal", "text": "..."}],
      "negatives": [{"docid": "solarization"}]}
 
-`text`, `rank` and `negatives` are optional. Negatives are scored at evaluation only, and never in the prompt.
+`text`, `rank` and `negatives` are optional. Negatives are never in the prompt: evaluation scores them, and training may
+compare with them.
 
   python -m stoical.data validate FILE_OR_DIR
 
@@ -28,6 +29,7 @@ from typing import Any, overload
 
 import datasets
 import pyarrow as pa
+import pyarrow.compute as pc
 from tqdm import tqdm
 
 from stoical.data_files import BATCH_ROWS, check_directory, decoded, find_split, jsonl_lines, open_table, table_records
@@ -207,6 +209,13 @@ class RankingDataset(Sequence[RankingRow]):
         docs = tuple(Doc(**doc) for doc in record["docs"])
         negatives = tuple(Doc(**doc) for doc in record.get("negatives") or ())
         return RankingRow(record["query_id"], record["query"], docs, negatives)
+
+    def docids(self) -> list[str]:
+        """The distinct docIDs of the split's documents (negatives not among them), sorted."""
+        found: set[str] = set()
+        for batch in self._table.select_columns("docs").with_format("arrow").iter(BATCH_ROWS):
+            found.update(pc.struct_field(pc.list_flatten(batch["docs"]), "docid").unique().to_pylist())
+        return sorted(found)
 
 
 def load_split(directory: str | Path, split: str) -> RankingDataset:

@@ -5,11 +5,18 @@ from __future__ import annotations
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
-from stoical.build import build_config, build_encoder, build_tokenizer, meta_model, micro_batches, pad_id
+from stoical.build import (
+    build_config,
+    build_encoder,
+    build_tokenizer,
+    meta_model,
+    micro_batches,
+    pad_id,
+)
 from stoical.data import load_manifest, load_split
 from stoical.memory_fit import largest_batch, run_memory, shortage
 from stoical.packing import PackedBatch, TrieTargetCollator
-from stoical.queries import EncodedDataset
+from stoical.self_training.generated import training_rows
 from stoical.settings import Recipe
 
 SHOWN_IDS = 60
@@ -21,7 +28,7 @@ def show(recipe: Recipe) -> str:
     train = load_split(recipe.data.path, "train")
     test, manifest = load_split(recipe.data.path, "test"), load_manifest(recipe.data.path)
     tokenizer = build_tokenizer(recipe, train)
-    dataset = EncodedDataset(train, build_encoder(recipe, tokenizer))
+    dataset = training_rows(recipe, train, build_encoder(recipe, tokenizer))
     collate = TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune=False)
     parts = [
         f"{train.name}: {len(train)} queries, {test.name}: {len(test)}, manifest of {manifest.get('name', 'no name')}; "
@@ -54,16 +61,17 @@ def draw_trie(batch: PackedBatch, words: list[str]) -> str:
         if node:
             children.setdefault(parent, []).append(node)
     ends = {
-        path[path >= 0][-1].item(): rank for path, rank in zip(batch.doc_path, batch.doc_rank.tolist(), strict=True)
+        path[path >= 0][-1].item(): "negative" if negative else f"rank {rank}"
+        for path, rank, negative in zip(batch.doc_path, batch.doc_rank.tolist(), batch.doc_negative, strict=True)
     }
     lines: list[str] = []
     stack = children.get(0, [])[::-1]
     while stack:
         node = stack.pop()
-        rank = f"  <- rank {ends[node]}" if node in ends else ""
+        end = f"  <- {ends[node]}" if node in ends else ""
         indent = "  " * int(batch.node_depth[node])
         lines.append(
-            f"{indent}{int(batch.node_token[node])} {words[node]!r} {float(batch.node_weights[node]):.4g}{rank}"
+            f"{indent}{int(batch.node_token[node])} {words[node]!r} {float(batch.node_weights[node]):.4g}{end}"
         )
         stack += children.get(node, [])[::-1]
     return "\n".join(lines)

@@ -91,6 +91,14 @@ class Objective(ABC):
         return
 
 
+def loss_weights(context: StepContext, settings: TargetSettings) -> Tensor:
+    """[M] what each node carries in the paper's loss: as packed, and under `reach` times v(u) of its parent u."""
+    weights = context.batch.node_weights
+    if settings.visits == "reach":
+        weights = weights * reach(context.batch, context.node_logprobs)[context.batch.node_parent]
+    return weights
+
+
 @dataclass(frozen=True)
 class SToICaLLoss(Objective):
     """The paper's loss (Eq. 11), with the node weights that the collator packed; `reach` multiplies in v(u)."""
@@ -100,7 +108,4 @@ class SToICaLLoss(Objective):
 
     def __call__(self, context: StepContext) -> ObjectiveOutput:
         """Sum over the micro-batch, in nats."""
-        batch, weights = context.batch, context.batch.node_weights
-        if self.settings.visits == "reach":
-            weights = weights * reach(batch, context.node_logprobs)[batch.node_parent]
-        return ObjectiveOutput(weighted_nll(context.node_logprobs, weights))
+        return ObjectiveOutput(weighted_nll(context.node_logprobs, loss_weights(context, self.settings)))

@@ -23,16 +23,17 @@ import torch
 from torch import Tensor
 
 from stoical.mixed_prefix import MixedPrefix, fed_tokens, prefix_weights
-from stoical.targets import UNLISTED, TargetSettings, best_ranks, node_targets, node_weights, num_points
-from stoical.trie import DocIDTrie, DuplicateDocIDError, build_trie
+from stoical.targets import UNLISTED, Floats, TargetSettings, best_ranks, node_targets, node_weights, num_points
+from stoical.trie import DocIDTrie, DuplicateDocIDError, Ints, build_trie, places
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizedQuery:
     """One query, ready to pack: prompt ids (one BOS, no docID), docIDs and their ids (terminator included), ranks.
 
-    The last `num_negatives` docIDs are negatives, which evaluation scores; `counted` says for each docID how many of
-    its tokens the loss and the score count (all, or all but the terminator); `num_dropped` documents did not fit.
+    The last `num_negatives` docIDs are negatives: scored, but no part of the loss (an objective may compare with them).
+    `counted` says for each docID how many of its tokens the loss and the score count (all, or all but the terminator);
+    `num_dropped` documents did not fit.
     With `mixed`, the loss is that of another prefix than the top docID's.
     """
 
@@ -45,6 +46,11 @@ class TokenizedQuery:
     num_negatives: int = 0
     num_dropped: int = 0
     mixed: MixedPrefix | None = None
+
+    @property
+    def num_listed(self) -> int:
+        """How many of the docIDs, the first ones, are no negatives."""
+        return len(self.docids) - self.num_negatives
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +108,18 @@ class _PackedQuery:
 
     query: TokenizedQuery
     trie: DocIDTrie
-    weights: npt.NDArray[np.float64]
-    targets: npt.NDArray[np.float64]
-    ranks: npt.NDArray[np.int64]
-    kept: npt.NDArray[np.int64]
-    inner: npt.NDArray[np.int64]
+    weights: Floats
+    targets: Floats
+    ranks: Ints
+    kept: Ints
+    inner: Ints
 
 
 @dataclass(frozen=True, slots=True)
 class TrieTargetCollator:
     """Packs `TokenizedQuery`s into a `PackedBatch`, with the node weights that `targets` asks for.
 
+    Weights and targets are those of the trie without negatives, to the bit, and 0 on nodes that lead to negatives only.
     With `prune`, trie nodes that carry no weight are left out: next-token prediction then costs one docID's tokens, not
     the whole trie's. Evaluation, and objectives that look at the whole trie, need `prune=False`.
     """
@@ -136,41 +143,43 @@ class TrieTargetCollator:
                 f"query {query.query_id!r}: docIDs {query.docids[error.first]!r} and {query.docids[error.second]!r} "
                 "have the same token ids, so the model cannot tell them apart; rename one of them"
             ) from error
-        ranks = np.array(query.ranks)
-        ranks[len(ranks) - query.num_negatives :] = UNLISTED
-        targets = node_targets(trie, ranks, self.targets)
-        weights = self._weights(query, trie, targets)
+        listed = build_trie(query.docid_ids[: query.num_listed]) if query.num_negatives else trie
+        ranks, place = np.asarray(query.ranks[: query.num_listed]), places(listed, trie)
+        targets = node_targets(listed, ranks, self.targets)
+        weights = _spread(self._weights(query, listed, ranks, targets), place, trie.num_nodes)
         kept = self._kept(trie, weights) if self.prune else np.arange(1, trie.num_nodes)
         kept = np.concatenate([[0], kept])
         return _PackedQuery(
             query=query,
             trie=trie,
             weights=weights,
-            targets=targets,
-            ranks=best_ranks(trie, ranks),
+            targets=_spread(targets, place, trie.num_nodes),
+            ranks=_spread(best_ranks(listed, ranks), place, trie.num_nodes, rest=UNLISTED),
             kept=kept,
             inner=np.unique(trie.parent[kept[1:]])[1:],
         )
 
-    def _weights(
-        self, query: TokenizedQuery, trie: DocIDTrie, targets: npt.NDArray[np.float64]
-    ) -> npt.NDArray[np.float64]:
-        if query.num_negatives:  # evaluation: nothing is trained
-            return np.zeros(trie.num_nodes)
-        ranks = np.asarray(query.ranks)
+    def _weights(self, query: TokenizedQuery, trie: DocIDTrie, ranks: Ints, targets: Floats) -> Floats:
         weights = node_weights(trie, ranks, self.targets)
         if query.mixed is not None:
             weights = prefix_weights(trie, ranks, weights, targets, query.mixed)
-        uncounted = np.asarray(query.counted) < (trie.path >= 0).sum(axis=1)
+        uncounted = np.asarray(query.counted[: query.num_listed]) < (trie.path >= 0).sum(axis=1)
         weights[trie.leaf[uncounted]] = 0.0
         return weights
 
     @staticmethod
-    def _kept(trie: DocIDTrie, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    def _kept(trie: DocIDTrie, weights: Floats) -> Ints:
         """The nodes with weight, and on a mixed prefix those without that lead to them."""
         wanted = weights > 0
         wanted[trie.parent[wanted]] = True
         return 1 + np.flatnonzero(wanted[1:])
+
+
+def _spread(values: npt.NDArray[Any], place: Ints, size: int, rest: int = 0) -> npt.NDArray[Any]:
+    """[size] `values` put into their places, and `rest` everywhere else."""
+    spread = np.full(size, rest, dtype=values.dtype)
+    spread[place] = values
+    return spread
 
 
 def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: int) -> PackedBatch:
@@ -203,7 +212,7 @@ def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: i
         query_ids=tuple(part.query.query_id for part in packed),
         prompt_width=width,
         num_tokens=int(prompt_lengths.sum()) + sum(len(part.inner) for part in packed),
-        num_points=sum(num_points(np.asarray(part.query.ranks), targets) for part in packed),
+        num_points=sum(num_points(np.asarray(part.query.ranks[: part.query.num_listed]), targets) for part in packed),
         num_dropped=sum(part.query.num_dropped for part in packed),
         input_ids=torch.from_numpy(input_ids),
         position_ids=torch.from_numpy(position_ids),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from stoical.data import Doc, RankingDataset, RankingRow
+from stoical.negatives import NegativeSampler
 from stoical.packing import TokenizedQuery
 from stoical.prompts import Attempt, PromptTemplate, shuffled
 from stoical.tokenization import DocIDTokenizer, encode_prompt
@@ -52,6 +53,26 @@ class QueryEncoder:
             num_dropped=len(row.docs) - len(docs),
         )
 
+    def with_negatives(self, query: TokenizedQuery, docids: Sequence[str]) -> TokenizedQuery:
+        """The same query, prompt included, with these docIDs as negatives, for an objective to compare with.
+
+        One that does not fit beside the prompt, or has the token ids of another of the query's, is left out.
+        """
+        room, taken = self.max_length - len(query.prompt_ids), {tuple(ids) for ids in query.docid_ids}
+        added: dict[tuple[int, ...], str] = {}
+        for docid in docids:
+            ids = tuple(self.docid_tokenizer(docid))
+            if len(ids) <= room and ids not in taken:
+                added.setdefault(ids, docid)
+        return replace(
+            query,
+            docids=[*query.docids, *added.values()],
+            docid_ids=[*query.docid_ids, *map(list, added)],
+            counted=[*query.counted, *map(self.docid_tokenizer.counted, added)],
+            ranks=[*query.ranks, *[len(query.docids) + 1] * len(added)],
+            num_negatives=len(added),
+        )
+
     def render(self, row: RankingRow, docs: Sequence[Doc], epoch: int, attempt: Attempt | None = None) -> str:
         """The prompt's text with `docs` shuffled for this epoch."""
         return self.template.render(row.query, shuffled(docs, self.seed, epoch, row.query_id), attempt)
@@ -86,18 +107,32 @@ class QueryEncoder:
 
 
 class EncodedDataset(Dataset[TokenizedQuery]):
-    """A split of a dataset as the data loader sees it; `set_epoch` (which accelerate calls) picks the shuffle."""
+    """A split of a dataset as the data loader sees it; `set_epoch` (which accelerate calls) picks shuffle and sample.
 
-    def __init__(self, rows: RankingDataset, encoder: QueryEncoder, negatives: bool = False) -> None:
-        self.rows, self.encoder, self.negatives = rows, encoder, negatives
+    negatives: with those of the rows, as evaluation scores them. sampler: with negatives drawn anew every epoch, as
+    training may compare with them; they change neither the prompt nor which documents fit.
+    """
+
+    def __init__(
+        self,
+        rows: RankingDataset,
+        encoder: QueryEncoder,
+        negatives: bool = False,
+        sampler: NegativeSampler | None = None,
+    ) -> None:
+        self.rows, self.encoder, self.negatives, self.sampler = rows, encoder, negatives, sampler
         self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> TokenizedQuery:
-        return self.encoder.encode(self.rows[index], self.epoch, self.negatives)
+        row = self.rows[index]
+        query = self.encoder.encode(row, self.epoch, self.negatives)
+        if self.sampler is None:
+            return query
+        return self.encoder.with_negatives(query, self.sampler.draw(row, self.epoch))
 
     def set_epoch(self, epoch: int) -> None:
-        """Shuffle every query's documents anew for this epoch."""
+        """Shuffle every query's documents, and draw its negatives, anew for this epoch."""
         self.epoch = epoch

@@ -23,7 +23,7 @@ from stoical.settings import Recipe
 FREE = (  # what may differ in a resumed run: nothing here reaches the weights of any step
     *("output", "resume", "resume_force", "dry_run"),  # where to write, and how this run was started
     *("data.path", "data.generated"),  # the files themselves are compared
-    *("eval.*", "training.eval_*"),  # evaluation draws no random numbers (but see METRIC_DRIVEN)
+    *("eval.*", "training.eval_*"),  # evaluation draws no random numbers (but see `is_free`)
     *("training.logging_*", "training.log_*", "training.disable_tqdm", "training.report_to", "training.run_name"),
     *("training.project", "training.trackio_*", "training.include_num_input_tokens_seen"),  # what is told to whom
     *("training.save_*", "training.push_to_hub", "training.hub_*"),  # what is kept and shared
@@ -152,6 +152,8 @@ def is_free(key: str, recipe: Recipe) -> bool:
         return schedule in ENDLESS and not 0 < recipe.training.get("warmup_steps", 0) < 1  # a share of the run
     evaluation = fnmatchcase(key, "eval.*") or fnmatchcase(key, "training.eval_*")
     if evaluation and (schedule in METRIC_DRIVEN or recipe.training.get("load_best_model_at_end")):
+        return False
+    if key == "eval.score" and recipe.mitigations.margin is not None:  # it trains on that score
         return False
     return any(fnmatchcase(key, pattern) for pattern in FREE)
 

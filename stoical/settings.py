@@ -37,10 +37,13 @@ class DataSettings:
     """path: a dataset directory with train, test and manifest.json (`python -m data_prep.wordnet` makes one).
 
     generated: a file of rows made from its train split, which are trained on as well (self_train.py makes and sets it).
+    num_negatives: docIDs that each training query gets to compare with, beside its own: the row's negatives, and others
+    of the training split, drawn anew every epoch (`negatives.NegativeSampler`). No prompt holds them.
     """
 
     path: str = "data/wordnet"
     generated: str | None = None
+    num_negatives: int = 0
 
 
 @dataclass
@@ -163,9 +166,12 @@ class Recipe:
 def check_recipe(recipe: Recipe) -> None:
     """Raise `ValueError` where settings conflict, are of the wrong type, or would have no effect."""
     recipe.loss.check()
-    recipe.mitigations.check(recipe.loss, recipe.tokenizer.terminator)
+    recipe.mitigations.check(recipe.loss, recipe.tokenizer.terminator, recipe.data.num_negatives)
     _check_numbers(recipe)
     _check_training(recipe)
+    for key, rows in (("data.generated", recipe.data.generated), ("self_training", recipe.self_training)):
+        if recipe.data.num_negatives and rows is not None:
+            raise ValueError(f"data.num_negatives conflicts with {key}, whose rows are trained on as made; drop one")
     if recipe.self_training is not None:
         _check_self_training(recipe, recipe.self_training)
     check_adapters(recipe.lora, recipe.quantization, recipe.model.from_scratch)

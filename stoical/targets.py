@@ -107,17 +107,16 @@ def node_targets(trie: DocIDTrie, ranks: Ints, settings: TargetSettings) -> Floa
 
     m(n) / m(parent(n)), where a docID's mass is mu(r), or lambda(r) if targets are one-hot (which is this target at
     every node, by mass: `every_node_weights`). Where siblings have no mass, as next-token prediction leaves all but one
-    path, the target is the one that leads to the best-ranked docID. 0 at the root, and towards UNLISTED docIDs.
+    path, the target is the one that leads to the best-ranked docID. 0 at the root.
     """
-    scores, listed = np.zeros(len(ranks)), ranks < UNLISTED
-    item = item_weights(ranks[listed], settings.item, settings.alpha or 0.0)
-    scores[listed] = item if settings.beta is None else leaf_scores(ranks[listed], settings.beta)
+    item = item_weights(ranks, settings.item, settings.alpha or 0.0)
+    scores = item if settings.beta is None else leaf_scores(ranks, settings.beta)
     mass = subtree_sums(trie, scores)
     shares, best = sibling_shares(trie, mass), best_ranks(trie, ranks)
     massless = mass[trie.parent] == 0
     if massless.any():
         families = np.minimum.reduceat(np.append(best, 0), trie.child_start[:-1])
-        leads = (best == families[trie.parent]) & (best < UNLISTED)
+        leads = best == families[trie.parent]
         first = sibling_shares(trie, leads.astype(np.float64))
         shares = np.where(massless, first, shares)
     return shares

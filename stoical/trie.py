@@ -107,3 +107,11 @@ def _number_by_level(ids: Ints, filled: npt.NDArray[np.bool_], opens: npt.NDArra
     path = np.empty_like(nodes)
     path[order] = nodes
     return DocIDTrie(token=token, parent=parent, depth=depth, child_start=child_start, path=path)
+
+
+def places(part: DocIDTrie, whole: DocIDTrie) -> Ints:
+    """The node of `whole` for each node of `part`, whose docIDs are the first ones of `whole`, in the same order."""
+    place = np.zeros(part.num_nodes, dtype=np.int64)
+    below = part.path >= 0
+    place[part.path[below]] = whole.path[: below.shape[0], : below.shape[1]][below]
+    return place

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,11 @@ def random_query(
 def ragged_queries(**kwargs: object) -> list[TokenizedQuery]:
     """Three queries of different prompt length and number of docIDs, one of them a single document."""
     return [random_query(seed, docs, prompt, **kwargs) for seed, docs, prompt in ((1, 6, 9), (2, 1, 4), (3, 11, 13))]
+
+
+def without_negatives(query: TokenizedQuery) -> TokenizedQuery:
+    parts = {name: getattr(query, name)[: query.num_listed] for name in ("docids", "docid_ids", "counted", "ranks")}
+    return replace(query, num_negatives=0, **parts)
 
 
 @pytest.fixture

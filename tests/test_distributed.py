@@ -32,7 +32,7 @@ def run(tmp_path, launcher, **settings):
     output = tmp_path / settings["output"]
     output.mkdir()
     values = dict(word.split("=", 1) for word in TINY) | ONE_STEP | settings
-    values |= {"recipe": "wordnet_alpha2_beta2,small,professor_forcing"}
+    values |= {"recipe": "wordnet_alpha2_beta2,small,professor_forcing,unlikelihood,margin"}
     values |= {"data.path": tmp_path / "data", "output": output / "run"}
     words = [f"{key}={value}" for key, value in values.items()]
     command = [*launcher, "-m", "tests.two_processes", str(output), *words]
@@ -45,8 +45,8 @@ def run(tmp_path, launcher, **settings):
 def test_two_processes_equal_one(tmp_path, normalizer):
     """1 x 8 = 2 processes x 2 accumulated x 2; of 7 test queries, none is counted twice and none lost.
 
-    Professor forcing's gate is closed at the first step, so it leaves the gradient alone; its discriminator, which each
-    process shows other walks, stays the same on both.
+    Every query has the same negatives to compare with. Professor forcing's gate is closed at the first step, so it
+    leaves the gradient alone; its discriminator, which each process shows other walks, stays the same on both.
     """
     write_dataset(tmp_path / "data", train=24, test=7)
     settings = {"loss.normalizer": normalizer}

@@ -13,10 +13,12 @@ from stoical.forward import node_logprobs
 from stoical.losses import StepContext, SToICaLLoss
 from stoical.mitigations import MitigationSettings, build_objectives
 from stoical.mitigations.expected_reward import ExpectedRewardSettings
+from stoical.mitigations.margin import MarginSettings
 from stoical.mitigations.minimum_risk import MinimumRiskSettings
 from stoical.mitigations.mixer import MixerSettings
 from stoical.mitigations.professor_forcing import ProfessorForcingSettings
 from stoical.mitigations.reinforce import ReinforceSettings
+from stoical.mitigations.unlikelihood import UnlikelihoodSettings
 from stoical.packing import TrieTargetCollator
 from stoical.targets import TargetSettings
 from tests.conftest import ragged_queries, tiny_model
@@ -31,6 +33,9 @@ WITHOUT_EFFECT = {
     "mixer, all tokens taught": MixerSettings(forced=99),
     "professor_forcing": ProfessorForcingSettings(weight=0.0, floor=0.0),
     "professor_forcing, gate closed": ProfessorForcingSettings(),
+    "unlikelihood": UnlikelihoodSettings(weight=0.0),
+    "unlikelihood, literal": UnlikelihoodSettings(weight=0.0, tokens="literal"),
+    "margin": MarginSettings(weight=0.0, margin=1.0, prefix=True),
 }
 LOGGED = {
     "scheduled_sampling": {"gold_probability", "off_gold_path"},
@@ -39,12 +44,15 @@ LOGGED = {
     "minimum_risk": {"risk", "candidate_mass"},
     "mixer": {"forced_steps", "reward"},
     "professor_forcing": {"discriminator_loss", "discriminator_accuracy", "adversarial_loss"},
+    "unlikelihood": {"unlikelihood"},
+    "margin": {"margin", "outranked"},
+    "prefix_margin": {"margin", "outranked"},
 }
 
 
 def loss_and_gradient(objectives, settings, count_terminator):
     model = tiny_model()
-    queries = ragged_queries(count_terminator=count_terminator)
+    queries = ragged_queries(count_terminator=count_terminator, negatives=2)
     batch = TrieTargetCollator(settings, pad_id=0, prune=False)(queries)["batch"]
     context = StepContext(batch, node_logprobs(model, batch, hidden=True), 0, node_logprobs, node_logprobs)
     loss = sum(objective(context).loss_sum for objective in objectives)
@@ -57,7 +65,7 @@ def loss_and_gradient(objectives, settings, count_terminator):
 @pytest.mark.parametrize("name", WITHOUT_EFFECT)
 def test_without_effect_it_is_teacher_forcing_bit_for_bit(name, loss, count_terminator):
     mitigations = MitigationSettings(**{name.split(",")[0]: WITHOUT_EFFECT[name]})
-    ours = loss_and_gradient(build_objectives(loss, mitigations), loss, count_terminator)
+    ours = loss_and_gradient(build_objectives(loss, mitigations, "mean"), loss, count_terminator)
     forced = loss_and_gradient([SToICaLLoss(loss)], loss, count_terminator)
     assert torch.equal(ours[0], forced[0])
     assert torch.equal(ours[1], forced[1])
@@ -97,9 +105,11 @@ def test_what_does_not_go_together_is_refused_by_name(overlays, message):
 
 
 def test_what_goes_together_is_summed():
-    recipe = load_recipe(["recipe=wordnet_ntp,small,scheduled_sampling,expected_reward,professor_forcing"])
-    names = [type(objective).__name__ for objective in build_objectives(recipe.loss, recipe.mitigations)]
-    assert names == ["ScheduledSampling", "ExpectedReward", "ProfessorForcing"]
+    overlays = "scheduled_sampling,expected_reward,professor_forcing,unlikelihood,margin"
+    recipe = load_recipe([f"recipe=wordnet_ntp,small,{overlays}"])
+    objectives = build_objectives(recipe.loss, recipe.mitigations, recipe.eval.score)
+    names = [type(objective).__name__ for objective in objectives]
+    assert names == ["ScheduledSampling", "ExpectedReward", "ProfessorForcing", "Unlikelihood", "Margin"]
 
 
 @pytest.mark.parametrize("name", ["mixer", "scheduled_sampling"])
@@ -115,7 +125,8 @@ def test_professor_forcing_needs_a_layout_with_states():
 
 @pytest.mark.parametrize("name", list(LOGGED))
 def test_walks_need_terminators(name):
-    with pytest.raises(ValueError, match=f"mitigations.{name} conflicts with tokenizer.terminator=none"):
+    section = name.removeprefix("prefix_")
+    with pytest.raises(ValueError, match=f"mitigations.{section} conflicts with tokenizer.terminator=none"):
         load_recipe([f"recipe=wordnet_ntp,small,{name}", "tokenizer.terminator=none"])
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stoical.packing import TokenizedQuery, TrieTargetCollator
-from stoical.targets import TargetSettings
-from tests.conftest import EOS, ragged_queries, random_query
+from stoical.targets import UNLISTED, TargetSettings
+from tests.conftest import EOS, ragged_queries, random_query, without_negatives
 
 FRACTIONAL = TargetSettings(item="fractional", alpha=1.0)
 PAD = 96
@@ -24,6 +28,11 @@ def spell(batch, node):
         tokens.append(int(batch.node_token[node]))
         node = int(batch.node_parent[node])
     return tuple(tokens[::-1])
+
+
+def by_place(batch, values):
+    """(query, tokens from the root) and value of every node."""
+    return [((int(batch.node_row[node]), spell(batch, node)), value) for node, value in enumerate(values)]
 
 
 def test_every_node_column_reads_its_own_path():
@@ -63,14 +72,48 @@ def test_doc_paths_spell_the_docids_in_order():
     assert batch.doc_negative.tolist() == [i == len(q.docids) - 1 for q in queries for i in range(len(q.docids))]
 
 
-def test_evaluation_batches_carry_no_weight():
-    assert pack([random_query(1, negatives=1)]).node_weights.sum() == 0
+LOSSES = [
+    TargetSettings(),
+    TargetSettings(item="stepwise"),
+    FRACTIONAL,
+    TargetSettings(token="trie", beta=0.0),
+    TargetSettings("fractional", 2.0, "trie", 1.0),
+    *(TargetSettings(token="every_node", beta=2.0, visits=visits) for visits in ("mass", "uniform", "reach")),
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    sizes=st.lists(st.tuples(st.integers(1, 12), st.integers(0, 6)), min_size=1, max_size=3),
+    loss=st.sampled_from(LOSSES),
+    count_terminator=st.booleans(),
+    ties=st.booleans(),
+)
+def test_negatives_change_nothing_that_the_loss_sees(seed, sizes, loss, count_terminator, ties):
+    """Node by node, to the bit: weights, targets and ranks of the trie without them, and 0 beyond it."""
+    queries = [
+        random_query(seed + place, docs=docs, negatives=negatives, count_terminator=count_terminator)
+        for place, (docs, negatives) in enumerate(sizes)
+    ]
+    if ties:
+        queries = [replace(query, ranks=[max(1, rank - rank % 3) for rank in query.ranks]) for query in queries]
+    whole, listed = pack(queries, loss), pack([without_negatives(query) for query in queries], loss)
+    assert whole.num_points == listed.num_points
+    for name, rest in (("node_weights", 0.0), ("node_target", 0.0), ("node_rank", UNLISTED)):
+        expected = {place: value.item() for place, value in by_place(listed, getattr(listed, name))}
+        for place, value in by_place(whole, getattr(whole, name)):
+            assert value.item() == expected.pop(place, rest), (name, place)
+        assert not expected
+    pruned, alone = (pack(part, loss, prune=True) for part in (queries, map(without_negatives, queries)))
+    assert torch.equal(pruned.node_weights, alone.node_weights)
+    assert torch.equal(pruned.input_ids, alone.input_ids), "negatives cost nothing where no objective looks at them"
 
 
 def test_pruning_drops_exactly_what_has_no_weight():
     queries = ragged_queries()
-    for settings in (TargetSettings(), TargetSettings(token="trie", beta=1.0), FRACTIONAL):
-        whole, pruned = pack(queries, settings), pack(queries, settings, prune=True)
+    for loss in (TargetSettings(), TargetSettings(token="trie", beta=1.0), FRACTIONAL):
+        whole, pruned = pack(queries, loss), pack(queries, loss, prune=True)
         weights = [
             {(int(b.node_row[n]), spell(b, n)): float(b.node_weights[n]) for n in range(len(b.node_token))}
             for b in (whole, pruned)

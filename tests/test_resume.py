@@ -69,8 +69,9 @@ def go_on(recipe: Recipe) -> StoicalTrainer:
             "mitigations.scheduled_sampling.half_step=3",
             "mitigations.consistency.free_run=sampled",
         ],
+        ["recipe=wordnet_beta2,small,prefix_margin,unlikelihood", "training.dataloader_num_workers=1"],
     ],
-    ids=["constant", "workers", "accumulation", "mitigations and noise"],
+    ids=["constant", "workers", "accumulation", "mitigations and noise", "negatives"],
 )
 def test_resume_equals_going_through(tmp_path: Path, own: list[str]) -> None:
     """Stop after 5 of 10 steps (the second epoch's middle), resume, and get the same weights, bit for bit."""

@@ -24,7 +24,7 @@ from stoical.walks import (
     valid_logmass,
     visited,
 )
-from tests.conftest import ragged_queries, random_query
+from tests.conftest import ragged_queries, random_query, without_negatives
 from tests.reference import trie_target
 from tests.test_losses import made_up_logprobs
 
@@ -79,17 +79,8 @@ def test_without_mass_the_target_is_the_best_ranked_docid():
 )
 def test_negatives_are_no_target(settings):
     """With negatives in the trie the targets are those of the trie without them, and 0 towards negatives."""
-    with_negatives, without = random_query(3, docs=6, negatives=3), random_query(3, docs=6, negatives=3)
-    without = type(without)(
-        **{f: getattr(without, f) for f in without.__slots__}
-        | {
-            "docids": without.docids[:6],
-            "docid_ids": without.docid_ids[:6],
-            "counted": without.counted[:6],
-            "ranks": without.ranks[:6],
-            "num_negatives": 0,
-        }
-    )
+    with_negatives = random_query(3, docs=6, negatives=3)
+    without = without_negatives(with_negatives)
     whole, part = pack([with_negatives], settings), pack([without], settings)
     expected = {prefix_of(part, node): part.node_target[node].item() for node in range(len(part.node_token))}
     for node in range(len(whole.node_token)):

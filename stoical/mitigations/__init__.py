@@ -15,12 +15,15 @@ from stoical.embeddings import check_mixable
 from stoical.losses import Objective, SToICaLLoss
 from stoical.mitigations.consistency import Consistency, ConsistencySettings
 from stoical.mitigations.expected_reward import ExpectedReward, ExpectedRewardSettings
+from stoical.mitigations.margin import Margin, MarginSettings
 from stoical.mitigations.minimum_risk import MinimumRisk, MinimumRiskSettings
 from stoical.mitigations.mixer import Mixer, MixerSettings
 from stoical.mitigations.professor_forcing import ProfessorForcing, ProfessorForcingSettings
 from stoical.mitigations.reinforce import Reinforce, ReinforceSettings
 from stoical.mitigations.scheduled_sampling import ScheduledSampling, ScheduledSamplingSettings
 from stoical.mitigations.soft_mixtures import SoftSampling, SoftSamplingSettings
+from stoical.mitigations.unlikelihood import Unlikelihood, UnlikelihoodSettings
+from stoical.scoring import Reduction
 from stoical.targets import TargetSettings
 from stoical.tokenization import Terminator
 
@@ -40,14 +43,23 @@ class MitigationSettings:
     expected_reward: ExpectedRewardSettings | None = None
     minimum_risk: MinimumRiskSettings | None = None
     professor_forcing: ProfessorForcingSettings | None = None
+    unlikelihood: UnlikelihoodSettings | None = None
+    margin: MarginSettings | None = None
 
     @property
     def chosen(self) -> list[str]:
         """Names of the methods that are on."""
         return [name for name, section in vars(self).items() if section is not None]
 
-    def check(self, loss: TargetSettings, terminator: Terminator) -> None:
-        """Raise `ValueError` where a method does not go with the loss, the docIDs or another method."""
+    @property
+    def with_negatives(self) -> list[str]:
+        """Those of them that compare with negatives."""
+        siblings = self.unlikelihood is not None and self.unlikelihood.tokens == "siblings"
+        return ["unlikelihood.tokens=siblings"] * siblings + ["margin"] * (self.margin is not None)
+
+    def check(self, loss: TargetSettings, terminator: Terminator, num_negatives: int) -> None:
+        """Raise `ValueError` where a method does not go with the loss, the docIDs, the negatives or another method."""
+        self._check_negatives(num_negatives)
         if not self.chosen:
             return
         if terminator == "none":
@@ -71,15 +83,32 @@ class MitigationSettings:
         if self.soft_sampling is not None:
             check_mixable(config, split)
 
+    def _check_negatives(self, number: int) -> None:
+        if number < 0:
+            raise ValueError(f"data.num_negatives={number} must be at least 0")
+        if number and not self.with_negatives:
+            raise ValueError(
+                f"data.num_negatives={number} has no effect: only mitigations.margin and unlikelihood.tokens=siblings "
+                "compare with negatives; remove it, or turn one of them on"
+            )
+        if not number and self.with_negatives:
+            raise ValueError(
+                f"mitigations.{self.with_negatives[0]} compares with negatives, and training queries have none: "
+                "set data.num_negatives (4, say)"
+            )
+
     def _check_at_most_one(self, names: tuple[str, ...], why: str) -> None:
         both = [name for name in names if name in self.chosen]
         if len(both) > 1:
             raise ValueError(f"mitigations.{both[0]} conflicts with mitigations.{both[1]}: {why}; choose one")
 
 
-def build_objectives(loss: TargetSettings, mitigations: MitigationSettings) -> list[Objective]:
-    """The terms of the training loss: SToICaL, or the method that takes its place, and what is added to it."""
-    return [_main_term(loss, mitigations), *_added_terms(mitigations)]
+def build_objectives(loss: TargetSettings, mitigations: MitigationSettings, score: Reduction) -> list[Objective]:
+    """The terms of the training loss: SToICaL, or the method that takes its place, and what is added to it.
+
+    `score` is how evaluation scores a docID.
+    """
+    return [_main_term(loss, mitigations), *_added_terms(loss, mitigations, score)]
 
 
 def _main_term(loss: TargetSettings, mitigations: MitigationSettings) -> Objective:
@@ -92,7 +121,7 @@ def _main_term(loss: TargetSettings, mitigations: MitigationSettings) -> Objecti
     return SToICaLLoss(loss)
 
 
-def _added_terms(mitigations: MitigationSettings) -> Iterator[Objective]:
+def _added_terms(loss: TargetSettings, mitigations: MitigationSettings, score: Reduction) -> Iterator[Objective]:
     if mitigations.consistency is not None:
         yield Consistency(mitigations.consistency)
     if mitigations.reinforce is not None:
@@ -103,3 +132,7 @@ def _added_terms(mitigations: MitigationSettings) -> Iterator[Objective]:
         yield MinimumRisk(mitigations.minimum_risk)
     if mitigations.professor_forcing is not None:
         yield ProfessorForcing(mitigations.professor_forcing)
+    if mitigations.unlikelihood is not None:
+        yield Unlikelihood(mitigations.unlikelihood, loss)
+    if mitigations.margin is not None:
+        yield Margin(mitigations.margin, score)

@@ -24,7 +24,7 @@ from torch import Tensor
 from stoical.forward import NodeOutput
 from stoical.losses import Objective, ObjectiveOutput, StepContext, weighted_nll
 from stoical.packing import PackedBatch
-from stoical.walks import counted, family_argmax, gold_child, gumbel, path_sums, trie_logprobs, visited
+from stoical.walks import counted, family_argmax, gold_child, gumbel, listed, path_sums, trie_logprobs, visited
 
 Mode = Literal["literal", "target", "marginal"]
 FreeRun = Literal["greedy", "sampled"]
@@ -124,7 +124,7 @@ def marginal_kl(batch: PackedBatch, output: NodeOutput) -> Tensor:
 
     Gradients reach the model through its next tokens and through its probability of the prefixes.
     """
-    children = counted(batch).nonzero()[:, 0]
+    children = (counted(batch) & listed(batch)).nonzero()[:, 0]
     first = torch.full_like(batch.node_parent, len(batch.node_parent))
     first = first.scatter_reduce(0, batch.node_parent[children], children, "amin")
     nodes = first[first < len(first)]

@@ -17,7 +17,7 @@ from torch import Tensor
 from stoical.losses import StepContext, weighted_nll
 from stoical.mitigations.mixed_walks import Confidence
 from stoical.packing import PackedBatch
-from stoical.walks import gold_child, gumbel, spelled, visited
+from stoical.walks import gold_child, gumbel, listed, spelled, visited
 
 
 def gold_inputs(batch: PackedBatch) -> Tensor:
@@ -116,7 +116,7 @@ def off_trie_rate(batch: PackedBatch, tokens: Tensor) -> float:
     row, depth = batch.node_row[chain], batch.node_depth[chain]
     by_position = tokens.new_full((queries, int(depth.max())), -2)
     by_position[row, depth - 1] = tokens
-    on_trie = spelled(batch, by_position) & (batch.node_token >= 0)
+    on_trie = spelled(batch, by_position) & listed(batch) & (batch.node_token >= 0)
     left = torch.bincount(batch.node_row[on_trie], minlength=queries) < torch.bincount(row, minlength=queries)
     return float(left.float().mean())
 

@@ -38,9 +38,9 @@ def family_sums(batch: PackedBatch, values: Tensor) -> Tensor:
 
 
 def expert_steps(batch: PackedBatch) -> Tensor:
-    """[M] is the node the child that the expert steps to?"""
+    """[M] is the node the child that the expert steps to? There is none after a negative's prefix."""
     place = torch.arange(len(batch.node_parent), device=batch.node_parent.device)
-    return (gold_child(batch)[0, batch.node_parent] == place) & (batch.node_token >= 0)
+    return (gold_child(batch)[0, batch.node_parent] == place) & (batch.node_token >= 0) & listed(batch)
 
 
 def step_probabilities(
@@ -84,7 +84,7 @@ def parallel_walk(batch: PackedBatch, pick: Tensor, passes: int) -> Tensor:
         tokens = batch.node_token.new_full((len(batch.query_ids), steps + 1), -2)
         nodes = (walk & (pick >= 0)).nonzero()[:, 0]
         tokens[batch.node_row[nodes], batch.node_depth[nodes]] = batch.node_token[pick[nodes]]
-        walk = spelled(batch, tokens)
+        walk = spelled(batch, tokens) & listed(batch)
     return walk
 
 

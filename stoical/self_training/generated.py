@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stoical.data import RankingDataset, file_sha256
+from stoical.negatives import NegativeSampler
 from stoical.packing import TokenizedQuery
 from stoical.queries import EncodedDataset, QueryEncoder
 from stoical.resume import split_sha256
@@ -84,12 +85,14 @@ class WithGenerated(EncodedDataset):
 
 
 def training_rows(recipe: Recipe, train: RankingDataset, encoder: QueryEncoder) -> EncodedDataset:
-    """The dataset that a recipe trains on: the training split, and the rows of data.generated, if it names any.
+    """The dataset that a recipe trains on: the training split, with data.num_negatives or the rows of data.generated.
 
     Raises `ValueError` for a file that is missing or unfinished, or made for other data or another seed.
     """
     if recipe.data.generated is None:
-        return EncodedDataset(train, encoder)
+        count = recipe.data.num_negatives
+        sampler = NegativeSampler(train.docids(), count, recipe.seed) if count else None
+        return EncodedDataset(train, encoder, sampler=sampler)
     path = Path(recipe.data.generated)
     record = read_provenance(path)
     if record is None:
