@@ -98,11 +98,10 @@ def previous_tokens(batch: PackedBatch, prefixes: Tensor) -> tuple[Tensor, Tenso
     for _ in range(int(batch.node_depth.max()) - 1):
         above = batch.node_parent[above]
         steps.append(batch.node_token[above])
-    tokens = torch.stack(steps, dim=1)  # [N, T], a root's -1 at the end
-    before = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool, device=tokens.device).tril(-1)
-    repeated = ((tokens[:, :, None] == tokens[:, None, :]) & before).any(dim=2)
-    place, step = ((tokens >= 0) & ~repeated).nonzero(as_tuple=True)
-    return _without_targets(batch, prefixes, place, tokens[place, step])
+    tokens, vocabulary = torch.stack(steps, dim=1), 1 + int(batch.node_token.max())  # [N, T], -1 from the root up
+    place = torch.arange(len(prefixes), device=prefixes.device)[:, None]
+    pairs: Tensor = torch.unique((place * vocabulary + tokens)[tokens >= 0])
+    return _without_targets(batch, prefixes, pairs // vocabulary, pairs % vocabulary)
 
 
 def _without_targets(batch: PackedBatch, prefixes: Tensor, place: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
