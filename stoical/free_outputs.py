@@ -1,6 +1,6 @@
 """What the model writes by itself, over the whole vocabulary: greedy or sampled, up to EOS.
 
-Dimension letters: B queries, V vocabulary.
+Dimension letters: B queries, T steps, V vocabulary.
 """
 
 from __future__ import annotations
@@ -10,54 +10,35 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
-from stoical.forward import PromptCache, check_model
+from stoical.forward import check_model
+from stoical.packing import PackedBatch
+from stoical.self_training.drawing import drawn_tokens, write_freely
 
 
-@torch.no_grad()
-def write_freely(
-    model: nn.Module,
-    prompts: Sequence[Sequence[int]],
-    eos: int,
-    max_new_tokens: int,
-    temperature: float,
-    seeds: Sequence[str],
+def free_outputs(
+    model: nn.Module, batch: PackedBatch, eos: int, max_new_tokens: int, temperature: float, seeds: Sequence[str]
 ) -> list[list[int]]:
     """The token ids that the model writes after each of B prompts, EOS included; without it where the limit cut them.
 
-    temperature 0: the likeliest token at every step (of equals the smallest id); else samples of
-    softmax(logits / temperature), by each query's own seed: what it writes depends neither on the others of the batch
-    nor on the device's generator. The model runs in eval mode, over the prompts once and then a token a step. Raises
-    `ValueError` for a model that cannot run as long as that.
+    temperature 0: the likeliest token at every step; else samples of softmax(logits / temperature), by each query's own
+    seed, so that an output does not depend on the others of the batch. The model runs in eval mode. Raises `ValueError`
+    for a model that cannot run as long as that.
     """
-    check_model(model, max(map(len, prompts)) + max_new_tokens)
-    training, device = model.training, next(model.parameters()).device
+    check_model(model, batch.prompt_width + max_new_tokens)
+    generators = [random.Random(seed) for seed in seeds]
+    uniform = torch.tensor([[own.random() for _ in range(max_new_tokens)] for own in generators], dtype=torch.float64)
+    ended = torch.zeros(len(seeds), dtype=torch.bool)
+
+    def choose(step: int, logits: Tensor) -> Tensor | None:
+        if ended.all():
+            return None
+        tokens = drawn_tokens(logits, uniform[:, step], temperature)
+        ended.logical_or_(tokens == eos)
+        return tokens
+
+    training = model.training
     model.eval()
-    generators = [torch.Generator().manual_seed(random.Random(seed).getrandbits(63)) for seed in seeds]
-    lengths = torch.tensor([len(ids) for ids in prompts], device=device)
-    input_ids = pad_sequence([torch.tensor(list(ids)) for ids in prompts], batch_first=True, padding_value=eos)
-    cache = PromptCache(model, input_ids.to(device), lengths)
-    written: list[list[int]] = [[] for _ in prompts]
-    logits = cache.logits
-    for _ in range(max_new_tokens):
-        token = _pick(logits, temperature, generators)
-        for ids, new in zip(written, token.tolist(), strict=True):
-            if eos not in ids[-1:]:
-                ids.append(new)
-        if all(ids[-1] == eos for ids in written):
-            break
-        logits = cache.feed(token[:, None], torch.zeros_like(token)[:, None])[:, 0]
+    rows: list[list[int]] = write_freely(model, batch, max_new_tokens, choose).tolist()
     model.train(training)
-    return written
-
-
-def _pick(logits: Tensor, temperature: float, generators: Sequence[torch.Generator]) -> Tensor:
-    """[B] the next token of every query out of `logits` [B, V]; sampled by adding Gumbel noise before the argmax."""
-    scores = logits.float()
-    if temperature > 0:
-        uniform = torch.stack([torch.rand(logits.shape[1], generator=generator) for generator in generators])
-        tiny = torch.finfo(uniform.dtype).tiny
-        noise = -(-uniform.clamp(min=tiny).log()).clamp(min=tiny).log()
-        scores = scores / temperature + noise.to(scores.device)
-    return scores.argmax(dim=-1)
+    return [row[: row.index(eos) + 1] if eos in row else row for row in rows]

@@ -30,6 +30,8 @@ REFUSED = {
     "optimizer": "TRL makes the optimizer: training.optim chooses it",
     "loss": "the loss is over preference pairs",
     "mitigations": "the loss is over preference pairs",
+    "self_training": "self_train.py runs it",
+    "data.generated": "pairs are made of the training split",
     "lora": "full weights go on as full weights, and an adapter as the adapter that it is",
     "quantization": "the model below an adapter stays what it was",
 }
@@ -59,8 +61,9 @@ def load_job(
     _check_trl()
     values = split_arguments(arguments)
     for key in values:
-        if key.split(".")[0] in REFUSED:
-            raise ValueError(f"{key} is not for this command to take: {REFUSED[key.split('.')[0]]}")
+        reason = REFUSED.get(key) or REFUSED.get(key.split(".")[0])
+        if reason:
+            raise ValueError(f"{key} is not for this command to take: {reason}")
     if not {"checkpoint", "output"} <= values.keys():
         raise ValueError("give checkpoint=DIR (a run or a checkpoint to start from) and output=DIR (the new run)")
     start = find_start(values.pop("checkpoint"))
@@ -91,8 +94,9 @@ def start_recipe(start: Start, training: Mapping[str, Any], values: dict[str, st
     kept = {key: value for key, value in saved.get("training", {}).items() if key in KEPT}
     for key in ("training", "mitigations"):
         OmegaConf.update(saved, key, {}, merge=False)
-    new = {"optimizer": "trainer", "resume": None, "resume_force": False, "dry_run": False}
-    method = OmegaConf.create({**new, "training": kept | dict(training)})
+    new: dict[str, Any] = {"optimizer": "trainer", "resume": None, "resume_force": False, "dry_run": False}
+    new |= {"self_training": None, "data": {"generated": None}, "training": kept | dict(training)}
+    method = OmegaConf.create(new)
     return build_recipe([(origin, saved), pointed, ("the method's settings", method), dotlist_layer(values)])
 
 

@@ -21,9 +21,9 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from stoical.forward import Layout, node_logprobs
-from stoical.free_outputs import write_freely
+from stoical.free_outputs import free_outputs
 from stoical.free_run import beam_scores
-from stoical.packing import TokenizedQuery, TrieTargetCollator
+from stoical.packing import PackedBatch, TokenizedQuery, TrieTargetCollator
 from stoical.queries import EncodedDataset
 from stoical.scoring import Reduction
 
@@ -196,24 +196,27 @@ class PairMaker:
         """What a constrained beam search finds, read off one exact forward (`free_run.beam_scores`)."""
         training = model.training
         model.eval()
-        batch = self.collator(queries)["batch"].to(next(model.parameters()).device)
-        scores = beam_scores(
-            batch, node_logprobs(model, batch, self.layout).logprobs, self.settings.num_beams, self.score
-        )
+        batch = self._packed(model, queries)
+        logprobs = node_logprobs(model, batch, self.layout).logprobs
         model.train(training)
+        scores = beam_scores(batch, logprobs, self.settings.num_beams, self.score)
         return [own.tolist() for own in torch.split(scores, [len(q.docids) for q in queries])]
 
-    def _outputs(self, model: nn.Module, queries: list[TokenizedQuery], counts: Counter[str]) -> list[list[list[int]]]:
-        eos = int(self.dataset.encoder.tokenizer.eos_token_id)
-        found: list[list[list[int]]] = [[] for _ in queries]
-        for draw in range(self.settings.per_query or 1):
+    def _outputs(
+        self, model: nn.Module, queries: list[TokenizedQuery], counts: Counter[str]
+    ) -> Iterator[tuple[list[int], ...]]:
+        """The outputs of every query."""
+        eos, settings = int(self.dataset.encoder.tokenizer.eos_token_id), self.settings
+        batch = self._packed(model, queries)
+        draws = []
+        for draw in range(settings.per_query or 1):
             seeds = [f"{self.seed}/{query.query_id}/{draw}" for query in queries]
-            prompts = [query.prompt_ids for query in queries]
-            written = write_freely(model, prompts, eos, self.settings.max_new_tokens, self.settings.temperature, seeds)
-            counts["cut_outputs"] += sum(ids[-1] != eos for ids in written)
-            for own, ids in zip(found, written, strict=True):
-                own.append(ids)
-        return found
+            draws.append(free_outputs(model, batch, eos, settings.max_new_tokens, settings.temperature, seeds))
+            counts["cut_outputs"] += sum(ids[-1] != eos for ids in draws[-1])
+        return zip(*draws, strict=True)
+
+    def _packed(self, model: nn.Module, queries: list[TokenizedQuery]) -> PackedBatch:
+        return self.collator(queries)["batch"].to(next(model.parameters()).device)
 
 
 def as_dataset(pairs: Sequence[Pair]) -> datasets.Dataset:

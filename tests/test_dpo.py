@@ -15,8 +15,10 @@ import torch
 from peft import LoraConfig, PeftModel, PromptTuningConfig, TaskType
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import AutoTokenizer
 
 import evaluate
+import train
 from stoical import dpo
 from stoical.build import build_encoder, build_tokenizer, pad_id
 from stoical.data import load_split
@@ -29,6 +31,7 @@ from stoical.queries import EncodedDataset
 from stoical.ranker import Ranker
 from stoical.scoring import doc_scores
 from stoical.targets import TargetSettings
+from tests.small_data import TINY
 from tests.tiny_run import DOCS, save_adapter, train_tiny
 
 pytest.importorskip("trl", reason="needs pip install 'stoical[preferences]'")
@@ -82,8 +85,8 @@ def sequence_logprob(model: nn.Module, prompt: list[int], output: list[int]) -> 
 def test_trl_sees_our_ids_and_gives_our_log_probabilities(start: Path, tmp_path: Path) -> None:
     trainer, pairs = build(start, tmp_path / "run")
     encoder, tokenizer = trainer.evaluator.dataset.encoder, trainer.processing_class
-    train = EncodedDataset(load_split(start.parent / "data", "train"), encoder)
-    queries = {query.query_id: query for query in (train[index] for index in range(len(train)))}
+    rows_of = EncodedDataset(load_split(start.parent / "data", "train"), encoder)
+    queries = {query.query_id: query for query in (rows_of[index] for index in range(len(rows_of)))}
     collator = TrieTargetCollator(TargetSettings(), pad_id(tokenizer), prune=False)
     assert len(pairs) == sum(len(query.docids) - 1 for query in queries.values())
     seen = 0
@@ -272,3 +275,26 @@ def test_nothing_is_reported_to_trl(trained: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setattr(base, "send_telemetry", reported)
     build(trained, tmp_path / "run")
+
+
+def test_plain_text_learns_from_what_the_model_writes_instead(tmp_path: Path) -> None:
+    """One target a prompt, and a prompt that shows no documents."""
+    rows = [{"query_id": f"q{i}", "query": f"query {i}", "docs": [{"docid": f"ba do {i}"}]} for i in range(9)]
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "data" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "data" / "manifest.json").write_text("{}")
+    own = [f"data.path={tmp_path / 'data'}", f"output={tmp_path / 'run'}", "eval.num_queries=2"]
+    train.main(["recipe=text_sft,small", "prompt.template=plain", *TINY, *own])
+    dpo.main([f"checkpoint={tmp_path / 'run'}", f"output={tmp_path / 'dpo'}", "dpo.source=free", *STEPS])
+    kept = kept_pairs(tmp_path / "dpo")
+    assert kept is not None
+    tokenizer = AutoTokenizer.from_pretrained(next((tmp_path / "dpo").glob("checkpoint-*")))
+    for pair, row in zip(kept[0], rows, strict=True):
+        written = tokenizer.decode(pair["prompt_ids"], skip_special_tokens=True)
+        assert row["query"] in written
+        assert "ba do" not in written
+        assert tokenizer.decode(pair["chosen_ids"], skip_special_tokens=True).strip() == row["docs"][0]["docid"]
+    evaluate.main([f"checkpoint={tmp_path / 'dpo'}", "generation=true"])
+    with pytest.raises(ValueError, match=r"dpo\.source=beam finds no pairs"):
+        dpo.main([f"checkpoint={tmp_path / 'run'}", f"output={tmp_path / 'none'}"])

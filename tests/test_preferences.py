@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stoical.decoding import beam_search
 from stoical.device_trie import DeviceTrie
-from stoical.free_outputs import write_freely
+from stoical.free_outputs import free_outputs
 from stoical.packing import TokenizedQuery, TrieTargetCollator
 from stoical.preferences import Pair, PairMaker, PairSettings, as_dataset, beam_pairs, free_pairs, ranking_pairs
 from stoical.queries import EncodedDataset
@@ -94,10 +94,18 @@ def test_beam_pairs_are_the_errors_of_a_beam_search_that_was_run(score: Any, num
     assert counts["queries"] == 25
 
 
+def written(
+    model: torch.nn.Module, prompts: list[list[int]], steps: int, temperature: float, seeds: list[str]
+) -> list[list[int]]:
+    queries = [TokenizedQuery(str(i), ids, ["a"], [[5, EOS]], [2], [1]) for i, ids in enumerate(prompts)]
+    batch = TrieTargetCollator(TargetSettings(), pad_id=0, prune=False)(queries)["batch"]
+    return free_outputs(model, batch, EOS, steps, temperature, seeds)
+
+
 def test_free_outputs_are_greedy_decoding_one_forward_a_token() -> None:
     model = tiny_model(vocab_size=len(WORDS), seed=3)
     prompts = [[1, 5, 6], [1, 7], [1, 8, 9, 10, 11, 5]]
-    for prompt, found in zip(prompts, write_freely(model, prompts, EOS, 6, 0.0, ["", "", ""]), strict=True):
+    for prompt, found in zip(prompts, written(model, prompts, 6, 0.0, ["", "", ""]), strict=True):
         ids: list[int] = []
         while len(ids) < 6 and EOS not in ids:
             with torch.no_grad():
@@ -108,13 +116,13 @@ def test_free_outputs_are_greedy_decoding_one_forward_a_token() -> None:
 def test_sampled_outputs_have_the_models_distribution_and_their_own_seeds() -> None:
     model = tiny_model(vocab_size=len(WORDS), seed=3)
     prompts, seeds = [[1, 5, 6]] * 1500, [str(seed) for seed in range(1500)]
-    outputs = write_freely(model, prompts, EOS, 1, 0.7, seeds)
+    outputs = written(model, prompts, 1, 0.7, seeds)
     with torch.no_grad():
         wanted = (model(input_ids=torch.tensor(prompts[:1])).logits[0, -1] / 0.7).softmax(-1)
     counts = torch.zeros(len(WORDS)).index_add(0, torch.tensor([ids[0] for ids in outputs]), torch.ones(1500))
     assert torch.allclose(counts / 1500, wanted, atol=0.05)
-    alone = write_freely(model, [[1, 5, 6]], EOS, 5, 0.7, ["9"])
-    beside = write_freely(model, [[1, 8], [1, 5, 6]], EOS, 5, 0.7, ["4", "9"])
+    alone = written(model, [[1, 5, 6]], 5, 0.7, ["9"])
+    beside = written(model, [[1, 8], [1, 5, 6]], 5, 0.7, ["4", "9"])
     assert alone[0] == beside[1]
 
 
