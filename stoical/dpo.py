@@ -34,9 +34,9 @@ from stoical.build import micro_batches
 from stoical.cli import run
 from stoical.model_card import Method
 from stoical.preference_job import Start, load_job
-from stoical.preference_run import described, keep_pairs, kept_pairs, make_pairs, train_on_pairs
-from stoical.preferences import PairSettings, settings_of
-from stoical.resume import describe, flat, resume_from
+from stoical.preference_run import described, differences, keep_pairs, kept_pairs, made_from, make_pairs, train_on_pairs
+from stoical.preferences import PairSettings
+from stoical.resume import describe, resume_from
 from stoical.run_dir import check_writable
 from stoical.settings import Recipe
 
@@ -103,11 +103,9 @@ def _pairs(recipe: Recipe, start: Start, settings: DPOSettings, resumed: bool) -
     kept = kept_pairs(Path(str(recipe.output))) if resumed else None
     if kept is None:
         return make_pairs(recipe, start, settings)
-    own = flat({"checkpoint_sha256": start.sha256(), "dpo": settings_of(settings)})
-    before = flat({"checkpoint_sha256": kept[1]["checkpoint_sha256"], "dpo": kept[1]["settings"]})
-    changes = {key: (before.get(key), own.get(key)) for key in before | own if before.get(key) != own.get(key)}
+    changes = differences(kept[1], made_from(recipe, start, settings))
     if changes:
-        raise ValueError(f"{recipe.output} was started with other settings: {describe(changes)}; set another output=")
+        raise ValueError(f"{recipe.output} was started with other pairs: {describe(changes)}; set another output=")
     return kept
 
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from stoical.model_card import Method
 from stoical.packing import TrieTargetCollator
 from stoical.preference_job import Start
 from stoical.preferences import PairMaker, PairSettings, as_dataset, settings_of
+from stoical.prompts import load_template
 from stoical.queries import EncodedDataset
+from stoical.resume import flat, split_sha256
 from stoical.run_dir import start_run
 from stoical.saving import write_whole
 from stoical.settings import Recipe
@@ -51,15 +54,30 @@ def make_pairs(
         seed=f"{recipe.seed}/{epoch}",
     )
     pairs, counts = maker(model.to(device), progress=sys.stderr.isatty())
-    record = {
-        "checkpoint": str(start.checkpoint),
+    facts = made_from(recipe, start, settings, epoch)
+    record = {"checkpoint": str(start.checkpoint), **facts, "counts": counts}
+    return as_dataset(pairs), record
+
+
+def made_from(recipe: Recipe, start: Start, settings: PairSettings, epoch: int = 0) -> dict[str, Any]:
+    """All that decides the pairs that `make_pairs` makes, for its record."""
+    return {
         "checkpoint_sha256": start.sha256(),
+        "data_sha256": split_sha256(recipe.data.path, "train"),
+        "template": asdict(load_template(recipe.prompt.template)),
+        "max_length": recipe.prompt.max_length,
+        "terminator": recipe.tokenizer.terminator,
+        "score": recipe.eval.score,
         "seed": recipe.seed,
         "epoch": epoch,
         "settings": settings_of(settings),
-        "counts": counts,
     }
-    return as_dataset(pairs), record
+
+
+def differences(record: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Key to (value in a record, value now), for those of `made_from` that differ."""
+    before, now = flat({name: record.get(name) for name in facts}), flat(facts)
+    return {key: (before.get(key), now.get(key)) for key in before | now if before.get(key) != now.get(key)}
 
 
 def keep_pairs(pairs: datasets.Dataset, record: Mapping[str, Any], directory: Path) -> None:

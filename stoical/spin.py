@@ -34,7 +34,7 @@ from stoical.cli import run
 from stoical.dpo import METHOD, check_beta
 from stoical.model_card import Method
 from stoical.preference_job import Start, load_job
-from stoical.preference_run import described, keep_pairs, kept_pairs, make_pairs, train_on_pairs
+from stoical.preference_run import described, differences, keep_pairs, kept_pairs, made_from, make_pairs, train_on_pairs
 from stoical.preferences import PairSettings
 from stoical.resume import describe, flat, resume_from
 from stoical.run_dir import check_writable
@@ -157,12 +157,12 @@ def _is_last(checkpoint: Path) -> bool:
 
 
 def _pairs(recipe: Recipe, start: Start, settings: SpinSettings, iteration: int) -> tuple[Dataset, dict[str, Any]]:
-    """The iteration's own pairs: those that a stopped command kept, or new ones."""
-    folder = Path(str(recipe.output))
+    """The iteration's own pairs: those that a stopped command kept, if they would be made again alike, or new ones."""
+    folder, outputs, epoch = Path(str(recipe.output)), settings.outputs(), iteration - 1
     kept = kept_pairs(folder)
-    if kept is not None and kept[1]["checkpoint_sha256"] == start.sha256():
+    if kept is not None and not differences(kept[1], made_from(recipe, start, outputs, epoch)):
         return kept
-    pairs, record = make_pairs(recipe, start, settings.outputs(), epoch=iteration - 1)
+    pairs, record = make_pairs(recipe, start, outputs, epoch)
     keep_pairs(pairs, record, folder)
     return pairs, record
 

@@ -202,7 +202,7 @@ def test_a_resumed_run_ends_with_the_same_weights(finished: tuple[Path, Path], t
     (weights,) = (run / "checkpoint-3").glob("*.safetensors")
     resumed, straight = load_file(again / "checkpoint-3" / weights.name), load_file(weights)
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
-    with pytest.raises(ValueError, match=r"dpo\.beta: 0\.5 -> 0\.1"):
+    with pytest.raises(ValueError, match=r"settings\.beta: 0\.5 -> 0\.1"):
         dpo.main([*words, "resume=auto"])
 
 

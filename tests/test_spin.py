@@ -17,11 +17,13 @@ from stoical import preferences, spin
 from stoical.packing import PackedBatch
 from stoical.preference_run import kept_pairs
 from stoical.ranker import Ranker
+from stoical.saving import last_checkpoint
 from tests.tiny_run import DOCS, save_adapter, train_tiny
 
 pytest.importorskip("trl", reason="needs pip install 'stoical[preferences]'")
 TWO = ["spin.iterations=2", "spin.max_new_tokens=4", "spin.num_queries=12", "training.num_train_epochs=1"]
 TWO += ["training.learning_rate=1e-3", "training.logging_steps=1", "training.eval_strategy=no"]
+TWO += ["training.save_steps=2", "training.save_total_limit=2"]
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +39,14 @@ def finished(trained: Path) -> Path:
     return output
 
 
+def last_of(run: Path, iteration: int) -> Path:
+    last = last_checkpoint(run / f"iteration-{iteration}")
+    assert last is not None
+    return last
+
+
 def weights(run: Path, iteration: int) -> dict[str, torch.Tensor]:
-    (file,) = (run / f"iteration-{iteration}").glob("checkpoint-*/*.safetensors")
+    (file,) = last_of(run, iteration).glob("*.safetensors")
     found: dict[str, torch.Tensor] = load_file(file)
     return found
 
@@ -57,7 +65,7 @@ def steps_of(run: Path, iteration: int) -> int:
 def test_every_iteration_plays_against_the_last_one(trained: Path, finished: Path) -> None:
     first, second = pairs_of(finished, 1), pairs_of(finished, 2)
     assert first[1]["checkpoint"] == str(trained / "checkpoint-3")
-    assert second[1]["checkpoint"] == str(next((finished / "iteration-1").glob("checkpoint-*")))
+    assert second[1]["checkpoint"] == str(last_of(finished, 1))
     assert first[1]["checkpoint_sha256"] != second[1]["checkpoint_sha256"]
     assert [first[1]["epoch"], second[1]["epoch"]] == [0, 1]
     assert first[1]["counts"] == {"queries": 12, "pairs": 12, "queries_without_pairs": 0, "cut_outputs": 12}
@@ -79,8 +87,7 @@ def test_the_result_is_evaluated_and_ranked_with_like_any_other(trained: Path, f
     assert (finished.parent / "results" / "metrics.json").is_file()
     scores = [Ranker.from_pretrained(run).rank("query ba", DOCS) for run in (trained, finished)]
     assert scores[0] != scores[1]
-    last = next((finished / "iteration-2").glob("checkpoint-*"))
-    assert Ranker.from_pretrained(last).rank("query ba", DOCS) == scores[1]
+    assert Ranker.from_pretrained(last_of(finished, 2)).rank("query ba", DOCS) == scores[1]
     assert "self-play fine-tuning" in (finished / "iteration-2" / "README.md").read_text()
 
 
@@ -111,11 +118,20 @@ def test_kept_pairs_are_not_made_again_and_done_iterations_stay(
 
     monkeypatch.setattr(spin, "make_pairs", never)
     before = weights(finished, 2)
-    shutil.rmtree(next((finished / "iteration-2").glob("checkpoint-*")))
-    spin.main(words)  # iteration 2 trains anew, on the pairs that it had
-    assert all(torch.equal(value, before[name]) for name, value in weights(finished, 2).items())
+    assert last_of(finished, 2).name == "checkpoint-3"
+    for kept in ("checkpoint-2", None):  # goes on within iteration 2, or trains it anew, on the pairs that it had
+        for checkpoint in (finished / "iteration-2").glob("checkpoint-*"):
+            if checkpoint.name != kept:
+                shutil.rmtree(checkpoint)
+        spin.main(words)
+        assert all(torch.equal(value, before[name]) for name, value in weights(finished, 2).items())
     monkeypatch.setattr(spin, "train_on_pairs", never)
     spin.main(words)
+    untrained = shutil.ignore_patterns("checkpoint-*")
+    shutil.copytree(finished / "iteration-1", tmp_path / "spun" / "iteration-1", ignore=untrained)
+    shutil.copy(finished / "spin.json", tmp_path / "spun")
+    with pytest.raises(AssertionError, match="done again"):  # pairs of other prompts are not taken
+        spin.main([words[0], f"output={tmp_path / 'spun'}", *words[2:], "seed=1"])
 
 
 def test_right_outputs_alone_end_it(
