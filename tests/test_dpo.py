@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from omegaconf import OmegaConf
 from peft import LoraConfig, PeftModel, PromptTuningConfig, TaskType
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -298,3 +299,24 @@ def test_plain_text_learns_from_what_the_model_writes_instead(tmp_path: Path) ->
     evaluate.main([f"checkpoint={tmp_path / 'dpo'}", "generation=true"])
     with pytest.raises(ValueError, match=r"dpo\.source=beam finds no pairs"):
         dpo.main([f"checkpoint={tmp_path / 'run'}", f"output={tmp_path / 'none'}"])
+
+
+def test_what_the_checkpoint_was_trained_with_does_not_go_on(trained: Path, tmp_path: Path) -> None:
+    """Its mitigations, generated rows, schedule and noise; its precision and batch size do."""
+    start = tmp_path / "run" / "checkpoint-3"
+    shutil.copytree(trained / "checkpoint-3", start)
+    saved = OmegaConf.load(start / "recipe.yaml")
+    saved.data.generated = "gone.parquet"
+    saved.training |= {"neftune_noise_alpha": 5.0, "weight_decay": 0.5, "tf32": False}
+    saved.training.per_device_train_batch_size = 4
+    saved.mitigations.consistency = {"mode": "target"}
+    OmegaConf.save(saved, start / "recipe.yaml")
+    words = [f"checkpoint={start.parent}", f"output={tmp_path / 'dpo'}", "training.learning_rate=1"]
+    _, recipe, _, _ = load_job(words, "dpo", dpo.DPOSettings, dpo.TRAINING)
+    assert recipe.data.generated is None
+    assert not recipe.mitigations.chosen
+    assert "neftune_noise_alpha" not in recipe.training
+    assert (recipe.training["weight_decay"], recipe.training["warmup_steps"]) == (0.0, 0.1)
+    assert (recipe.training["per_device_train_batch_size"], recipe.training["tf32"]) == (4, False)
+    assert (recipe.training["learning_rate"], recipe.training["optim"], recipe.optimizer) == (1, "rmsprop", "trainer")
+    assert recipe.model.name == str(start)
