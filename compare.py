@@ -3,16 +3,21 @@
   python compare.py runs/wordnet_ntp runs/wordnet_alpha2 [...]
 
 Takes run directories (their eval/ is read) or directories that evaluate.py wrote. Queries are matched by query_id.
+Where all were evaluated with generation=true, a second table has what they write.
 """
 
 from collections.abc import Sequence
 
 from stoical.cli import run
-from stoical.reporting.compare import compare, load_run
+from stoical.reporting.compare import compare, compare_generations, load_run
 
 
 def main(arguments: Sequence[str]) -> None:
-    print(compare([load_run(directory) for directory in arguments]))
+    runs = [load_run(directory) for directory in arguments]
+    print(compare(runs))
+    written = compare_generations(runs)
+    if written:
+        print(f"\n{written}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 BATCH_ROWS = 1000
-HOW_TO_MAKE = "for WordNet make it with: python -m data_prep.wordnet out={}; the README says how to make your own"
+HOW_TO_MAKE = (
+    "for WordNet make it with: python -m data_prep.wordnet out={} (its plain-text task: data_prep.wordnet_text); "
+    "the README says how to make your own"
+)
 
 
 def find_split(directory: Path, split: str) -> Path:

@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 
 from stoical.diagnostics import Sums, diagnose
 from stoical.forward import Layout, NodeOutput, node_logprobs
-from stoical.free_run import beam_scores, greedy_is_valid
-from stoical.generation_metrics import compare, teacher_forced
+from stoical.free_run import beam_scores, greedy_is_valid, teacher_forced
+from stoical.generation_metrics import compare
 from stoical.metrics import Floats, gold_gains, mean_metrics, ndcg, near_ties, query_metrics
 from stoical.packing import PackedBatch, TokenizedQuery, TrieTargetCollator
 from stoical.queries import EncodedDataset

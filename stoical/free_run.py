@@ -47,6 +47,19 @@ def greedy_is_valid(batch: PackedBatch, output: NodeOutput) -> Tensor:
     return valid
 
 
+def teacher_forced(batch: PackedBatch, output: NodeOutput) -> tuple[list[list[float]], list[list[bool]]]:
+    """For each query, over its first docID's tokens: log p (nats), and is the token the likeliest of the vocabulary?"""
+    likeliest = output.logits.argmax(dim=-1)[output.row, output.slot]
+    first = torch.searchsorted(batch.doc_query, torch.arange(len(batch.query_ids), device=likeliest.device))
+    paths = batch.doc_path[first]
+    logprobs, hits = output.logprobs[paths].tolist(), (likeliest == batch.node_token)[paths].tolist()
+    lengths = (paths >= 0).sum(dim=1).tolist()
+    return (
+        [values[:length] for values, length in zip(logprobs, lengths, strict=True)],
+        [values[:length] for values, length in zip(hits, lengths, strict=True)],
+    )
+
+
 def _is_parent(batch: PackedBatch) -> Tensor:
     """[M] does any docID go on from the node?"""
     inner = torch.zeros_like(batch.node_token, dtype=torch.bool)

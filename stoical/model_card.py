@@ -105,7 +105,8 @@ def _what(recipe: Recipe, adapter: bool, method: str) -> str:
     kind = "A LoRA adapter" if adapter else "A causal language model"
     return (
         f"{kind} that ranks: the probability it gives a document's identifier (docID), after a prompt with the query "
-        f"and the candidates, is the document's score. Trained from {start} by stoical with {method}."
+        f"and the candidates if its template shows them, is the document's score. Trained from {start} by stoical "
+        f"with {method}."
     )
 
 

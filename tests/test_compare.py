@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import compare as compare_command
 from stoical import cli
-from stoical.reporting.compare import Run, compare, load_run, paired
+from stoical.generation_metrics import compare as compare_texts
+from stoical.reporting.compare import Run, compare, compare_generations, load_run, paired
 from stoical.reporting.report import metrics_file
 from tests.small_rows import make_evaluation
 
@@ -136,6 +138,20 @@ def test_what_the_models_write_by_themselves_is_compared_where_beam_widths_agree
     assert table(text)[0][-2] == "invalid (↓)"
     assert "free-run nDCG (↑)" not in text
     assert text.endswith("Free-run nDCG is left out: its beam widths differ (3, 5).")
+
+
+def with_texts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    own = compare_texts([5, 6, 2], [5, 2]) | {"forced_hits": [True, False, True], "nll": 1.5}
+    return [row | {"generation": own} for row in rows]
+
+
+def test_texts_are_compared_where_all_runs_have_them(write: Write) -> None:
+    with_them = [load_run(str(write(name, change=with_texts))) for name in ("one", "two")]
+    header, _, *rows = table(compare_generations(with_them))
+    cells = ["0.00", "66.67", "33.33", "66.67", "2.0", "0.5000", str(len(with_them[0].rows))]
+    assert rows == [["one", *cells], ["two", *cells]]
+    assert header[1] == "exact match (↑)"
+    assert compare_generations([*with_them, load_run(str(write("without")))]) == ""
 
 
 def test_how_a_run_was_scored_stands_beside_it(write: Write) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from stoical.generation_metrics import summarise
 from stoical.metrics import Floats
+from stoical.reporting.generation import generation_table
 from stoical.reporting.intervals import BOOTSTRAP, columns, intervals
 from stoical.reporting.tables import header, markdown, percent, with_free_run
 
@@ -100,6 +102,14 @@ def compare(runs: Sequence[Run]) -> str:
         f"{BOOTSTRAP['seed']}). Bold: the interval excludes 0.{_beams(widths)}"
     )
     return f"{markdown([[title, 'scored', *rest], *body])}\n\n{note}"
+
+
+def compare_generations(runs: Sequence[Run]) -> str:
+    """A row a run of what `evaluate.py ... generation=true` found; empty where a run was evaluated without it."""
+    if not all("generation" in row for run in runs for row in run.rows.values()):
+        return ""
+    found = [summarise([row["generation"] for row in run.rows.values()]) for run in runs]
+    return generation_table(list(zip(_labels(runs), found, strict=True)))
 
 
 def _beams(widths: set[int]) -> str:
