@@ -11,13 +11,13 @@ import torch
 from stoical.forward import node_logprobs
 from stoical.losses import weighted_nll
 from stoical.mixed_prefix import MixedPrefix
-from stoical.packing import TrieTargetCollator
+from stoical.packing import TokenizedQuery, TrieTargetCollator
 from stoical.self_training.drawing import drawn_tokens, row_draws
 from stoical.self_training.mixing import mix
 from stoical.self_training.settings import BashSettings
 from stoical.self_training.trie_walks import ExpertTrie
 from stoical.targets import TargetSettings
-from tests.conftest import VOCAB, ragged_queries, random_query, tiny_model
+from tests.conftest import EOS, VOCAB, ragged_queries, random_query, tiny_model
 
 ONE_HOT, TRIE = TargetSettings(), TargetSettings(token="trie", beta=1.5)
 KINDS = {
@@ -121,17 +121,18 @@ def test_at_beta_0_the_tokens_are_gold(kind):
         assert not any(one.own) and not any(one.changed) and not one.off_trie
 
 
-def test_off_trie_is_said_where_no_target_is_known():
+@pytest.mark.parametrize(("sampler", "source"), [("sequential", "free"), ("parallel", "constrained")])
+def test_off_trie_is_said_where_no_target_is_known(sampler, source):
+    """That is not where a docID has ended, though some tokens may be left over."""
     queries, model = ragged_queries() * 20, tiny_model().eval()
-    settings = BashSettings(beta=0.7, source="free", sampler="sequential")
+    settings = BashSettings(beta=0.7, source=source, sampler=sampler)
     seen = set()
     for query, one in zip(queries, mixed_tokens(model, queries, settings, draws_of(queries, settings)), strict=True):
-        docids = query.docid_ids
-        off = not any(ids[: len(one.tokens)] == one.tokens for ids in docids)
+        off = not any(ids[: len(one.tokens)] == one.tokens[: len(ids)] for ids in query.docid_ids)
         assert one.off_trie == off
         seen.add(off)
     assert seen == {True, False}
-    constrained = replace(settings, source="constrained")
+    constrained = replace(settings, source="constrained", sampler="sequential")
     assert not any(one.off_trie for one in mixed_tokens(model, queries, constrained, draws_of(queries, settings)))
 
 
@@ -155,6 +156,7 @@ def test_tokens_are_drawn_by_the_softmax(temperature):
     shares = torch.bincount(drawn, minlength=4) / 4000
     assert torch.allclose(shares, (logits / temperature).softmax(dim=0), atol=1e-3)
     assert drawn_tokens(logits[None], torch.tensor([1.0 - 2**-53], dtype=torch.float64), temperature) == 3
+    assert drawn_tokens(logits[[2, 1]][None], torch.zeros(1, dtype=torch.float64), temperature) == 1
 
 
 def shares(query, prefix, settings):
@@ -235,6 +237,22 @@ def test_gold_tokens_make_the_ordinary_batch_bit_for_bit(target, settings, count
     for field in fields(ordinary):
         one, other = getattr(ours, field.name), getattr(ordinary, field.name)
         assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, field.name
+
+
+def test_documents_that_share_rank_1_count_as_in_the_ordinary_loss_where_the_prefix_is_gold():
+    """Two best docIDs, 3 4 and 5 6: next-token prediction has weight 1 on each token of both; off gold, 1 in all."""
+    docids = [[3, 4, EOS], [5, 6, EOS], [5, 7, EOS]]
+    query = TokenizedQuery("q", [1, 9], ["ab", "cd", "ce"], docids, [3, 3, 3], [1, 1, 3])
+
+    def weights(prefix):
+        batch = pack([replace(query, mixed=prefix)], ONE_HOT, prune=True)
+        found = zip(batch.node_depth.tolist(), batch.node_token.tolist(), batch.node_weights.tolist(), strict=True)
+        return {(depth, token): weight for depth, token, weight in found if weight}
+
+    first = {(1, 3): 1.0, (1, 5): 1.0}
+    assert weights(MixedPrefix((3, 4), "recompute")) == first | {(2, 4): 1.0, (3, EOS): 1.0}
+    assert weights(MixedPrefix((5, 6), "recompute")) == first | {(2, 6): 1.0, (3, EOS): 1.0}
+    assert weights(MixedPrefix((8, 8), "gold_position")) == first | {(2, 4): 1.0, (3, EOS): 1.0}
 
 
 def test_the_literal_loss_is_the_papers():
