@@ -155,11 +155,14 @@ def build_model(recipe: Recipe, config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def build_trainable(recipe: Recipe, config: PreTrainedConfig) -> nn.Module:
-    """The model as it is trained: all of its weights, or the recipe's LoRA adapters over it."""
+    """The model as it is trained: all of its weights, or the recipe's LoRA adapters over it, new or saved ones."""
     model = build_model(recipe, config)
     if recipe.lora is None:
         return model
-    wrapped = add_lora(model, recipe.lora, recipe.seed)
+    if recipe.model.adapter is None:
+        wrapped = add_lora(model, recipe.lora, recipe.seed)
+    else:
+        wrapped = PeftModel.from_pretrained(model, recipe.model.adapter, is_trainable=True)
     if PartialState().is_main_process:
         logger.warning(describe_trainable(wrapped))
     return wrapped

@@ -75,12 +75,14 @@ class ModelSettings:
     """name: a hub id or directory; with `from_scratch`, random weights in the shape that `config` gives.
 
     `config` holds fields of the model's `PretrainedConfig`; from scratch, `name` is an architecture such as `mistral`.
+    adapter: with the section `lora`, a checkpoint whose adapters to go on from, in place of new ones.
     dtype: of the weights. bfloat16 is for those that LoRA leaves alone: a small learning rate does not move it.
     """
 
     name: str = "mistralai/Mistral-7B-Instruct-v0.3"
     from_scratch: bool = False
     config: dict[str, Any] = field(default_factory=dict)
+    adapter: str | None = None
     attn_implementation: str = TRIE_ATTENTION
     dtype: DType = "float32"
 
@@ -175,6 +177,8 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.self_training is not None:
         _check_self_training(recipe, recipe.self_training)
     check_adapters(recipe.lora, recipe.quantization, recipe.model.from_scratch)
+    if recipe.model.adapter is not None and recipe.lora is None:
+        raise ValueError(f"model.adapter={recipe.model.adapter} has no effect without the section lora; drop one")
     if recipe.model.attn_implementation not in MASKABLE:
         raise ValueError(
             f"model.attn_implementation={recipe.model.attn_implementation} cannot take the mask of a trie; "
@@ -207,8 +211,11 @@ def _check_self_training(recipe: Recipe, settings: SelfTrainingSettings) -> None
     settings.check(recipe.loss, recipe.mitigations.chosen, recipe.tokenizer.terminator, recipe.training)
     if recipe.data.generated is not None:
         raise ValueError("self_training conflicts with data.generated, which it sets in every iteration; drop one")
-    if recipe.lora is not None:
-        raise ValueError("self_training conflicts with lora: an iteration goes on from whole weights; drop the overlay")
+    if recipe.lora is not None and recipe.model.from_scratch:
+        raise ValueError(
+            "self_training with lora conflicts with model.from_scratch=true: every iteration's seed would make another "
+            "model below the adapters; set model.name to saved weights"
+        )
 
 
 def _check_numbers(recipe: Recipe) -> None:

@@ -124,7 +124,8 @@ def test_at_beta_0_the_tokens_are_gold(kind):
 @pytest.mark.parametrize(("sampler", "source"), [("sequential", "free"), ("parallel", "constrained")])
 def test_off_trie_is_said_where_no_target_is_known(sampler, source):
     """That is not where a docID has ended, though some tokens may be left over."""
-    queries, model = ragged_queries() * 20, tiny_model().eval()
+    early = TokenizedQuery("q", [1, 9], ["ab", "a"], [[3, 4, EOS], [3, EOS]], [3, 2], [1, 2])
+    queries, model = [*ragged_queries(), early] * 20, tiny_model().eval()
     settings = BashSettings(beta=0.7, source=source, sampler=sampler)
     seen = set()
     for query, one in zip(queries, mixed_tokens(model, queries, settings, draws_of(queries, settings)), strict=True):

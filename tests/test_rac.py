@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -86,6 +87,25 @@ def test_free_answers_are_those_of_generate(job):
         )
         tokens = whole[0, prompt.shape[1] :].tolist()
         assert record["previous"] == job.encoder.tokenizer.decode([token for token in tokens if token != end])
+
+
+class Watched(Job):
+    """Notes which streams of random numbers are drawn from."""
+
+    streams: ClassVar[list[int]] = []
+
+    def draws(self, pick, length, beta=1.0, per="token", stream=0):
+        self.streams.append(stream)
+        return super().draws(pick, length, beta, per, stream)
+
+
+@pytest.mark.parametrize("settings", [GREEDY, FREE])
+def test_corrections_are_drawn_independently_of_the_answers(job, settings):
+    Watched.streams.clear()
+    rac_records(Watched(job.recipe, 1, job.encoder, job.collator, job.model), settings, picks_of(job))
+    assert Watched.streams[: len(ROWS)] == [1] * len(ROWS)
+    assert set(Watched.streams[len(ROWS) :]) == {2}
+    assert (job.draws(picks_of(job)[0], 4, stream=1).uniform != job.draws(picks_of(job)[0], 4, stream=2).uniform).all()
 
 
 @pytest.mark.parametrize("settings", [replace(GREEDY, temperature=1.0), replace(FREE, temperature=1.0)])

@@ -18,6 +18,7 @@ import evaluate
 import self_train
 import stoical.build
 import train
+from stoical.config import load_recipe
 from stoical.data import file_sha256
 from stoical.packing import TokenizedQuery
 from stoical.queries import EncodedDataset
@@ -111,6 +112,16 @@ def test_where_rows_come_from_is_beside_them(looped: Callable[[str], Path], over
 def test_the_first_iteration_is_the_run_without_the_section(folder: Path, looped: Callable[[str], Path]) -> None:
     train.main(words(folder, "quickstart", folder / "plain"))
     assert_same_weights(folder / "plain", looped("bash") / "iteration-0")
+
+
+def test_every_iteration_has_a_seed_of_its_own(folder: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(words(folder, "bash", tmp_path / "run", "seed=3", "training.data_seed=5"))
+    stage = loop.stage_recipe(recipe, 2, tmp_path)
+    assert (stage.seed, stage.training["data_seed"]) == (2003, 2005)
+    assert recipe.training["data_seed"] == 5
+    assert stage.self_training is None and stage.data.generated == str(tmp_path / "run" / "iteration-2" / ROWS_FILE)
+    first = loop.stage_recipe(recipe, 0, None)
+    assert (first.seed, first.model, first.data) == (3, recipe.model, recipe.data)
 
 
 class Twice(EncodedDataset):
@@ -226,7 +237,8 @@ BAD = {
     "recipe=wordnet_beta2,small,bash,rac": "self_training.bash conflicts with self_training.rac",
     "recipe=wordnet_beta2,small,rac self_training.rac.keep_right=1": "keep_right=1.0 must be at least 0",
     "data.generated=x": "self_training conflicts with data.generated",
-    "lora.r=4": "self_training conflicts with lora",
+    "lora.r=4": "self_training with lora conflicts with model.from_scratch=true",
+    "model.adapter=x": "model.adapter=x has no effect without the section lora",
 }
 
 
@@ -257,6 +269,35 @@ def test_two_processes_generate_what_one_does(folder: Path, looped: Callable[[st
     assert json.loads((run / RECORD_FILE).read_text())["processes"] == 2
     assert (run / ROWS_FILE).read_bytes() == (looped("bash") / "iteration-1" / ROWS_FILE).read_bytes()
     assert (run / "checkpoint-2").is_dir()
+
+
+def test_adapters_go_on_from_those_of_the_iteration_before(
+    folder: Path, looped: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """With a learning rate of next to nothing they stay what they were; new ones would be random."""
+    base = looped("bash") / "iteration-0" / "checkpoint-2"
+    below = [f"model.name={base}", "model.from_scratch=false", "model.dtype=float32"]
+    own = [*below, f"tokenizer.name={base}", "tokenizer.vocab_size=null", "lora.r=2", "training.learning_rate=1e-9"]
+    given = words(folder, "lora,bash", tmp_path / "run", *own, "self_training.iterations=1")
+    self_train.main(given)
+    saved = [tmp_path / "run" / f"iteration-{i}" / "checkpoint-2" / "adapter_model.safetensors" for i in (0, 1)]
+    first, second = map(load_file, saved)
+    for name, weight in first.items():
+        assert torch.allclose(weight, second[name], atol=1e-6), name
+        assert "lora_A" not in name or weight.abs().max() > 0.01
+    evaluate.main([f"checkpoint={tmp_path / 'run'}", "eval.num_queries=2"])
+    refused([*given, f"self_training.start={base}", "resume=auto"], "is whole, and this recipe trains the other kind")
+    whole = words(folder, "bash", tmp_path / "other", f"self_training.start={tmp_path / 'run'}")
+    refused(whole, "is an adapter, and this recipe trains the other kind: add the overlay lora")
+
+
+def test_rows_do_not_go_with_another_kind_of_loss(folder: Path, looped: Callable[[str], Path], tmp_path: Path) -> None:
+    rows = looped("bash") / "iteration-1" / ROWS_FILE
+    own = [f"data.generated={rows}", "seed=1000"]
+    for overlay, match in (("reinforce", "conflicts with mitigations.reinforce"), ("lora", "goes with loss.item=ind")):
+        alpha = ["recipe=wordnet_alpha2,small"] if overlay == "lora" else []
+        with pytest.raises(ValueError, match=match):
+            train.main(words(folder, overlay, tmp_path / "run", *own, *alpha))
 
 
 def test_tokens_of_tries_with_one_docid_are_refused(

@@ -23,6 +23,7 @@ from stoical.resume import split_sha256
 from stoical.saving import write_whole
 from stoical.self_training.bash_rows import bash_query
 from stoical.self_training.rac_rows import rac_query
+from stoical.self_training.settings import BashSettings
 from stoical.settings import Recipe
 
 ROWS_FILE = "generated.parquet"
@@ -87,7 +88,7 @@ class WithGenerated(EncodedDataset):
 def training_rows(recipe: Recipe, train: RankingDataset, encoder: QueryEncoder) -> EncodedDataset:
     """The dataset that a recipe trains on: the training split, with data.num_negatives or the rows of data.generated.
 
-    Raises `ValueError` for a file that is missing or unfinished, or made for other data or another seed.
+    Raises `ValueError` for a file that is missing or unfinished, or made for other data, another seed or kind of loss.
     """
     if recipe.data.generated is None:
         count = recipe.data.num_negatives
@@ -110,4 +111,6 @@ def training_rows(recipe: Recipe, train: RankingDataset, encoder: QueryEncoder) 
                 f"data.generated={path} does not go with {name}: its {key} is {made_from[key]}, and here it is {now}; "
                 "have self_train.py generate rows for this recipe"
             )
+    if made_from["method"] == "bash":
+        BashSettings(**made_from["settings"]).check(recipe.loss, recipe.mitigations.chosen)
     return WithGenerated(train, encoder, pq.read_table(path), made_from)

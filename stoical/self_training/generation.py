@@ -72,7 +72,8 @@ def generate(recipe: Recipe, settings: SelfTrainingSettings, facts: dict[str, An
     _check_choice(settings, train)
     collator = TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune=False)
     chosen = list(enumerate(picked_rows(len(train), settings.share, recipe.seed)))
-    model = load_model(recipe, tokenizer).to(state.device).eval()
+    adapter = None if recipe.model.adapter is None else Path(recipe.model.adapter)
+    model = load_model(recipe, tokenizer, adapter).to(state.device).eval()
     job = Job(recipe, facts["iteration"], build_encoder(recipe, tokenizer), collator, model)
 
     def picks(share: Sequence[tuple[int, int]]) -> Iterator[Pick]:

@@ -64,7 +64,10 @@ def stage_recipe(recipe: Recipe, iteration: int, checkpoint: Path | None) -> Rec
         return stage
     tokenizer = replace(recipe.tokenizer, name=str(checkpoint), vocab_size=None)
     data = replace(recipe.data, generated=str(folder / ROWS_FILE))
-    model = replace(recipe.model, name=str(checkpoint), from_scratch=False, config={})
+    if is_adapter(checkpoint):
+        model = replace(recipe.model, adapter=str(checkpoint))
+    else:
+        model = replace(recipe.model, name=str(checkpoint), from_scratch=False, config={})
     return replace(stage, tokenizer=tokenizer, data=data, model=model)
 
 
@@ -95,8 +98,9 @@ def _start(recipe: Recipe, settings: SelfTrainingSettings) -> Path:
         start = find_checkpoint(settings.start)
     except ValueError as error:
         raise ValueError(f"self_training.start: {error}") from error
-    if is_adapter(start):
-        raise ValueError(f"self_training.start={start} is an adapter; start from whole weights")
+    if is_adapter(start) != (recipe.lora is not None):
+        kind, way = ("an adapter", "add the overlay lora") if is_adapter(start) else ("whole", "set model.name to it")
+        raise ValueError(f"self_training.start={start} is {kind}, and this recipe trains the other kind: {way}")
     return start
 
 
