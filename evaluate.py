@@ -24,7 +24,8 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from stoical.build import build_encoder, build_evaluator, build_tokenizer, load_model, no_accelerator
+from stoical.arguments import no_accelerator
+from stoical.build import build_encoder, build_evaluator, build_tokenizer, load_model
 from stoical.checkpoints import load_evaluation
 from stoical.cli import run
 from stoical.data import load_split

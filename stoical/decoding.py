@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from stoical.device_trie import DeviceTrie
-from stoical.forward import PromptCache, check_model
+from stoical.forward import PromptCache
+from stoical.model_checks import check_model
 from stoical.scoring import Reduction
 
 
@@ -73,7 +74,7 @@ def beam_search(
 
     A docID that is a prefix of another (`terminator: none`) both ends and goes on. The model runs in eval mode, once
     over the prompt and once a depth. Raises `ValueError` for an empty prompt, a trie on another device, a model that
-    `forward.check_model` refuses, and for scores that are not numbers.
+    `model_checks.check_model` refuses, and for scores that are not numbers.
     """
     if num_beams < 1:
         raise ValueError(f"num_beams={num_beams} must be at least 1")

@@ -30,7 +30,7 @@ from typing import Any
 from accelerate import PartialState
 from datasets import Dataset
 
-from stoical.build import micro_batches
+from stoical.arguments import micro_batches
 from stoical.cli import run
 from stoical.model_card import Method
 from stoical.preference_job import Start, load_job

@@ -5,14 +5,8 @@ from __future__ import annotations
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
-from stoical.build import (
-    build_config,
-    build_encoder,
-    build_tokenizer,
-    meta_model,
-    micro_batches,
-    pad_id,
-)
+from stoical.arguments import micro_batches
+from stoical.build import build_config, build_encoder, build_tokenizer, meta_model, pad_id
 from stoical.data import load_manifest, load_split
 from stoical.memory_fit import largest_batch, run_memory, shortage
 from stoical.packing import PackedBatch, TrieTargetCollator

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stoical.forward import check_model
+from stoical.model_checks import check_model
 from stoical.packing import PackedBatch
 from stoical.self_training.drawing import drawn_tokens, write_freely
 

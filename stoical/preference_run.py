@@ -14,7 +14,8 @@ import datasets
 import pyarrow.parquet as pq
 from accelerate import PartialState
 
-from stoical.build import build_encoder, build_tokenizer, load_model, no_accelerator, pad_id
+from stoical.arguments import no_accelerator
+from stoical.build import build_encoder, build_tokenizer, load_model, pad_id
 from stoical.data import load_split
 from stoical.model_card import Method
 from stoical.packing import TrieTargetCollator

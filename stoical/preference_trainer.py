@@ -16,7 +16,8 @@ from transformers import Trainer
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from stoical.build import build_encoder, build_evaluator, build_tokenizer, load_model, pad_id, training_arguments
+from stoical.arguments import training_arguments
+from stoical.build import build_encoder, build_evaluator, build_tokenizer, load_model, pad_id
 from stoical.data import load_manifest, load_split
 from stoical.model_card import CardSource, Method
 from stoical.preference_job import Start

@@ -17,7 +17,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from omegaconf import OmegaConf
 
-from stoical.build import micro_batches
+from stoical.arguments import micro_batches
 from stoical.data import load_manifest
 from stoical.provenance import device_name, git_state, package_versions
 from stoical.resume import changed, steps_done

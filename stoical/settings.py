@@ -16,9 +16,10 @@ from transformers import TrainingArguments
 
 from stoical.adapters import check_adapters
 from stoical.fields import check_fields, fits, unknown
-from stoical.forward import MASKABLE, TRIE_ATTENTION, Layout
+from stoical.forward import TRIE_ATTENTION, Layout
 from stoical.losses import Normalizer
 from stoical.mitigations import MitigationSettings
+from stoical.model_checks import MASKABLE
 from stoical.scoring import Mode, Reduction
 from stoical.self_training.settings import SelfTrainingSettings
 from stoical.targets import TargetSettings

@@ -29,7 +29,7 @@ from accelerate import PartialState
 from datasets import Dataset, concatenate_datasets
 from transformers.trainer import TRAINER_STATE_NAME
 
-from stoical.build import micro_batches
+from stoical.arguments import micro_batches
 from stoical.cli import run
 from stoical.dpo import METHOD, check_beta
 from stoical.model_card import Method

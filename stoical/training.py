@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stoical.build import build_trainer, micro_batches
+from stoical.arguments import micro_batches
+from stoical.build import build_trainer
 from stoical.resume import resume_from, steps_done
 from stoical.run_dir import check_writable, start_run
 from stoical.saving import last_checkpoint

@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
-from stoical.forward import check_model, node_logprobs, packed_difference
+from stoical.forward import node_logprobs, packed_difference
 from stoical.losses import StepContext, SToICaLLoss
+from stoical.model_checks import check_model
 from stoical.packing import TrieTargetCollator
 from stoical.targets import TargetSettings
 from stoical.walks import reach, valid_logmass

@@ -8,7 +8,7 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
-from stoical.build import training_arguments
+from stoical.arguments import training_arguments
 from stoical.launch import check_sharding, end_processes, note_unused_gpus, sharding
 from tests.test_trainer import make
 

@@ -16,7 +16,7 @@ import torch
 from accelerate import PartialState
 from omegaconf import OmegaConf
 
-from stoical.build import micro_batches
+from stoical.arguments import micro_batches
 from stoical.checkpoints import find_checkpoint, is_adapter
 from stoical.prompts import load_template
 from stoical.resume import describe, flat
