@@ -31,6 +31,7 @@ from stoical.data import RankingDataset, RankingRow, load_manifest, load_split
 from stoical.evaluator import Evaluator
 from stoical.fields import unknown
 from stoical.launch import sharding
+from stoical.losses import Objective
 from stoical.memory_fit import largest_batch, run_memory, shortage
 from stoical.mitigations import build_objectives
 from stoical.model_card import CardSource
@@ -210,6 +211,14 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 
+def training_collator(
+    recipe: Recipe, objectives: Iterable[Objective], tokenizer: PreTrainedTokenizerBase
+) -> TrieTargetCollator:
+    """Packs queries for training: without nodes that carry no weight, unless an objective looks at the whole trie."""
+    prune = not any(objective.needs_whole_trie for objective in objectives)
+    return TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune)
+
+
 def build_trainer(recipe: Recipe) -> StoicalTrainer:
     """Everything, ready for `.train()`."""
     arguments = training_arguments(recipe)
@@ -218,8 +227,7 @@ def build_trainer(recipe: Recipe) -> StoicalTrainer:
     tokenizer = build_tokenizer(recipe, train)
     encoder = build_encoder(recipe, tokenizer)
     objectives = build_objectives(recipe.loss, recipe.mitigations, recipe.eval.score)
-    prune = not any(objective.needs_whole_trie for objective in objectives)
-    dataset, collator = training_rows(recipe, train, encoder), TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune)
+    dataset, collator = training_rows(recipe, train, encoder), training_collator(recipe, objectives, tokenizer)
     config = build_config(recipe, tokenizer)
     recipe.mitigations.check_model(config, sharding(arguments))
     if arguments.process_index == 0:

@@ -6,9 +6,10 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
 from stoical.arguments import micro_batches
-from stoical.build import build_config, build_encoder, build_tokenizer, meta_model, pad_id
+from stoical.build import build_config, build_encoder, build_tokenizer, meta_model, pad_id, training_collator
 from stoical.data import load_manifest, load_split
 from stoical.memory_fit import largest_batch, run_memory, shortage
+from stoical.mitigations import build_objectives
 from stoical.packing import PackedBatch, TrieTargetCollator
 from stoical.self_training.generated import training_rows
 from stoical.settings import Recipe
@@ -44,7 +45,8 @@ def show(recipe: Recipe) -> str:
             f"\ntrie (token id, token, weight in the loss){_reach_note(recipe)}:",
             draw_trie(batch, [tokenizer.decode([max(token, 0)]) for token in batch.node_token.tolist()]),
         ]
-    packed = largest_batch(dataset, micro_size, TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune=True))
+    objectives = build_objectives(recipe.loss, recipe.mitigations, recipe.eval.score)
+    packed = largest_batch(dataset, micro_size, training_collator(recipe, objectives, tokenizer))
     return "\n".join([*parts, "", _memory(recipe, packed, tokenizer)])
 
 

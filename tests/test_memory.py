@@ -15,17 +15,22 @@ from transformers import AutoConfig
 import stoical.build
 import stoical.memory_fit
 from benchmarks.synthetic import random_query
-from stoical.build import build_trainer, meta_model
+from stoical.arguments import micro_batches
+from stoical.build import build_encoder, build_tokenizer, build_trainer, meta_model, pad_id
 from stoical.config import load_recipe
+from stoical.data import load_split
+from stoical.dry_run import show
 from stoical.forward import node_logprobs
 from stoical.losses import weighted_nll
 from stoical.memory import GIB, MicroBatch, ModelShape, TrainingSetup, model_shape, step_memory
-from stoical.memory_fit import RunMemory, device_memory, run_memory, savings, shortage
+from stoical.memory_fit import RunMemory, device_memory, largest_batch, run_memory, savings, shortage
 from stoical.packing import TrieTargetCollator
+from stoical.self_training.generated import training_rows
 from stoical.settings import Recipe
 from stoical.targets import TargetSettings
 from tests.conftest import tiny_model
 from tests.small_data import TINY, write_dataset
+from tests.test_trainer import make
 
 MIDDLE = {
     "vocab_size": 512,
@@ -213,3 +218,19 @@ def test_a_small_run_fits_this_machine():
     model = tiny_model()
     run = RunMemory(model_shape(model, model.config), MicroBatch(2, 100, 20, 2000), TrainingSetup(False, 2))
     assert shortage(run, "sequence") is None
+
+
+@pytest.mark.parametrize(("overlay", "whole"), [("", False), (",expected_reward", True)])
+def test_a_dry_run_counts_the_nodes_that_training_packs(tmp_path, overlay, whole):
+    """Next-token prediction needs one docID's nodes, and a mitigation that looks at the whole trie all of them."""
+    recipe = make(tmp_path, "dry_run=true", recipe=f"wordnet_ntp{overlay}")
+    micro_size, _ = micro_batches(recipe)
+    train = load_split(recipe.data.path, "train")
+    tokenizer = build_tokenizer(recipe, train)
+    dataset = training_rows(recipe, train, build_encoder(recipe, tokenizer))
+    packed, pruned = (
+        largest_batch(dataset, micro_size, TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune))
+        for prune in (not whole, True)
+    )
+    assert (packed.input_ids.shape[1] > pruned.input_ids.shape[1]) == whole
+    assert f"a micro-batch of {micro_size} x {packed.input_ids.shape[1]} tokens" in show(recipe)
