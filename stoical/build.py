@@ -40,7 +40,7 @@ from stoical.packing import TrieTargetCollator
 from stoical.prompts import load_template
 from stoical.queries import EncodedDataset, QueryEncoder
 from stoical.resume import fingerprint
-from stoical.self_training.generated import training_rows
+from stoical.self_training.generated import rows_made_from, training_rows
 from stoical.settings import Recipe
 from stoical.tokenization import DocIDTokenizer, check_vocabulary, load_tokenizer, train_bpe
 from stoical.tracking import build_trackers
@@ -249,7 +249,12 @@ def build_trainer(recipe: Recipe) -> StoicalTrainer:
         evaluator=build_evaluator(recipe, test, encoder, recipe.eval.num_queries),
         layout=recipe.layout,
         recipe_yaml=OmegaConf.to_yaml(recipe),
-        card=CardSource(recipe, load_manifest(recipe.data.path), adapter=isinstance(model, PeftModel)),
+        card=CardSource(
+            recipe,
+            load_manifest(recipe.data.path),
+            adapter=isinstance(model, PeftModel),
+            generated=rows_made_from(recipe),
+        ),
         fingerprint=fingerprint(recipe),
     )
 

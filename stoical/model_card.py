@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData
 from omegaconf import OmegaConf
 
+from stoical.mitigations import MitigationSettings
 from stoical.provenance import git_state
 from stoical.reporting.tables import metrics_table
+from stoical.self_training.settings import BashSettings, RacSettings
 from stoical.settings import LossSettings, Recipe
 
 PACKAGES = ("stoical", "torch", "transformers", "peft", "accelerate")
@@ -33,6 +35,7 @@ NORMALIZERS = {
     "points": "the (query, docID, rank) points of the global batch that carry loss",
     "weights": "the summed node weights of the global batch",
 }
+SELF_TRAINING: dict[str, type[BashSettings] | type[RacSettings]] = {"bash": BashSettings, "rac": RacSettings}
 RANK_AWARE = "the rank-aware loss of [Autoregressive Ranking](https://arxiv.org/abs/2601.05588)"
 CITATION = """\
 @article{rozonoyer2026autoregressive,
@@ -56,25 +59,27 @@ class Method:
 class CardSource:
     """What is known before training: the resolved recipe, the dataset's manifest, and whether an adapter is trained.
 
-    method: what trains, where it is not the recipe's rank-aware loss.
+    method: what trains, where it is not the recipe's rank-aware loss. generated: what the rows of data.generated were
+    made from (`generated.json`), where there are any.
     """
 
     recipe: Recipe
     data: Mapping[str, Any]
     adapter: bool
     method: Method | None = None
+    generated: Mapping[str, Any] | None = None
 
     def render(self, step: int, log_history: Sequence[Mapping[str, float]]) -> str:
         """The card after `step` optimizer steps, with the last evaluation in the trainer's logs, if there was one."""
         name = Path(str(self.recipe.output)).name
-        method = self.method or Method(RANK_AWARE, loss_formula(self.recipe.loss))
+        method = self.method or _own_method(self.recipe)
         sections = [
             f"---\n{front_matter(self.recipe, self.adapter)}\n---",
             f"# {name}\n\n{_what(self.recipe, self.adapter, method.name)}",
             f"## Rank with it\n\n{_usage(self.recipe)}",
             f"## The loss\n\n{method.loss}",
             f"## Evaluation\n\n{_evaluation(self.recipe, name, log_history)}",
-            f"## Data\n\n{_data(self.data)}",
+            f"## Data\n\n{_data(self.data)}{generated_rows(self.generated)}",
             f"## Training\n\n{_training(self.recipe, step)}",
             f"## Citation\n\nThe loss and the experiments it comes from:\n\n```bibtex\n{CITATION}\n```",
         ]
@@ -122,6 +127,37 @@ for row in ranker.rank("query", ["first document", "second document", "third doc
 
 The prompt is the template `{Path(recipe.prompt.template).name}`; prompt and longest docID take up to \
 {recipe.prompt.max_length} tokens, and a list that does not fit is an error."""
+
+
+def _own_method(recipe: Recipe) -> Method:
+    """The recipe's loss, with what its mitigations make of it."""
+    names = f" and {', '.join(recipe.mitigations.chosen)}" if recipe.mitigations.chosen else ""
+    return Method(RANK_AWARE + names, loss_formula(recipe.loss) + mitigation_lines(recipe.mitigations))
+
+
+def mitigation_lines(mitigations: MitigationSettings) -> str:
+    """The methods that are on as a list in markdown, each in one line with its settings; empty without any."""
+    lines = [f"- {name}: {_one_line(getattr(mitigations, name))}" for name in mitigations.chosen]
+    start = "\n\nWith these mitigations, which are summed over queries and divided by Z as well:\n\n"
+    return start + "\n".join(lines) if lines else ""
+
+
+def _one_line(method: Any) -> str:
+    """A method's summary and its settings."""
+    given = ", ".join(f"{key}={value}" for key, value in asdict(method).items() if value is not None)
+    return f"{method.summary} ({given})"
+
+
+def generated_rows(made_from: Mapping[str, Any] | None) -> str:
+    """What the rows that a model made for its own training are; empty without any."""
+    if made_from is None:
+        return ""
+    method = SELF_TRAINING[made_from["method"]](**made_from["settings"])
+    return (
+        f"\n\nSelf-training ({made_from['method']}, iteration {made_from['iteration']}): trained on these rows, and on "
+        f"rows that the weights before wrote, up to {made_from['share']:g} for every row of the dataset: "
+        f"{_one_line(method)}"
+    )
 
 
 def loss_formula(loss: LossSettings) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+import typing
 from types import SimpleNamespace
 
 import pytest
@@ -14,9 +16,18 @@ from omegaconf import OmegaConf
 
 import train
 from stoical.config import list_recipes, load_recipe
+from stoical.mitigations import MitigationSettings
+from stoical.mitigations.consistency import ConsistencySettings
+from stoical.mitigations.margin import MarginSettings
+from stoical.mitigations.scheduled_sampling import ScheduledSamplingSettings
+from stoical.mitigations.unlikelihood import UnlikelihoodSettings
 from stoical.model_card import CardSource, front_matter, loss_formula
+from stoical.self_training.settings import BashSettings, RacSettings
 from stoical.settings import Recipe
 from tests.small_data import TINY, write_dataset
+
+ARXIV = "https://arxiv.org/abs/2601.05588"
+NEEDED = {"margin": {"margin": 1.5}, "consistency": {"free_run": "sampled"}, "soft_sampling": {"half_step": 300}}
 
 
 def words(directory, output, **settings):
@@ -121,6 +132,52 @@ def test_formulas_are_those_of_the_settings():
     assert "v(u) = 1" in every
     assert r"\lambda" not in every
     assert "Z counts the (query, docID, rank) points" in both
+
+
+def test_without_mitigations_the_card_names_none():
+    text = CardSource(load_recipe(["recipe=wordnet_beta2"]), {}, adapter=False).render(0, [])
+    assert "itigation" not in text.partition("<details>")[0]
+    assert "Self-training" not in text
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(MitigationSettings)])
+def test_every_mitigation_that_is_on_is_in_the_card(name):
+    """One that is added without a summary fails here."""
+    section = typing.get_args(typing.get_type_hints(MitigationSettings)[name])[0](**NEEDED.get(name, {}))
+    recipe = Recipe(output="runs/x", mitigations=MitigationSettings(**{name: section}))
+    text = CardSource(recipe, {}, adapter=False).render(0, []).partition("<details>")[0]
+    assert f"by stoical with the rank-aware loss of [Autoregressive Ranking]({ARXIV}) and {name}." in text
+    (line,) = [line for line in text.splitlines() if line.startswith(f"- {name}: ")]
+    assert section.summary in line
+    assert line.count("`") % 2 == 0
+    for key, value in dataclasses.asdict(section).items():
+        assert value is None or f"{key}={value}" in line
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        (ScheduledSamplingSettings(), "of the prefix reached"),
+        (ScheduledSamplingSettings(target="gold_position"), "has at that position"),
+        (ConsistencySettings(mode="literal"), "KL(p_t^tf || p_t^ar)"),
+        (ConsistencySettings(mode="marginal"), "KL(P_t^pi || P_t^theta)"),
+        (UnlikelihoodSettings(), "-log P_valid(n)"),
+        (UnlikelihoodSettings(tokens="siblings"), "log(1 - p(c | n))"),
+        (MarginSettings(kind="logistic", prefix=True), "-log sigmoid(s(d) - s(d-))"),
+    ],
+)
+def test_a_mitigations_line_is_that_of_its_settings(section, says):
+    assert says in section.summary
+
+
+@pytest.mark.parametrize(("method", "settings"), [("bash", BashSettings(beta=0.3)), ("rac", RacSettings())])
+def test_rows_that_a_model_made_are_in_the_card(method, settings):
+    made_from = {"method": method, "settings": dataclasses.asdict(settings), "share": 0.5, "iteration": 2}
+    text = CardSource(Recipe(output="runs/x"), {}, adapter=False, generated=made_from).render(0, [])
+    assert f"Self-training ({method}, iteration 2)" in text
+    assert "up to 0.5 for every row" in text
+    assert settings.summary in text
+    assert method == "rac" or "beta=0.3" in text
 
 
 class Hub:

@@ -107,6 +107,8 @@ def test_where_rows_come_from_is_beside_them(looped: Callable[[str], Path], over
     own = [flag for row in table for flag in row["own"]]
     assert record["counts"]["own_tokens"] == sum(own) / len(own)
     assert all(len(row["tokens"]) == len(row["own"]) == len(row["changed"]) for row in table)
+    assert f"Self-training (bash, iteration {last})" in (run / "checkpoint-2" / "README.md").read_text()
+    assert "Self-training" not in (run.parent / "iteration-0" / "README.md").read_text()
 
 
 def test_the_first_iteration_is_the_run_without_the_section(folder: Path, looped: Callable[[str], Path]) -> None:

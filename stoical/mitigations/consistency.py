@@ -30,6 +30,12 @@ Mode = Literal["literal", "target", "marginal"]
 FreeRun = Literal["greedy", "sampled"]
 StopGradient = Literal["none", "tf", "ar"]
 
+TERMS: dict[Mode, str] = {
+    "literal": "`weight * sum_t KL(p_t^tf || p_t^ar)`, token t after the gold prefix and after the model's own",
+    "target": "`weight * sum_n KL(y_n || p_n)`, target and model at the prefixes n that the model's own walk visits",
+    "marginal": "`weight * sum_t KL(P_t^pi || P_t^theta)`, token t after prefixes drawn by target and by model",
+}
+
 
 @dataclass
 class ConsistencySettings:
@@ -42,6 +48,11 @@ class ConsistencySettings:
     mode: Mode = "target"
     free_run: FreeRun | None = None
     stop_gradient: StopGradient | None = None
+
+    @property
+    def summary(self) -> str:
+        """What it adds to the loss, in one line for the model card."""
+        return TERMS[self.mode]
 
     def check(self) -> None:
         """Raise `ValueError` where a setting is missing, or set but without effect."""

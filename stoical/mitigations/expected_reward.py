@@ -20,6 +20,11 @@ class ExpectedRewardSettings:
     weight: float = 1.0
     reward: Reward = "target"
 
+    @property
+    def summary(self) -> str:
+        """What it adds to the loss, in one line for the model card."""
+        return "`weight * -sum_d p(d) R(d)` over all docIDs of the query, p within the trie, R the reward"
+
     def check(self) -> None:
         """Raise `ValueError` where a setting makes no sense."""
         check_weight("expected_reward", self.weight)

@@ -41,6 +41,13 @@ class MarginSettings:
     positives: Positives = "all"
     prefix: bool = False
 
+    @property
+    def summary(self) -> str:
+        """What it adds to the loss, in one line for the model card."""
+        pair = "max(0, margin - s(d) + s(d-))" if self.kind == "hinge" else "-log sigmoid(s(d) - s(d-))"
+        prefixes = ", and of their prefixes" if self.prefix else ""
+        return f"`weight * mean {pair}` over a query's pairs of a document d and a negative d-{prefixes}, s the score"
+
     def check(self) -> None:
         """Raise `ValueError` where a setting makes no sense, is missing, or set but without effect."""
         check_weight("margin", self.weight)

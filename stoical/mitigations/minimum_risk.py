@@ -32,6 +32,14 @@ class MinimumRiskSettings:
     beams: int = 4
     alpha: float = 1.0
 
+    @property
+    def summary(self) -> str:
+        """What it adds to the loss, in one line for the model card."""
+        return (
+            "`weight * sum_{d in S} Q(d) (1 - R(d))`, Q(d) proportional to `p(d)^alpha`, over the docIDs S that a beam "
+            "search within the trie finds and the best-ranked ones, R the reward"
+        )
+
     def check(self) -> None:
         """Raise `ValueError` where a setting makes no sense."""
         check_weight("minimum_risk", self.weight)

@@ -33,6 +33,14 @@ class MixerSettings(PolicySettings):
     stage: int = 100
     forced: int = 0
 
+    @property
+    def summary(self) -> str:
+        """What it trains in place of the loss, in one line for the model card."""
+        return (
+            "in place of the loss on the top docID's path: that loss on its first s tokens, s falling during training, "
+            "and after them `-(R(d) - b) log p(d)` for docIDs d that the model writes, R the reward and b a baseline"
+        )
+
     def check(self) -> None:
         """Raise `ValueError` where a setting makes no sense."""
         self.check_policy("mixer")

@@ -42,6 +42,14 @@ class ProfessorForcingSettings:
     width: int = 256
     learning_rate: float = 1e-3
 
+    @property
+    def summary(self) -> str:
+        """What it adds to the loss, in one line for the model card."""
+        return (
+            "`weight * -log D(h)`, D a discriminator's probability that the hidden states h of the model's own walk are"
+            " those of a led one"
+        )
+
     def check(self) -> None:
         """Raise `ValueError` where a setting makes no sense."""
         check_weight("professor_forcing", self.weight)

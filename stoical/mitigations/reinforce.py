@@ -47,6 +47,14 @@ class ReinforceSettings(PolicySettings):
 
     weight: float = 1.0
 
+    @property
+    def summary(self) -> str:
+        """What it adds to the loss, in one line for the model card."""
+        return (
+            "`weight * -mean_k (R(d_k) - b_k) log p(d_k)` over docIDs d_k that the model writes within the trie, R the "
+            "reward and b a baseline"
+        )
+
     def check(self) -> None:
         """Raise `ValueError` where a setting makes no sense."""
         check_weight("reinforce", self.weight)

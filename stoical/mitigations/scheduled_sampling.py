@@ -52,6 +52,15 @@ class ScheduledSamplingSettings(ScheduleSettings):
     gold_confidence: float | None = None
     random_confidence: float | None = None
 
+    @property
+    def summary(self) -> str:
+        """What it trains in place of the loss, in one line for the model card."""
+        target = "of the prefix reached" if self.target == "recompute" else "that the top docID has at that position"
+        return (
+            "in place of the loss on the top docID's path: on a path whose tokens are the gold ones with a scheduled "
+            f"probability, else the model's own, the cross-entropy to the target {target}"
+        )
+
     def check(self) -> None:
         """Raise `ValueError` where a setting is missing, would have no effect, or does not go with another."""
         name = "mitigations.scheduled_sampling"

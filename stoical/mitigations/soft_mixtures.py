@@ -51,6 +51,15 @@ class SoftSamplingSettings(ScheduleSettings):
     top_k: int | None = None
     through_first_pass: bool = True
 
+    @property
+    def summary(self) -> str:
+        """What it trains in place of the loss, in one line for the model card."""
+        fed = "the mixture" if self.mixture == "soft" else "the likeliest token, with the mixture's gradient,"
+        return (
+            "in place of the loss on the top docID's path: its targets after prefixes where each token is the gold one "
+            f"with a scheduled probability, else {fed} `sum_v softmax(alpha z)_v E(v)` of embeddings, z the logits"
+        )
+
     def check(self) -> None:
         """Raise `ValueError` where a setting is missing, would have no effect, or does not go with another."""
         method = "soft_sampling"

@@ -36,12 +36,26 @@ Tokens = Literal["invalid", "siblings", "wrong_prediction", "literal"]
 LEAST = 1e-5  # 1 - p counts as no less, as in the paper's code: where p is nearer to 1, there is no gradient
 
 
+CANDIDATES: dict[Tokens, str] = {
+    "siblings": "the tokens that lead to negatives only",
+    "wrong_prediction": "the likeliest token, where it has no target mass",
+    "literal": "the docID's tokens so far, but for those with target mass",
+}
+
+
 @dataclass
 class UnlikelihoodSettings:
     """weight: of the term in a loss that is SToICaL's + weight * the term (alpha in the paper). tokens: see above."""
 
     weight: float = 1.0
     tokens: Tokens = "invalid"
+
+    @property
+    def summary(self) -> str:
+        """What it adds to the loss, in one line for the model card."""
+        if self.tokens == "invalid":
+            return "`weight * -log P_valid(n)` at each trained prefix n, P_valid the probability of its valid tokens"
+        return f"`weight * -sum_c log(1 - p(c | n))` at each trained prefix n, over {CANDIDATES[self.tokens]}"
 
     def check(self) -> None:
         """Raise `ValueError` where a setting makes no sense."""

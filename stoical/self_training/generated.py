@@ -65,6 +65,12 @@ def read_provenance(rows: Path) -> dict[str, Any] | None:
     return record if record["rows_sha256"] == file_sha256(rows) else None
 
 
+def rows_made_from(recipe: Recipe) -> dict[str, Any] | None:
+    """What the rows of data.generated were made from; None for a recipe without them."""
+    record = read_provenance(Path(recipe.data.generated)) if recipe.data.generated is not None else None
+    return None if record is None else record["made_from"]
+
+
 class WithGenerated(EncodedDataset):
     """The training split, and after it the generated rows: the model is trained on both alike."""
 

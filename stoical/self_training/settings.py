@@ -33,6 +33,12 @@ class BashSettings:
     target: PrefixTarget = "recompute"
     temperature: float = 1.0
 
+    @property
+    def summary(self) -> str:
+        """The rows that it makes, in one line for the model card."""
+        target = "of the prefix that this makes" if self.target == "recompute" else "at the same position"
+        return f"top docIDs with tokens of the model's own in place of some, trained towards the target {target}"
+
     def check(self, loss: TargetSettings, mitigations: Sequence[str]) -> None:
         """Raise `ValueError` where a setting is out of range or does not go with another."""
         name = "self_training.bash"
@@ -68,6 +74,13 @@ class RacSettings:
     temperature: float = 0.0
     keep_right: float = 0.0
     max_tokens: int | None = None
+
+    @property
+    def summary(self) -> str:
+        """The rows that it makes, in one line for the model card."""
+        corrected = self.target == "self_correction"
+        target = "what the model wrote when it was shown the reference" if corrected else "the row's own documents"
+        return f"prompts with the model's own answer in them, trained towards {target}"
 
     def check(self) -> None:
         """Raise `ValueError` where a setting is out of range or does not go with another."""
