@@ -169,9 +169,13 @@ class TrieTargetCollator:
 
     @staticmethod
     def _kept(trie: DocIDTrie, weights: Floats) -> Ints:
-        """The nodes with weight, and on a mixed prefix those without that lead to them."""
+        """The nodes with weight, and on a mixed prefix those without that lead to them.
+
+        Several in a row where docIDs end, with terminators that do not count, along the way.
+        """
         wanted = weights > 0
-        wanted[trie.parent[wanted]] = True
+        for _ in range(int(trie.depth.max())):
+            wanted[trie.parent[wanted]] = True
         return 1 + np.flatnonzero(wanted[1:])
 
 

@@ -225,6 +225,16 @@ def test_the_loss_of_mixed_rows_is_that_of_plain_forwards(target, settings, layo
     assert (gradients[0] - gradients[1]).norm() < 1e-5 * gradients[1].norm()
 
 
+def test_inputs_without_a_counted_target_of_their_own_are_fed_too():
+    """Off the gold path, past two docIDs that end on the way with terminators that do not count."""
+    ids = [[9, EOS], [5, EOS], [5, 6, EOS], [5, 6, 7, 8, EOS]]
+    mixed = MixedPrefix(tuple(ids[-1]), "recompute")
+    query = TokenizedQuery("q", [1, 3, 4], list("abcd"), ids, [len(one) - 1 for one in ids], [1, 2, 3, 4], mixed=mixed)
+    model, batch = tiny_model(), pack([query], ONE_HOT, prune=True)
+    loss = weighted_nll(node_logprobs(model, batch).logprobs, batch.node_weights)
+    assert loss.item() == pytest.approx(plain_loss(model, query, mixed, ONE_HOT).item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("count_terminator", [True, False])
 @pytest.mark.parametrize("settings", [ONE_HOT, TRIE], ids=["one_hot", "trie"])
 @pytest.mark.parametrize("target", ["recompute", "gold_position"])
