@@ -162,12 +162,15 @@ def test_a_weak_discriminator_is_not_learnt_from():
     assert forcing(context).loss_sum > 0
 
 
-def test_the_discriminator_starts_from_the_seed_and_leaves_the_generator_alone():
+def test_the_discriminator_starts_from_the_seed_and_leaves_the_generators_alone(monkeypatch):
     torch.manual_seed(11)
+    seeded = []
+    monkeypatch.setattr("torch.cuda.manual_seed_all", seeded.append)
     torch.rand(3)
     state = torch.get_rng_state()
     first = Opponent(32, 16, 1e-3, torch.device("cpu"))
     assert torch.equal(torch.get_rng_state(), state)
+    assert not seeded, "a GPU's generator, which checkpoints keep, would begin anew with the discriminator"
     torch.rand(1)
     again = Opponent(32, 16, 1e-3, torch.device("cpu"))
     torch.manual_seed(12)

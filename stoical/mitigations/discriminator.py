@@ -48,7 +48,7 @@ class Opponent:
 
     def __init__(self, hidden_size: int, width: int, learning_rate: float, device: torch.device) -> None:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch.initial_seed())
+            torch.default_generator.manual_seed(torch.initial_seed())  # torch.manual_seed would reset a GPU's, too
             self.module = Discriminator(hidden_size, width).to(device)
         with torch.no_grad():
             for weight in self.module.parameters():
