@@ -95,7 +95,7 @@ def start_recipe(start: Start, training: Mapping[str, Any], values: dict[str, st
     for key in ("training", "mitigations"):
         OmegaConf.update(saved, key, {}, merge=False)
     new: dict[str, Any] = {"optimizer": "trainer", "resume": None, "resume_force": False, "dry_run": False}
-    new |= {"self_training": None, "data": {"generated": None}, "training": kept | dict(training)}
+    new |= {"self_training": None, "data": {"generated": None, "num_negatives": 0}, "training": kept | dict(training)}
     method = OmegaConf.create(new)
     return build_recipe([(origin, saved), pointed, ("the method's settings", method), dotlist_layer(values)])
 

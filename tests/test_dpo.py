@@ -302,14 +302,15 @@ def test_plain_text_learns_from_what_the_model_writes_instead(tmp_path: Path) ->
 
 
 def test_what_the_checkpoint_was_trained_with_does_not_go_on(trained: Path, tmp_path: Path) -> None:
-    """Its mitigations, generated rows, schedule and noise; its precision and batch size do."""
+    """Its mitigations, negatives, generated rows, schedule and noise; its precision and batch size do."""
     start = tmp_path / "run" / "checkpoint-3"
     shutil.copytree(trained / "checkpoint-3", start)
     saved = OmegaConf.load(start / "recipe.yaml")
     saved.data.generated = "gone.parquet"
     saved.training |= {"neftune_noise_alpha": 5.0, "weight_decay": 0.5, "tf32": False}
     saved.training.per_device_train_batch_size = 4
-    saved.mitigations.consistency = {"mode": "target"}
+    saved.mitigations = {"consistency": {"mode": "target"}, "margin": {"margin": 1.0}}
+    saved.data.num_negatives = 4
     OmegaConf.save(saved, start / "recipe.yaml")
     words = [f"checkpoint={start.parent}", f"output={tmp_path / 'dpo'}", "training.learning_rate=1"]
     _, recipe, _, _ = load_job(words, "dpo", dpo.DPOSettings, dpo.TRAINING)
