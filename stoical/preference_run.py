@@ -82,11 +82,18 @@ def differences(record: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str
 
 
 def keep_pairs(pairs: datasets.Dataset, record: Mapping[str, Any], directory: Path) -> None:
-    """Write the pairs and, last, their record, from the main process: with the record there, the pairs are whole."""
+    """Write the pairs and, last, their record, from the main process: with the record there, the pairs are whole.
+
+    Also where they are written once more: a kill in between leaves the old record with the old pairs, or none.
+    """
     state = PartialState()
+    state.wait_for_everyone()  # another process may still be reading what is there
     if state.is_main_process:
         directory.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pairs.data.table, directory / PAIRS_FILE)
+        draft = directory / f"{PAIRS_FILE}.new"
+        pq.write_table(pairs.data.table, draft)
+        (directory / RECORD_FILE).unlink(missing_ok=True)
+        draft.replace(directory / PAIRS_FILE)
         write_whole(directory / RECORD_FILE, json.dumps(record, indent=2) + "\n")
     state.wait_for_everyone()
 

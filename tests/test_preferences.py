@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import combinations, pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stoical import preference_run
 from stoical.decoding import beam_search
 from stoical.device_trie import DeviceTrie
 from stoical.free_outputs import free_outputs
 from stoical.packing import TokenizedQuery, TrieTargetCollator
+from stoical.preference_run import keep_pairs, kept_pairs
 from stoical.preferences import Pair, PairMaker, PairSettings, as_dataset, beam_pairs, free_pairs, ranking_pairs
 from stoical.queries import EncodedDataset
 from stoical.scoring import Reduction
@@ -155,6 +158,25 @@ def test_a_sample_of_the_queries_is_the_same_every_time() -> None:
     pairs, counts = make(torch.nn.Linear(1, 1))
     assert counts["queries"] == 4
     assert make(torch.nn.Linear(1, 1))[0] == pairs
+
+
+def test_kept_pairs_are_whole_when_the_next_writing_of_them_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a resumed run writes them: over those that are there."""
+    pairs = as_dataset([Pair("q", [1], [10, EOS], [11, EOS])])
+    keep_pairs(pairs, {"seed": 0}, tmp_path)
+
+    def killed(table: Any, path: Path) -> None:
+        path.write_bytes(b"PAR1")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preference_run.pq, "write_table", killed)
+    with pytest.raises(KeyboardInterrupt):
+        keep_pairs(pairs, {"seed": 0}, tmp_path)
+    kept = kept_pairs(tmp_path)
+    assert kept is not None
+    assert (kept[0].to_list(), kept[1]) == (pairs.to_list(), {"seed": 0})
 
 
 def test_pairs_as_trl_takes_them() -> None:
