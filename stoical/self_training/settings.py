@@ -133,9 +133,11 @@ class SelfTrainingSettings:
                 "self_training conflicts with tokenizer.terminator=none: a model that writes must know where a docID "
                 "ends; use a terminator"
             )
-        for key, value in (("save_strategy", "no"), ("save_only_model", True)):
+        for key, value in (("save_strategy", "no"), ("save_strategy", "best"), ("save_only_model", True)):
             if training.get(key) == value:
-                raise ValueError(f"self_training conflicts with training.{key}={value}: it goes on from checkpoints")
+                raise ValueError(
+                    f"self_training conflicts with training.{key}={value}: it goes on from the last step's checkpoint"
+                )
         if self.bash is not None:
             self.bash.check(loss, mitigations)
         if self.rac is not None:
