@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from examples.quickstart import step
+from examples.side_by_side import spread
 from stoical.build import build_encoder, build_tokenizer, pad_id
 from stoical.config import load_recipe
 from stoical.data import RankingDataset, load_split
@@ -71,13 +72,11 @@ def table() -> str:
     for name in ("untrained", *STEPS):
         rows[name] = [json.loads((ROOT / f"{name}-{seed}" / "eval/metrics.json").read_text()) for seed in SEEDS]
     columns = metric_names(rows["any order"][0])
-    body = [[name, *(spread([found[column] for found in runs]) for column in columns)] for name, runs in rows.items()]
+    body = [
+        [name, *(spread([found[column] for found in runs], ".1f", 100) for column in columns)]
+        for name, runs in rows.items()
+    ]
     return markdown([header(columns)[:-1], *body])
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and sample standard deviation of fractions, in per cent."""
-    return f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}"
 
 
 def top_counts(rows: RankingDataset) -> Mapping[str, int]:
