@@ -104,6 +104,24 @@ def add_lora(model: PreTrainedModel, lora: Mapping[str, Any], seed: int) -> Peft
     return wrapped
 
 
+def load_lora(model: PreTrainedModel, lora: Mapping[str, Any], path: str) -> PeftModel:
+    """The model with the adapters saved at `path`, trainable.
+
+    Raises `ValueError` where they cannot be loaded, and where they are not what `lora` asks for, since peft goes by
+    what was saved.
+    """
+    try:
+        wrapped = PeftModel.from_pretrained(model, path, is_trainable=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"model.adapter={path}: {str(error).splitlines()[0]}") from error
+    asked, saved = LoraConfig(task_type=TaskType.CAUSAL_LM, **lora), wrapped.active_peft_config
+    for key in lora:
+        ours, theirs = getattr(asked, key), getattr(saved, key)
+        if ours != theirs and ours != "all-linear":  # peft saves the layers that this stood for
+            raise ValueError(f"lora.{key}={ours} conflicts with model.adapter={path}, which was saved with {theirs}")
+    return wrapped
+
+
 def describe_trainable(model: nn.Module) -> str:
     """How many parameters train, and what the others are."""
     assert isinstance(model, PeftModel)

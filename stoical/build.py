@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from stoical.adafactor import Adafactor
-from stoical.adapters import add_lora, describe_trainable, keep_gradients, quantization_config
+from stoical.adapters import add_lora, describe_trainable, keep_gradients, load_lora, quantization_config
 from stoical.arguments import training_arguments
 from stoical.data import RankingDataset, RankingRow, load_manifest, load_split
 from stoical.evaluator import Evaluator
@@ -162,7 +162,7 @@ def build_trainable(recipe: Recipe, config: PreTrainedConfig) -> nn.Module:
     if recipe.model.adapter is None:
         wrapped = add_lora(model, recipe.lora, recipe.seed)
     else:
-        wrapped = PeftModel.from_pretrained(model, recipe.model.adapter, is_trainable=True)
+        wrapped = load_lora(model, recipe.lora, recipe.model.adapter)
     if PartialState().is_main_process:
         logger.warning(describe_trainable(wrapped))
     return wrapped
@@ -224,6 +224,7 @@ def build_trainer(recipe: Recipe) -> StoicalTrainer:
     arguments = training_arguments(recipe)
     trackers = build_trackers(recipe, arguments)
     train, test = load_split(recipe.data.path, "train"), load_split(recipe.data.path, "test")
+    recipe.mitigations.check_lists(train.longest_list())
     tokenizer = build_tokenizer(recipe, train)
     encoder = build_encoder(recipe, tokenizer)
     objectives = build_objectives(recipe.loss, recipe.mitigations, recipe.eval.score)

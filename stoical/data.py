@@ -217,6 +217,11 @@ class RankingDataset(Sequence[RankingRow]):
             found.update(pc.struct_field(pc.list_flatten(batch["docs"]), "docid").unique().to_pylist())
         return sorted(found)
 
+    def longest_list(self) -> int:
+        """The most documents that a row has."""
+        batches = self._table.select_columns("docs").with_format("arrow").iter(BATCH_ROWS)
+        return max(pc.max(pc.list_value_length(batch["docs"])).as_py() for batch in batches)
+
 
 def load_split(directory: str | Path, split: str) -> RankingDataset:
     """The split of a dataset directory, every row of it validated.

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import evaluate
-from stoical.adapters import add_lora
-from stoical.build import build_trainer
+from stoical.adapters import add_lora, load_lora
+from stoical.build import build_model, build_trainer
 from stoical.config import load_recipe
 from stoical.forward import node_logprobs
 from stoical.ranker import Ranker
@@ -122,6 +122,25 @@ def test_a_checkpoint_holds_the_adapter_alone(trained: tuple[Path, Any]) -> None
     own = {name.replace(".default.", "."): value for name, value in weights(trainer.model, "lora").items()}
     assert saved.keys() == own.keys()
     assert all(torch.equal(value, own[name]) for name, value in saved.items())
+
+
+def test_saved_adapters_are_trained_on_as_they_were_saved(trained: tuple[Path, Any]) -> None:
+    """peft goes by what was saved, so settings that say something else are refused."""
+    tmp_path, trainer = trained
+    path = str(tmp_path / "run" / "checkpoint-8")
+
+    def base() -> nn.Module:
+        return build_model(make(tmp_path), trainer.model.get_base_model().config)
+
+    asked = {"r": 2, "target_modules": "all-linear"}
+    loaded = load_lora(base(), asked, path)
+    own = weights(trainer.model, "lora")
+    assert all(torch.equal(value, own[name]) for name, value in weights(loaded, "lora").items())
+    assert {name for name, p in loaded.named_parameters() if p.requires_grad} == set(own)
+    with pytest.raises(ValueError, match=r"^lora.r=3 conflicts with model.adapter=.*checkpoint-8, .* saved with 2$"):
+        load_lora(base(), asked | {"r": 3}, path)
+    with pytest.raises(ValueError, match=r"^model.adapter=.*/nowhere: "):
+        load_lora(base(), asked, str(tmp_path / "nowhere"))
 
 
 def test_evaluate_finds_what_the_run_saw_with_no_other_flag(trained: tuple[Path, Any]) -> None:

@@ -18,7 +18,7 @@ from stoical.build import build_encoder, build_tokenizer, build_trainer
 from stoical.checkpoints import find_checkpoint, load_checkpoint
 from stoical.config import load_recipe
 from stoical.data import load_split
-from tests.small_data import SYLLABLES, TINY
+from tests.small_data import SYLLABLES, TINY, write_dataset
 
 LONG = 300  # words, of a token or more each
 
@@ -112,3 +112,37 @@ def test_a_target_that_does_not_fit_is_told(folder: Path) -> None:
     long = next(row for row in load_split(folder / "data", "train") if len(row.docs[0].docid.split()) == LONG)
     with pytest.raises(ValueError, match=rf"query '{long.query_id}': .* raise prompt\.max_length or shorten"):
         encoder.encode(long)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "named"),
+    [
+        ("reinforce", "mitigations.reinforce"),
+        ("expected_reward", "mitigations.expected_reward"),
+        ("minimum_risk", "mitigations.minimum_risk"),
+        ("mixer", "mitigations.mixer"),
+        ("professor_forcing", "mitigations.professor_forcing"),
+        ("consistency", "mitigations.consistency"),
+        ("scheduled_sampling", "mitigations.scheduled_sampling.source=constrained"),
+        ("scheduled_sampling_soft", "mitigations.soft_sampling.source=constrained"),
+        ("unlikelihood", "mitigations.unlikelihood.tokens=invalid"),
+        ("scheduled_sampling_literal", None),
+        ("neftune", None),
+    ],
+)
+def test_walks_within_a_list_are_refused_where_every_list_is_one_text(
+    folder: Path, tmp_path: Path, overlay: str, named: str | None
+) -> None:
+    fresh_process()
+    recipe = load_recipe(words(folder, f"recipe=text_sft,small,chains,{overlay}", f"output={tmp_path}"))
+    if named is None:
+        build_trainer(recipe)
+        return
+    with pytest.raises(ValueError, match=f"^{named} walks among the docIDs of a query's list"):
+        build_trainer(recipe)
+
+
+def test_the_longest_list_is_counted_over_all_rows(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data")
+    rows = load_split(tmp_path / "data", "train")
+    assert rows.longest_list() == max(len(row.docs) for row in rows) > 1

@@ -78,6 +78,31 @@ class MitigationSettings:
                     "and loss.token=one_hot or trie, and this recipe trains other paths too"
                 )
 
+    @property
+    def within_lists(self) -> list[str]:
+        """Those of them that have nothing to choose from where a list has one docID."""
+        names = ("consistency", "mixer", "reinforce", "expected_reward", "minimum_risk", "professor_forcing")
+        found = [name for name in names if name in self.chosen]
+        if self.scheduled_sampling is not None and self.scheduled_sampling.source == "constrained":
+            found.append("scheduled_sampling.source=constrained")
+        if self.soft_sampling is not None and self.soft_sampling.source == "constrained":
+            found.append("soft_sampling.source=constrained")
+        if self.unlikelihood is not None and self.unlikelihood.tokens == "invalid":
+            found.append("unlikelihood.tokens=invalid")
+        return found
+
+    def check_lists(self, longest: int) -> None:
+        """Raise `ValueError` where the `longest` list has one document, and a method walks among the docIDs of a list.
+
+        Whatever it drew would be the gold docID: it repeats the loss, or has no gradient.
+        """
+        if longest == 1 and self.within_lists:
+            raise ValueError(
+                f"mitigations.{self.within_lists[0]} walks among the docIDs of a query's list, and every training row "
+                "has one: it would repeat the loss, or do nothing; for plain text use an overlay that leaves the trie "
+                "(scheduled_sampling_literal, neftune; self_train.py with bash_literal or rac_text)"
+            )
+
     def check_model(self, config: PreTrainedConfig, split: str | None) -> None:
         """Raise `ValueError` where a method does not go with the model, or with how its weights are `split`."""
         if self.soft_sampling is not None:
