@@ -142,6 +142,7 @@ def test_walks_need_terminators(name):
         (MixerSettings(warmup=-1), "mixer.warmup=-1 must be at least 0"),
         (MinimumRiskSettings(beams=0), "minimum_risk.beams=0 must be at least 1"),
         (MinimumRiskSettings(alpha=0.0), "minimum_risk.alpha=0.0 must be a finite number above 0"),
+        (ProfessorForcingSettings(floor=0.9, ceiling=0.5), "professor_forcing.floor=0.9 is above ceiling=0.5"),
         (ProfessorForcingSettings(floor=1.5), "professor_forcing.floor=1.5 must lie between 0 and 1"),
         (ProfessorForcingSettings(width=1), "professor_forcing.width=1 must be at least 2"),
         (ProfessorForcingSettings(learning_rate=0.0), "professor_forcing.learning_rate=0.0 must be"),

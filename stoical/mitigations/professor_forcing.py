@@ -57,6 +57,11 @@ class ProfessorForcingSettings:
         for key in ("floor", "ceiling"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ValueError(f"mitigations.professor_forcing.{key}={getattr(self, key)} must lie between 0 and 1")
+        if self.floor > self.ceiling:
+            raise ValueError(
+                f"mitigations.professor_forcing.floor={self.floor} is above ceiling={self.ceiling}: the discriminator "
+                "would stop learning before it may teach the model; swap them"
+            )
         if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"mitigations.professor_forcing.learning_rate={self.learning_rate} must be above 0")
 
