@@ -138,7 +138,9 @@ class Table:
     def _found(self, folder: str, seeds: Sequence[int]) -> list[Metrics]:
         runs = [self.root / f"{folder}-{seed}" for seed in seeds]
         seconds = [json.loads((run / "seconds.json").read_text()) for run in runs]
-        return [{**self.read(evaluated(run)), "seconds": own} for run, own in zip(runs, seconds, strict=True)]
+        read = [self.read(evaluated(run)) for run in runs]
+        own = [{column: found[column] for column in self.columns} for found in read]
+        return [{**found, "seconds": spent} for found, spent in zip(own, seconds, strict=True)]
 
     def _cells(self, found: Sequence[Metrics], reference: Sequence[Metrics]) -> list[str]:
         """Mean and spread; in bold if better than the reference in every seed, in italics if worse in every seed."""
@@ -147,7 +149,9 @@ class Table:
             sign = -1 if "↓" in title else 1
             change = [sign * (ours[column] - theirs[column]) for ours, theirs in zip(found, reference, strict=True)]
             mark = "**" if min(change) > 0 else "*" if max(change) < 0 else ""
-            cells.append(f"{mark}{spread([run[column] for run in found], '.1f', 100)}{mark}")
+            form = ".2f" if "nDCG" in title else ".1f"  # whose differences are small
+            text = spread([run[column] for run in found], form, 100)
+            cells.append(f"{mark}{text}{mark}")
         return cells
 
 
