@@ -11,7 +11,7 @@ set -euo pipefail
 
 GPUS_PER_NODE=8
 export MAIN_NODE OMP_NUM_THREADS=4 TOKENIZERS_PARALLELISM=false
-MAIN_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+MAIN_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 
 # One launcher a machine; it starts one process a GPU. SLURM_NODEID is each machine's own, so srun must not expand it here.
 # shellcheck disable=SC2016
