@@ -2,7 +2,7 @@
 
 For each seed a small model is trained from scratch with teacher forcing, 600 steps. From its weights, teacher forcing
 and each method then train on for as many steps of as many queries, and are evaluated. Prints one table; its last column
-is the processor time of that second part, as a ratio to teacher forcing's in the same process. About an hour of one
+is the processor time of that second part, as a ratio to teacher forcing's in the same process. About half an hour of one
 core a seed; seeds=0, seeds=1 and seeds=2 may run beside each other, and seeds=0,1,2 then prints the table of all.
 """
 
@@ -114,11 +114,9 @@ class Options:
 
 def run(options: Options) -> None:
     """Make the data if it is missing, and the table."""
-    if not DATA.exists():
-        wordnet.main([f"out={DATA}", "subtree=mammal.n.01", "test_size=200"])
-    seeds = [int(seed) for seed in options.seeds.split(",")]
-    table = TABLE.make(seeds, options.steps)
-    print(f"\nTest split, % (mean ± standard deviation over {len(seeds)} seeds):\n\n{table}")
+    if not DATA.exists() and wordnet.main([f"out={DATA}", "subtree=mammal.n.01", "test_size=200"]):
+        raise ValueError(f"{DATA} could not be made")
+    TABLE.report(options.seeds, options.steps)
 
 
 if __name__ == "__main__":

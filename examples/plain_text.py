@@ -57,11 +57,9 @@ class Options:
 
 def run(options: Options) -> None:
     """Make the data if it is missing, and the table."""
-    if not DATA.exists():
-        wordnet_text.main([f"out={DATA}", "subtree=mammal.n.01"])
-    seeds = [int(seed) for seed in options.seeds.split(",")]
-    table = TABLE.make(seeds, options.steps)
-    print(f"\nTest split, % (mean ± standard deviation over {len(seeds)} seeds):\n\n{table}")
+    if not DATA.exists() and wordnet_text.main([f"out={DATA}", "subtree=mammal.n.01"]):
+        raise ValueError(f"{DATA} could not be made")
+    TABLE.report(options.seeds, options.steps)
 
 
 if __name__ == "__main__":

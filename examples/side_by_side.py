@@ -120,6 +120,12 @@ class Table:
         body[0][-1] = ""
         return markdown([["", *self.columns.values(), "time (ratio)"], *body])
 
+    def report(self, seeds: str, steps: int) -> None:
+        """Make and print the table, for seeds such as 0,1,2."""
+        numbers = [int(seed) for seed in seeds.split(",")]
+        table = self.make(numbers, steps)
+        print(f"\nTest split, % (mean ± standard deviation over {len(numbers)} seeds):\n\n{table}")
+
     def _base(self, seed: int) -> Path:
         return self.root / f"base-{seed}"
 
