@@ -2,8 +2,8 @@
 
 For each seed a small model is trained from scratch with teacher forcing, 600 steps. From its weights, teacher forcing
 and each method then train on for as many steps of as many queries, and are evaluated. Prints one table; its last column
-is the processor time of that second part, as a ratio to teacher forcing's in the same process. About half an hour of one
-core a seed; seeds=0, seeds=1 and seeds=2 may run beside each other, and seeds=0,1,2 then prints the table of all.
+is the processor time of that second part, as a ratio to teacher forcing's in the same process. Half an hour of one core
+a seed; seeds=0, seeds=1 and seeds=2 may run beside each other, and seeds=0,1,2 then prints the table of all.
 """
 
 from __future__ import annotations
