@@ -19,12 +19,11 @@ from transformers import LogitsProcessor
 from transformers.generation.logits_process import PrefixConstrainedLogitsProcessor
 
 from benchmarks.synthetic import EOS, FIRST_TOKEN
-from data_prep.wordnet_graph import bundled_graph
-from stoical.device_trie import DeviceTrie
-from stoical.logits_processor import TrieLogitsProcessor
-from stoical.tokenization import mistral_v3_tokenizer
-from stoical.trie import DocIDTrie, build_trie
-from stoical.trie_files import load_trie, save_trie
+from data_prep.wordnet.graph import bundled_graph
+from stoical.decoding.device_trie import DeviceTrie
+from stoical.decoding.logits_processor import TrieLogitsProcessor
+from stoical.encoding.tokenization import mistral_v3_tokenizer
+from stoical.trie.prefix_tree import DocIDTrie, build_trie, load_trie, save_trie
 
 DocIDs = list[list[int]]
 

@@ -26,18 +26,19 @@ from typing import Any
 import numpy as np
 import torch
 
-import data_prep.wordnet
+import data_prep.wordnet.hypernyms
 from benchmarks.measure import Times, interleaved, markdown_table, spread, waiting, write_results
 from benchmarks.synthetic import random_query
 from data_prep.options import run_command
-from stoical.config import load_recipe
-from stoical.data import RankingDataset, load_split
-from stoical.packing import TokenizedQuery, TrieTargetCollator
-from stoical.prompts import load_template
-from stoical.queries import EncodedDataset, QueryEncoder
-from stoical.targets import TargetSettings, node_weights
-from stoical.tokenization import DocIDTokenizer, encode_prompt, mistral_v3_tokenizer
-from stoical.trie import build_trie
+from stoical.config.loading import load_recipe
+from stoical.data.dataset import RankingDataset, load_split
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.encoding.prompts import load_template
+from stoical.encoding.queries import EncodedDataset, QueryEncoder
+from stoical.encoding.tokenization import DocIDTokenizer, encode_prompt, mistral_v3_tokenizer
+from stoical.encoding.tokenized import TokenizedQuery
+from stoical.trie.node_weights import TargetSettings, node_weights
+from stoical.trie.prefix_tree import build_trie
 
 COMMAND = "python -m benchmarks.collator"
 BATCH = 8
@@ -147,7 +148,7 @@ def run(options: CollatorOptions) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     with tempfile.TemporaryDirectory() as scratch:
         if options.data is None:
-            data_prep.wordnet.build(data_prep.wordnet.WordNetOptions(out=f"{scratch}/wordnet"))
+            data_prep.wordnet.hypernyms.build(data_prep.wordnet.hypernyms.WordNetOptions(out=f"{scratch}/wordnet"))
         wordnet = time_wordnet(options, options.data or f"{scratch}/wordnet")
     esci = time_esci(options)
     sizes = {"WordNet": (wordnet, options.queries), "ESCI": (esci, options.esci_queries)}

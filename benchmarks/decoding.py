@@ -34,9 +34,9 @@ from benchmarks.catalogues import CATALOGUES, Catalogue, measure_catalogue
 from benchmarks.measure import Clock, Times, interleaved, markdown_table, spread, waiting, write_results
 from benchmarks.synthetic import EOS, FIRST_TOKEN
 from data_prep.options import run_command
-from stoical.decoding import _Beams, _ended, _expand, _Finished, _live, beam_search
-from stoical.device_trie import DeviceTrie
-from stoical.forward import TRIE_ATTENTION
+from stoical.decoding.beam_search import _Beams, _ended, _expand, _Finished, _live, beam_search
+from stoical.decoding.device_trie import DeviceTrie
+from stoical.models.layouts import TRIE_ATTENTION
 
 COMMAND = "python -m benchmarks.decoding"
 DEPTHS = {"0": [0], "1": [1], "4": [4], "0 to 7": list(range(8))}  # tokens of the docID that are already written

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import AttentionInterface, PreTrainedModel
 
-from stoical.forward import _read_nodes, _slot_columns
-from stoical.packing import PackedBatch
+from stoical.encoding.packing import PackedBatch
+from stoical.models.forward import _read_nodes, _slot_columns
 
 FLEX_ATTENTION = "benchmark_flex"
 

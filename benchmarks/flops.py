@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stoical.memory import ModelShape
+from stoical.training.memory import ModelShape
 
 PEAK = {  # dense bfloat16 FLOP/s by the vendor's data sheets; the first name that the device's holds counts
     "B200": 2250e12,

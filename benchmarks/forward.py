@@ -27,10 +27,12 @@ from transformers import AutoModelForCausalLM, MistralConfig, PreTrainedModel
 from benchmarks.measure import Clock, interleaved, markdown_table, spread, waiting, write_results
 from benchmarks.synthetic import random_query
 from data_prep.options import run_command
-from stoical.forward import TRIE_ATTENTION, _read_nodes, node_logprobs
-from stoical.losses import weighted_nll
-from stoical.packing import PackedBatch, TokenizedQuery, TrieTargetCollator
-from stoical.targets import TargetSettings
+from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.encoding.tokenized import TokenizedQuery
+from stoical.models.forward import _read_nodes, node_logprobs
+from stoical.models.layouts import TRIE_ATTENTION
+from stoical.objectives.objective import weighted_nll
+from stoical.trie.node_weights import TargetSettings
 
 COMMAND = "python -m benchmarks.forward"
 PACKED = ("sequence", "cache", "sequence, 4D mask")

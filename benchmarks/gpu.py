@@ -29,12 +29,14 @@ from benchmarks.forward import plain_loss, pointwise_logprobs
 from benchmarks.measure import environment, interleaved, markdown_table, spread, write_results
 from benchmarks.synthetic import random_query
 from data_prep.options import run_command
-from stoical.config import RECIPES, read_layer
-from stoical.forward import TRIE_ATTENTION, _pointwise, node_logprobs
-from stoical.losses import weighted_nll
-from stoical.memory import GIB, model_shape
-from stoical.packing import PackedBatch, TokenizedQuery, TrieTargetCollator
-from stoical.targets import TargetSettings
+from stoical.config.loading import RECIPES, read_layer
+from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.encoding.tokenized import TokenizedQuery
+from stoical.models.forward import _pointwise, node_logprobs
+from stoical.models.layouts import TRIE_ATTENTION
+from stoical.objectives.objective import weighted_nll
+from stoical.training.memory import GIB, model_shape
+from stoical.trie.node_weights import TargetSettings
 
 COMMAND = "python -m benchmarks.gpu"
 TINY = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 112, "num_hidden_layers": 2} | {

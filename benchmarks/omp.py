@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.measure import interleaved, markdown_table, spread, waiting, write_results
 from data_prep.options import run_command
-from stoical.omp import BLOCK_ROWS, Floats, batched_omp
+from stoical.docids.matching_pursuit import BLOCK_ROWS, Floats, batched_omp
 
 COMMAND = "python -m benchmarks.omp"
 ESCI_TITLES = 1_802_771

@@ -29,19 +29,20 @@ from transformers import PreTrainedModel
 from benchmarks.forward import ForwardOptions, make_model
 from benchmarks.measure import Clock, Times, interleaved, markdown_table, spread, waiting, write_results
 from data_prep.options import run_command
-from data_prep.wordnet_graph import bundled_graph
-from stoical.data import Doc, RankingRow
-from stoical.decoding import Hypothesis, beam_search, greedy
-from stoical.device_trie import DeviceTrie
-from stoical.evaluator import Evaluator
-from stoical.forward import TRIE_ATTENTION
-from stoical.packing import TokenizedQuery, TrieTargetCollator
-from stoical.prompts import load_template
-from stoical.queries import EncodedDataset, QueryEncoder
-from stoical.scoring import Mode
-from stoical.targets import TargetSettings
-from stoical.tokenization import DocIDTokenizer, train_bpe
-from stoical.trie import build_trie
+from data_prep.wordnet.graph import bundled_graph
+from stoical.data.rows import Doc, RankingRow
+from stoical.decoding.beam_search import Hypothesis, beam_search, greedy
+from stoical.decoding.choices import Mode
+from stoical.decoding.device_trie import DeviceTrie
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.encoding.prompts import load_template
+from stoical.encoding.queries import EncodedDataset, QueryEncoder
+from stoical.encoding.tokenization import DocIDTokenizer, train_bpe
+from stoical.encoding.tokenized import TokenizedQuery
+from stoical.evaluation.evaluator import Evaluator
+from stoical.models.layouts import TRIE_ATTENTION
+from stoical.trie.node_weights import TargetSettings
+from stoical.trie.prefix_tree import build_trie
 
 COMMAND = "python -m benchmarks.scoring"
 MAX_DIFFERENCE = 1e-4  # nats, of a docID's mean log-probability

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stoical.packing import TokenizedQuery
+from stoical.encoding.tokenized import TokenizedQuery
 
 EOS = 2
 FIRST_TOKEN = 3

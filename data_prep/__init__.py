@@ -1,1 +1,1 @@
-"""Scripts that make ranking datasets; `stoical/data.py` describes and loads what they write."""
+"""Data sets for ranking, made from WordNet, ESCI and files of your own: what `stoical prepare` runs."""

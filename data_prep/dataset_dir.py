@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stoical.data import file_sha256, load_manifest
+from stoical.common.files import file_sha256
+from stoical.data.files import load_manifest
 
 Row = dict[str, Any]
 """A raw row as `stoical.data.parse_row` takes it."""

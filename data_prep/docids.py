@@ -1,7 +1,7 @@
 """Make docIDs for your own items: dictionary learning and matching pursuit over embeddings of their texts, or k-means.
 
-    python -m data_prep.docids input=products.csv out=data/products
-    python -m data_prep.docids input=corpus.jsonl out=data/corpus embedder=sentence-transformers/all-MiniLM-L6-v2
+    stoical prepare docids input=products.csv out=data/products
+    stoical prepare docids input=corpus.jsonl out=data/corpus embedder=sentence-transformers/all-MiniLM-L6-v2
 
 input= has `id` or `_id`, and `title`, `text` or both (.jsonl, .csv, .parquet, a directory by datasets' save_to_disk; or
 .tsv of id, text). Writes out/items.parquet (item_id, docid, text), for docids= of the importers, and a report in
@@ -10,26 +10,26 @@ out/manifest.json; items that can have no docID are counted there and listed in 
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from data_prep.dataset_dir import check_replaceable, write_dataset
-from data_prep.docid_options import DocIDOptions, check_docid_options
-from data_prep.dropped import Dropped, print_dropped
-from data_prep.embeddings import Embeddings, Ints, load_item_embeddings, model_embeddings, tfidf_embeddings
-from data_prep.item_texts import read_texts
-from data_prep.make_docids import make_paths
-from data_prep.options import option, run_command
-from stoical.data import file_sha256
-from stoical.docid_report import docid_report
-from stoical.docids import DocIDCollisionError, DocIDTable, docid_texts, resolve_collisions
+from stoical.common.files import file_sha256
+from stoical.common.options import option
+from stoical.docids.collisions import DocIDCollisionError, resolve_collisions
+from stoical.docids.report import docid_report
+from stoical.docids.sparse_codes import docid_texts
+from stoical.docids.table import DocIDTable
 
-TOOL = "data_prep.docids"
+from .dataset_dir import check_replaceable, write_dataset
+from .docid_options import DocIDOptions, check_docid_options, make_paths
+from .dropped import Dropped, print_dropped
+from .embeddings import Embeddings, Ints, load_item_embeddings, model_embeddings, tfidf_embeddings
+from .item_texts import read_texts
+
+TOOL = "stoical prepare docids"
 REPORTED = ("items", "distinct_docids", "largest_group", "trie")
 """What of the report is about items; the rest is about lists, which are not known here."""
 
@@ -47,11 +47,6 @@ class ItemOptions(DocIDOptions):
         "of those in one list an importer keeps the best-ranked; fail: stop",
     )
     licence: str = option("unknown", "the data's licence, for the manifest")
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; the exit code."""
-    return run_command(ItemOptions, build, f"python -m {TOOL}", str(__doc__), arguments)
 
 
 def build(options: ItemOptions) -> None:
@@ -150,7 +145,3 @@ def _print_report(report: dict[str, Any], table: DocIDTable, policy: str) -> Non
         f"{trie['entropy_if_distinct']} if all were distinct"
     )
     print("  such as " + ", ".join(f"{table.docids[row]} {table.texts[row]!r}" for row in range(len(table.docids))[:3]))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

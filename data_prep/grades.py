@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from data_prep.dropped import Dropped
+from .dropped import Dropped
 
 Irrelevant = Literal["negatives", "last"]
 Grades = dict[str, dict[str, "Judgement"]]

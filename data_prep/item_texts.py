@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from data_prep.dropped import Dropped
-from data_prep.tables import csv_rows, json_lines, read_table
+from .dropped import Dropped
+from .tables import csv_rows, json_lines, read_table
 
 TextChoice = Literal["both", "title", "text", "none"]
 IDS = ("_id", "id")

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data_prep.dataset_dir import check_replaceable
-from data_prep.grades import RankRule
-from data_prep.options import option
+from stoical.common.options import option
+
+from .dataset_dir import check_replaceable
+from .grades import RankRule
 
 DOCID_CHOICES = ("id", "title")
 
@@ -30,7 +31,7 @@ class ListOptions:
     )
     docids: str = option(
         "id",
-        "what the model writes for a document: its id, its title, or by a table that data_prep.docids made (a file)",
+        "what the model writes for a document: its id, its title, or by a table that stoical prepare docids made (a file)",
     )
     test_size: int | None = option(
         None, "how many queries are for testing where the source has no split; if not given, a tenth"
@@ -46,7 +47,9 @@ class ListOptions:
         if self.max_irrelevant < 0:
             raise ValueError(f"max_irrelevant={self.max_irrelevant}: must be at least 0")
         if self.docids not in DOCID_CHOICES and not Path(self.docids).is_file():
-            raise ValueError(f"docids={self.docids}: neither id, nor title, nor a file that data_prep.docids made")
+            raise ValueError(
+                f"docids={self.docids}: neither id, nor title, nor a file that stoical prepare docids made"
+            )
 
     def rule(self) -> RankRule:
         """How documents are ranked."""

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data_prep.dataset_dir import Row, write_dataset
-from data_prep.dropped import Dropped, print_dropped
-from data_prep.grades import Grades, Ranked, competition_ranks, known, rank_all, rank_run
-from data_prep.item_texts import ItemText, TextChoice
-from data_prep.list_options import DOCID_CHOICES, ListOptions
-from stoical.data import SCHEMA, file_sha256
-from stoical.docids import DocIDTable
+from stoical.common.files import file_sha256
+from stoical.data.dataset import SCHEMA
+from stoical.docids.table import DocIDTable
+
+from .dataset_dir import Row, write_dataset
+from .dropped import Dropped, print_dropped
+from .grades import Grades, Ranked, competition_ranks, known, rank_all, rank_run
+from .item_texts import ItemText, TextChoice
+from .list_options import DOCID_CHOICES, ListOptions
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stoical.data_files import open_table
+from stoical.data.files import open_table
 
 KINDS = ".parquet, .jsonl, .csv or .tsv file, or a directory by datasets' save_to_disk"
 

@@ -16,12 +16,13 @@ import numpy as np
 
 from examples.quickstart import step
 from examples.side_by_side import spread
-from stoical.build import build_encoder, build_tokenizer, pad_id
-from stoical.config import load_recipe
-from stoical.data import RankingDataset, load_split
-from stoical.metrics import mean_metrics, query_metrics
-from stoical.packing import TrieTargetCollator
-from stoical.queries import EncodedDataset
+from stoical.build.encoder import build_encoder, build_tokenizer
+from stoical.config.loading import load_recipe
+from stoical.data.dataset import RankingDataset, load_split
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.encoding.queries import EncodedDataset
+from stoical.encoding.tokenization import pad_id
+from stoical.evaluation.metrics import mean_metrics, query_metrics
 from stoical.reporting.tables import header, markdown, metric_names
 
 ROOT = Path("runs/esci_small")

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from data_prep import wordnet
 from data_prep.options import option, run_command
+from data_prep.wordnet import hypernyms as wordnet
 from examples.side_by_side import Method, Table, fine_tuned, preferred, self_trained
-from stoical import dpo, spin
+from stoical.preferences import dpo, spin
 from stoical.reporting.tables import title, with_free_run
 
 DATA = Path("data/mammal")

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from data_prep import wordnet_text
 from data_prep.options import option, run_command
+from data_prep.wordnet import chains as wordnet_text
 from examples.side_by_side import Table, fine_tuned, self_trained
 from stoical.reporting.generation import GENERATION, TITLES
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stoical.data import Doc
+from stoical.data.rows import Doc
 
 # Appendix B.1 as the paper prints it: lines wrapped, underscores escaped.
 B1 = r"""

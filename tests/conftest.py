@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-from stoical.packing import TokenizedQuery
+from stoical.encoding.tokenized import TokenizedQuery
 
 if TYPE_CHECKING:
     from stoical.ranker import Ranker

@@ -18,10 +18,10 @@ from typing import Any, NoReturn
 import torch
 from safetensors.torch import load_file
 
-import stoical.run_trainer
+import stoical.training.run_trainer
 import train
-from stoical.cli import run
-from stoical.trainer import StoicalTrainer
+from stoical.commands.shell import run
+from stoical.training.trainer import StoicalTrainer
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.kill_runs"])
@@ -108,7 +108,7 @@ def die_saving(point: str, step: int) -> None:
                 "weights": (StoicalTrainer, "_save_optimizer_and_scheduler", die),
                 "optimizer": (torch, "save", tear),
                 "unnamed": (Path, "rename", die),
-                "unlisted": (stoical.run_trainer, "prune", die),
+                "unlisted": (stoical.training.run_trainer, "prune", die),
                 "deleting": (shutil, "rmtree", delete_some),
             }[point]
             setattr(owner, name, replacement)

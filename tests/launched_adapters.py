@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from stoical.build import build_trainer
-from stoical.config import load_recipe
-from stoical.launch import end_processes
-from stoical.step_checks import MovementCheck
+from stoical.config.loading import load_recipe
+from stoical.training.build import build_trainer
+from stoical.training.launch import end_processes
+from stoical.training.movement import MovementCheck
 from tests.launched_runs import let_fsdp_run_on_cpus
 from tests.small_data import TINY
 

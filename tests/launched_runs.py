@@ -24,8 +24,8 @@ from torch.distributed.tensor import DTensor, Shard
 
 import evaluate
 import train
-from stoical.adafactor import Adafactor
-from stoical.launch import end_processes
+from stoical.training.adafactor import Adafactor
+from stoical.training.launch import end_processes
 from tests.small_data import TINY
 
 STEPS = 20

@@ -11,13 +11,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from stoical.data import Doc, RankingRow
-from stoical.evaluator import Evaluator
-from stoical.packing import TokenizedQuery, TrieTargetCollator
-from stoical.prompts import PromptTemplate
-from stoical.queries import EncodedDataset, QueryEncoder
-from stoical.targets import TargetSettings
-from stoical.tokenization import DocIDTokenizer
+from stoical.data.rows import Doc, RankingRow
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.encoding.prompts import PromptTemplate
+from stoical.encoding.queries import EncodedDataset, QueryEncoder
+from stoical.encoding.tokenization import DocIDTokenizer
+from stoical.encoding.tokenized import TokenizedQuery
+from stoical.evaluation.evaluator import Evaluator
+from stoical.trie.node_weights import TargetSettings
 
 WORDS = ["<pad>", "<s>", "</s>", ":", "|", *"abcdefg"]
 KS = [1, 2, 5]

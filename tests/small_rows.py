@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from stoical.evaluator import Evaluation
-from stoical.metrics import mean_metrics, near_ties, query_metrics
+from stoical.evaluation.evaluator import Evaluation
+from stoical.evaluation.metrics import mean_metrics, near_ties, query_metrics
 
 KS = [1, 2, 5]
 

@@ -11,8 +11,8 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor
 
-from stoical.build import build_trainer
-from stoical.settings import Recipe
+from stoical.config.recipe import Recipe
+from stoical.training.build import build_trainer
 from tests.test_config import CHECKPOINTING
 from tests.test_lora import make as make_lora
 from tests.test_trainer import make

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from stoical.adafactor import Adafactor
+from stoical.training.adafactor import Adafactor
 
 SHAPES = [(7, 5), (1, 6), (3,), (1,), (4, 3, 5), (2, 2, 3, 4)]
 

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from stoical.forward import node_logprobs
-from stoical.losses import weighted_nll
-from stoical.mixed_prefix import MixedPrefix
-from stoical.packing import TokenizedQuery, TrieTargetCollator
-from stoical.self_training.drawing import drawn_tokens, row_draws
-from stoical.self_training.mixing import mix
-from stoical.self_training.settings import BashSettings
-from stoical.self_training.trie_walks import ExpertTrie
-from stoical.targets import TargetSettings
+from stoical.config.self_training import BashSettings
+from stoical.decoding.sampling import drawn_tokens, row_draws
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.encoding.tokenized import TokenizedQuery
+from stoical.models.forward import node_logprobs
+from stoical.objectives.objective import weighted_nll
+from stoical.self_training.bash import mix
+from stoical.trie.expert import ExpertTrie
+from stoical.trie.mixed_prefix import MixedPrefix
+from stoical.trie.node_weights import TargetSettings
 from tests.conftest import EOS, VOCAB, ragged_queries, random_query, tiny_model
 
 ONE_HOT, TRIE = TargetSettings(), TargetSettings(token="trie", beta=1.5)
@@ -37,7 +38,14 @@ def draws_of(queries, settings, seed=0):
 
 
 def mixed_tokens(model, queries, settings, draws, layout="sequence"):
-    return mix(model, pack(queries), [ExpertTrie.of(query) for query in queries], draws, settings, layout)
+    return mix(
+        model,
+        pack(queries),
+        [ExpertTrie.of(query.docid_ids, query.ranks) for query in queries],
+        draws,
+        settings,
+        layout,
+    )
 
 
 def top(query):

@@ -13,13 +13,13 @@ from peft import LoraConfig, PeftConfig, PrefixTuningConfig, PromptEncoderConfig
 from torch import nn
 
 import evaluate
-from stoical.checkpoints import load_checkpoint
-from stoical.data import load_split
-from stoical.decoding import beam_search, greedy
-from stoical.device_trie import DeviceTrie
-from stoical.logits_processor import TrieLogitsProcessor
+from stoical.data.dataset import load_split
+from stoical.decoding.beam_search import beam_search, greedy
+from stoical.decoding.device_trie import DeviceTrie
+from stoical.decoding.logits_processor import TrieLogitsProcessor
 from stoical.ranker import Ranker
-from stoical.trie import build_trie
+from stoical.runs.find import load_checkpoint
+from stoical.trie.prefix_tree import build_trie
 from tests.small_evaluation import greedy_scores, token_logprobs
 from tests.tiny_run import DOCS, one_forward_each, plain_model, save_adapter
 

@@ -14,10 +14,10 @@ from tokenizers import normalizers
 
 import evaluate
 import train
-from stoical.build import build_tokenizer
-from stoical.cli import run
-from stoical.config import list_recipes, load_recipe
-from stoical.tokenization import train_bpe
+from stoical.build.encoder import build_tokenizer
+from stoical.commands.shell import run
+from stoical.config.loading import list_recipes, load_recipe
+from stoical.encoding.tokenization import train_bpe
 from tests.small_data import TINY, write_dataset
 
 Cli = Callable[..., tuple[int, str, str]]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import compare as compare_command
-from stoical import cli
-from stoical.generation_metrics import compare as compare_texts
+from stoical.commands import shell as cli
+from stoical.evaluation.generation_metrics import compare as compare_texts
 from stoical.reporting.compare import Run, compare, compare_generations, load_run, paired
 from stoical.reporting.report import metrics_file
 from tests.small_rows import make_evaluation

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from transformers import TrainingArguments
 
-from stoical import config, settings
-from stoical.config import load_recipe, read_layer
-from stoical.mitigations import MitigationSettings
-from stoical.settings import Recipe
+from stoical.config import loading as config
+from stoical.config import recipe as settings
+from stoical.config.loading import load_recipe, read_layer
+from stoical.config.recipe import Recipe
+from stoical.objectives.build import MitigationSettings
 
 ROOT = Path(config.__file__).parent.parent
 NEW_NAME = "activation_checkpointing"  # transformers 5.23; 5.21, the oldest supported, has the old one alone

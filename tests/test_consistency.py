@@ -7,22 +7,22 @@ import math
 import pytest
 import torch
 
-from stoical.build import build_trainer
-from stoical.forward import NodeOutput, node_logprobs
-from stoical.losses import StepContext, SToICaLLoss
-from stoical.mitigations.consistency import (
+from stoical.decoding.walks import counted, next_token_logprobs
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.models.forward import NodeOutput, node_logprobs
+from stoical.objectives.mitigations.consistency import (
     Consistency,
     ConsistencySettings,
     free_run,
     literal_kl,
     marginal_kl,
-    next_token_logprobs,
     paired_positions,
     target_kl,
 )
-from stoical.packing import TrieTargetCollator
-from stoical.targets import TargetSettings
-from stoical.walks import counted
+from stoical.objectives.objective import StepContext
+from stoical.objectives.stoical_loss import SToICaLLoss
+from stoical.training.build import build_trainer
+from stoical.trie.node_weights import TargetSettings
 from tests.conftest import VOCAB, ragged_queries, random_query, tiny_model
 from tests.reference import trie_target
 from tests.test_losses import made_up_logprobs

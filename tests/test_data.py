@@ -12,7 +12,10 @@ from typing import Any
 import datasets
 import pytest
 
-from stoical.data import Doc, RankingRow, file_sha256, load_manifest, load_split, parse_row
+from stoical.common.files import file_sha256
+from stoical.data.dataset import load_split
+from stoical.data.files import load_manifest
+from stoical.data.rows import Doc, RankingRow, parse_row
 
 WHERE = "data/foo/train.jsonl:17"
 ROWS = [

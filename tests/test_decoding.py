@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from stoical.decoding import beam_search, greedy
-from stoical.device_trie import DeviceTrie
-from stoical.forward import node_logprobs
-from stoical.packing import TrieTargetCollator
-from stoical.scoring import doc_scores
-from stoical.targets import TargetSettings
-from stoical.trie import build_trie
+from stoical.decoding.beam_search import beam_search, greedy
+from stoical.decoding.device_trie import DeviceTrie
+from stoical.decoding.scores import doc_scores
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.models.forward import node_logprobs
+from stoical.trie.node_weights import TargetSettings
+from stoical.trie.prefix_tree import build_trie
 from tests.conftest import EOS, VOCAB, random_query, tiny_model
 from tests.decoding_reference import Case, brute_force, plain_beam_search, plain_greedy
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from stoical.diagnostics import diagnose
-from stoical.packing import PackedBatch, TokenizedQuery, TrieTargetCollator
-from stoical.scoring import valid_mass
-from stoical.targets import TargetSettings
+from stoical.decoding.scores import valid_mass
+from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.encoding.tokenized import TokenizedQuery
+from stoical.evaluation.diagnostics import diagnose
+from stoical.trie.node_weights import TargetSettings
 from tests.conftest import ragged_queries
 from tests.reference import Prefix, constrained_reach, trie_target
 from tests.test_losses import made_up_logprobs

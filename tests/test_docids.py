@@ -13,21 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.decomposition import MiniBatchDictionaryLearning
 
-from stoical import docids
-from stoical.docid_report import docid_report, prefix_numbers, trie_shape, word_paths
-from stoical.docids import (
-    DocIDCollisionError,
-    DocIDTable,
-    disambiguate,
-    docid_texts,
-    learn_dictionary,
-    repeated,
-    resolve_collisions,
-    same_docid,
-    short_rows,
-    sparse_paths,
-)
-from stoical.kmeans_docids import hierarchical_kmeans_paths, residual_kmeans_paths
+from stoical.docids import sparse_codes as docids
+from stoical.docids.collisions import DocIDCollisionError, disambiguate, repeated, resolve_collisions, same_docid
+from stoical.docids.kmeans import hierarchical_kmeans_paths, residual_kmeans_paths
+from stoical.docids.report import docid_report, prefix_numbers, trie_shape, word_paths
+from stoical.docids.sparse_codes import docid_texts, learn_dictionary, short_rows, sparse_paths
+from stoical.docids.table import DocIDTable
 
 PATHS = np.array([[25, 36, 39], [25, 69, 59], [25, 36, 39], [36, 25, 31], [25, 36, 26], [25, 36, 39]])
 """Six items, of which 0, 2 and 5 share a docID."""

@@ -20,18 +20,19 @@ from transformers import AutoTokenizer
 
 import evaluate
 import train
-from stoical import dpo
-from stoical.build import build_encoder, build_tokenizer, pad_id
-from stoical.data import load_split
-from stoical.forward import node_logprobs
-from stoical.packing import TrieTargetCollator
-from stoical.preference_job import load_job
-from stoical.preference_run import kept_pairs, make_pairs
-from stoical.preferences import PairSettings
-from stoical.queries import EncodedDataset
+from stoical.build.encoder import build_encoder, build_tokenizer
+from stoical.data.dataset import load_split
+from stoical.decoding.scores import doc_scores
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.encoding.queries import EncodedDataset
+from stoical.encoding.tokenization import pad_id
+from stoical.models.forward import node_logprobs
+from stoical.preferences import dpo
+from stoical.preferences.pairs import PairSettings
+from stoical.preferences.run import kept_pairs, make_pairs
+from stoical.preferences.start import load_job
 from stoical.ranker import Ranker
-from stoical.scoring import doc_scores
-from stoical.targets import TargetSettings
+from stoical.trie.node_weights import TargetSettings
 from tests.small_data import TINY
 from tests.tiny_run import DOCS, save_adapter, train_tiny
 
@@ -59,7 +60,7 @@ def start(request: pytest.FixtureRequest) -> Path:
 
 def build(run: Path, output: Path, source: Any = "ranking", **settings: Any) -> tuple[Any, datasets.Dataset]:
     """The trainer of a run, and its pairs."""
-    from stoical.preference_trainer import build_preference_trainer
+    from stoical.preferences.trainer import build_preference_trainer
 
     begin, recipe, _, _ = load_job([f"checkpoint={run}", f"output={output}"], "dpo", dpo.DPOSettings, dpo.TRAINING)
     pairs, record = make_pairs(recipe, begin, PairSettings(source, **settings))

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoical.reporting.draw_trie import lay_out, main
-from stoical.trie import build_trie
+from stoical.commands.draw_trie import main
+from stoical.reporting.draw_trie import lay_out
+from stoical.trie.prefix_tree import build_trie
 from tests.small_data import make_rows, write_dataset
 
 

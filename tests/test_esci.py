@@ -15,14 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import top_ranks as top_ranks_module
-from data_prep.esci import main
-from data_prep.esci_files import EXAMPLES, PRODUCTS
-from data_prep.esci_options import EsciOptions
+from data_prep.esci.build import main
+from data_prep.esci.files import EXAMPLES, PRODUCTS
+from data_prep.esci.options import EsciOptions
 from data_prep.options import parse_options
 from data_prep.top_ranks import rank_rule, top_ranks
-from stoical.data import load_manifest, load_split
-from stoical.docids import DocIDTable
-from stoical.prompts import load_template
+from stoical.data.dataset import load_split
+from stoical.data.files import load_manifest
+from stoical.docids.table import DocIDTable
+from stoical.encoding.prompts import load_template
 from tests.esci_tables import examples, joined, products, row, write
 
 SLICE = Path(__file__).parent / "data" / "esci"

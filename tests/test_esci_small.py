@@ -10,9 +10,9 @@ from accelerate.state import AcceleratorState, GradientState
 
 import evaluate
 import train
-from data_prep.esci import main as make_esci
+from data_prep.esci.build import main as make_esci
 from examples.esci_small import baseline, input_tokens, mean_places, top_counts
-from stoical.data import load_split
+from stoical.data.dataset import load_split
 
 SLICE = Path(__file__).parent / "data" / "esci"
 LISTS = [["a", "b", "c"], ["a", "c", "d"], ["b", "a"]]
@@ -43,7 +43,7 @@ def test_the_baselines_by_hand(lists: Path) -> None:
 
 def test_input_tokens_are_the_prompts_and_the_nodes_that_are_read(lists: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps of 4 queries: an epoch is one step of 3. With every token whole, `[a,1]` is one read node, and one leaf."""
-    from stoical import config
+    from stoical.config import loading as config
 
     monkeypatch.setattr(
         "examples.esci_small.load_recipe", lambda names: config.load_recipe([*names, f"data.path={lists}"])

@@ -10,13 +10,13 @@ import pytest
 import torch
 from transformers import MistralForCausalLM
 
-from stoical.data import Doc, RankingRow
-from stoical.decoding import beam_search
-from stoical.device_trie import DeviceTrie
-from stoical.evaluator import Evaluation
-from stoical.metrics import gold_gains, near_ties, query_metrics
-from stoical.packing import TokenizedQuery
-from stoical.trie import build_trie
+from stoical.data.rows import Doc, RankingRow
+from stoical.decoding.beam_search import beam_search
+from stoical.decoding.device_trie import DeviceTrie
+from stoical.encoding.tokenized import TokenizedQuery
+from stoical.evaluation.evaluator import Evaluation
+from stoical.evaluation.metrics import gold_gains, near_ties, query_metrics
+from stoical.trie.prefix_tree import build_trie
 from tests.conftest import VOCAB, tiny_model
 from tests.small_evaluation import KS, WORDS, encoded, evaluator, greedy_scores, make_rows, token_logprobs
 

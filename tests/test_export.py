@@ -11,10 +11,10 @@ from peft import PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 import evaluate
-from stoical import export
-from stoical.build import build_trainer
-from stoical.checkpoints import load_checkpoint
+from stoical.commands import export
 from stoical.ranker import Ranker
+from stoical.runs.find import load_checkpoint
+from stoical.training.build import build_trainer
 from tests.test_lora import make
 from tests.tiny_run import train_tiny
 

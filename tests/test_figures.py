@@ -9,10 +9,15 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from stoical.reporting.bars import plot_metrics
-from stoical.reporting.breakdown import by_group, plot_ndcg_breakdown
-from stoical.reporting.mass_by_step import masses, plot_valid_mass
-from stoical.reporting.rank_map import mean_scores, plot_rank_map
+from stoical.reporting.evaluation_figures import (
+    by_group,
+    masses,
+    mean_scores,
+    plot_metrics,
+    plot_ndcg_breakdown,
+    plot_rank_map,
+    plot_valid_mass,
+)
 
 
 def make_rows() -> list[dict]:

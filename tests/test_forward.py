@@ -9,12 +9,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
-from stoical.forward import node_logprobs, packed_difference
-from stoical.losses import StepContext, SToICaLLoss
-from stoical.model_checks import check_model
-from stoical.packing import TrieTargetCollator
-from stoical.targets import TargetSettings
-from stoical.walks import reach, valid_logmass
+from stoical.decoding.walks import reach, valid_logmass
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.models.checks import check_model
+from stoical.models.forward import node_logprobs, packed_difference
+from stoical.objectives.objective import StepContext
+from stoical.objectives.stoical_loss import SToICaLLoss
+from stoical.trie.node_weights import TargetSettings
 from tests.conftest import ragged_queries, random_query, tiny_model
 from tests.reference import every_node_loss, forward_each, stoical_loss
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stoical.decoding import beam_search
-from stoical.device_trie import DeviceTrie
-from stoical.forward import node_logprobs
-from stoical.free_run import beam_scores, greedy_is_valid
-from stoical.packing import PackedBatch, TokenizedQuery, TrieTargetCollator
-from stoical.targets import TargetSettings
-from stoical.trie import build_trie
+from stoical.decoding.beam_search import beam_search
+from stoical.decoding.device_trie import DeviceTrie
+from stoical.decoding.free_run import beam_scores, greedy_is_valid
+from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.encoding.tokenized import TokenizedQuery
+from stoical.models.forward import node_logprobs
+from stoical.trie.node_weights import TargetSettings
+from stoical.trie.prefix_tree import build_trie
 from tests.conftest import VOCAB, ragged_queries, tiny_model
 from tests.test_losses import made_up_logprobs
 

@@ -10,8 +10,9 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.from_text import main
-from stoical.data import load_manifest, load_split
+from data_prep.importers.text import main
+from stoical.data.dataset import load_split
+from stoical.data.files import load_manifest
 
 PAIRS = [
     {"prompt": "Add 1 and 2.\n", "target": "3"},

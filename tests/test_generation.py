@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import MistralForCausalLM
 
-from stoical.data import Doc, RankingRow
-from stoical.evaluator import Evaluation
-from stoical.forward import node_logprobs
-from stoical.generation_metrics import compare, edit_distance, summarise
+from stoical.data.rows import Doc, RankingRow
+from stoical.evaluation.evaluator import Evaluation
+from stoical.evaluation.generation_metrics import compare, edit_distance, summarise
+from stoical.models.forward import node_logprobs
 from stoical.reporting.generation import generation_table
 from tests.conftest import tiny_model
 from tests.small_evaluation import WORDS, encoded, evaluator, make_rows, token_logprobs

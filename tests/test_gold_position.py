@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stoical.forward import node_logprobs
-from stoical.losses import StepContext, weighted_nll
-from stoical.mitigations.gold_position import (
+from stoical.decoding.walks import gumbel
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.models.forward import node_logprobs
+from stoical.objectives.mitigations.gold_position import (
     gold_inputs,
     gold_position_loss,
     mixed_batch,
@@ -15,10 +16,9 @@ from stoical.mitigations.gold_position import (
     off_trie_rate,
     replacements,
 )
-from stoical.mitigations.mixed_walks import Confidence
-from stoical.packing import TrieTargetCollator
-from stoical.targets import TargetSettings
-from stoical.walks import gumbel
+from stoical.objectives.mitigations.mixed_walks import Confidence
+from stoical.objectives.objective import StepContext, weighted_nll
+from stoical.trie.node_weights import TargetSettings
 from tests.conftest import VOCAB, ragged_queries, tiny_model
 
 SETTINGS = {"one_hot": TargetSettings(), "trie": TargetSettings(token="trie", beta=1.0)}

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import gpu, measure
 from benchmarks.flops import pass_flops, peak_flops
-from stoical.memory import model_shape
+from stoical.training.memory import model_shape
 from tests.conftest import tiny_model
 
 BATCHES = "wordnet:2x12x4,esci:1x30x6"

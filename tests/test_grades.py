@@ -11,17 +11,8 @@ from hypothesis import strategies as st
 from ir_measures import RR, Qrel, ScoredDoc, nDCG
 
 from data_prep.dropped import Dropped
-from data_prep.grades import (
-    Judgement,
-    RankRule,
-    competition_ranks,
-    group,
-    known,
-    parse_grade,
-    rank_all,
-    rank_run,
-)
-from stoical.data import parse_row
+from data_prep.grades import Judgement, RankRule, competition_ranks, group, known, parse_grade, rank_all, rank_run
+from stoical.data.rows import parse_row
 
 
 def judged(**grades: float) -> dict[str, Judgement]:

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stoical.build import build_tokenizer
-from stoical.config import load_recipe
-from stoical.data import Doc
-from stoical.prompts import load_template
-from stoical.reporting.histograms import BINS, bars, main
-from stoical.tokenization import encode_prompt
+from stoical.build.encoder import build_tokenizer
+from stoical.commands.histograms import main
+from stoical.config.loading import load_recipe
+from stoical.data.rows import Doc
+from stoical.encoding.prompts import load_template
+from stoical.encoding.tokenization import encode_prompt
+from stoical.reporting.histograms import BINS, bars
 from tests.small_data import make_rows, write_dataset
 
 

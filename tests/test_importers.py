@@ -12,9 +12,13 @@ import ir_measures
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep import from_beir, from_pairs, from_trec
-from stoical.data import RankingRow, load_manifest, load_split
-from stoical.docids import DocIDTable
+from data_prep.importers import beir as from_beir
+from data_prep.importers import pairs as from_pairs
+from data_prep.importers import trec as from_trec
+from stoical.data.dataset import load_split
+from stoical.data.files import load_manifest
+from stoical.data.rows import RankingRow
+from stoical.docids.table import DocIDTable
 
 Main = Callable[[Sequence[str]], int]
 CORPUS = [

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stoical.saving import UNFINISHED, last_checkpoint
+from stoical.runs.checkpoints import UNFINISHED, last_checkpoint
 from tests import kill_runs
 from tests.small_data import TINY, write_dataset
 

@@ -8,8 +8,8 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
-from stoical.arguments import training_arguments
-from stoical.launch import check_sharding, end_processes, note_unused_gpus, sharding
+from stoical.training.arguments import training_arguments
+from stoical.training.launch import check_sharding, end_processes, note_unused_gpus, sharding
 from tests.test_trainer import make
 
 
@@ -73,8 +73,8 @@ def test_several_processes_end_before_python_shuts_down(monkeypatch, processes):
     """gloo's threads may abort a process that is shutting down; one process has none, and goes on."""
     state, done = PartialState(cpu=True), []
     monkeypatch.setitem(state._shared_state, "num_processes", processes)
-    monkeypatch.setattr("stoical.launch.atexit._run_exitfuncs", lambda: done.append("atexit"))
-    monkeypatch.setattr("stoical.launch.os._exit", done.append)
+    monkeypatch.setattr("stoical.training.launch.atexit._run_exitfuncs", lambda: done.append("atexit"))
+    monkeypatch.setattr("stoical.training.launch.os._exit", done.append)
     end_processes()
     assert done == ([] if processes == 1 else ["atexit", 0])
 

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stoical.decoding import beam_search, greedy
-from stoical.device_trie import DeviceTrie
-from stoical.logits_processor import TrieLogitsProcessor
-from stoical.trie import build_trie
+from stoical.decoding.beam_search import beam_search, greedy
+from stoical.decoding.device_trie import DeviceTrie
+from stoical.decoding.logits_processor import TrieLogitsProcessor
+from stoical.trie.prefix_tree import build_trie
 from tests.conftest import EOS, VOCAB, random_docids, tiny_model
 from tests.decoding_reference import Case, plain_greedy
 

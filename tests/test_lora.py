@@ -15,14 +15,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import evaluate
-from stoical.adapters import add_lora, load_lora
-from stoical.build import build_model, build_trainer
-from stoical.config import load_recipe
-from stoical.forward import node_logprobs
+from stoical.build.model import build_model
+from stoical.config.loading import load_recipe
+from stoical.config.recipe import Recipe
+from stoical.models.adapters import add_lora, load_lora
+from stoical.models.forward import node_logprobs
 from stoical.ranker import Ranker
-from stoical.resume import resume_from
-from stoical.run_dir import start_run
-from stoical.settings import Recipe
+from stoical.runs.directory import start_run
+from stoical.runs.resume import resume_from
+from stoical.training.build import build_trainer
 from tests.conftest import tiny_model
 from tests.small_data import TINY, write_dataset
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stoical.losses import normalizer, weighted_nll
-from stoical.packing import TrieTargetCollator
-from stoical.scoring import doc_scores, valid_mass
-from stoical.targets import TargetSettings
-from stoical.walks import reach, valid_logmass
+from stoical.decoding.scores import doc_scores, valid_mass
+from stoical.decoding.walks import reach, valid_logmass
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.objectives.objective import normalizer, weighted_nll
+from stoical.trie.node_weights import TargetSettings
 from tests.conftest import ragged_queries, random_query
 
 FRACTIONAL = TargetSettings(item="fractional", alpha=2.0)

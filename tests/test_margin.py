@@ -9,13 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stoical.forward import node_logprobs
-from stoical.losses import StepContext, SToICaLLoss
-from stoical.mitigations.margin import Margin, MarginSettings, doc_pairs, pair_losses
-from stoical.packing import TokenizedQuery
-from stoical.resume import is_free
-from stoical.scoring import doc_scores
-from stoical.targets import TargetSettings
+from stoical.decoding.scores import doc_scores
+from stoical.encoding.tokenized import TokenizedQuery
+from stoical.models.forward import node_logprobs
+from stoical.objectives.mitigations.margin import Margin, MarginSettings, doc_pairs, pair_losses
+from stoical.objectives.objective import StepContext
+from stoical.objectives.stoical_loss import SToICaLLoss
+from stoical.runs.resume import is_free
+from stoical.trie.node_weights import TargetSettings
 from tests.conftest import ragged_queries, random_query, tiny_model
 from tests.test_losses import made_up_logprobs
 from tests.test_reinforce import Context

@@ -12,22 +12,25 @@ from peft import LoraConfig, get_peft_model
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig
 
-import stoical.build
-import stoical.memory_fit
+import stoical.build.model
+import stoical.training.build
+import stoical.training.memory_fit
 from benchmarks.synthetic import random_query
-from stoical.arguments import micro_batches
-from stoical.build import build_encoder, build_tokenizer, build_trainer, meta_model, pad_id
-from stoical.config import load_recipe
-from stoical.data import load_split
-from stoical.dry_run import show
-from stoical.forward import node_logprobs
-from stoical.losses import weighted_nll
-from stoical.memory import GIB, MicroBatch, ModelShape, TrainingSetup, model_shape, step_memory
-from stoical.memory_fit import RunMemory, device_memory, largest_batch, run_memory, savings, shortage
-from stoical.packing import TrieTargetCollator
-from stoical.self_training.generated import training_rows
-from stoical.settings import Recipe
-from stoical.targets import TargetSettings
+from stoical.build.encoder import build_encoder, build_tokenizer
+from stoical.build.model import meta_model
+from stoical.config.loading import load_recipe
+from stoical.config.recipe import Recipe
+from stoical.data.dataset import load_split
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.encoding.tokenization import pad_id
+from stoical.models.forward import node_logprobs
+from stoical.objectives.objective import weighted_nll
+from stoical.training.arguments import micro_batches
+from stoical.training.build import build_trainer, training_rows
+from stoical.training.dry_run import show
+from stoical.training.memory import GIB, MicroBatch, ModelShape, TrainingSetup, model_shape, step_memory
+from stoical.training.memory_fit import RunMemory, device_memory, largest_batch, run_memory, savings, shortage
+from stoical.trie.node_weights import TargetSettings
 from tests.conftest import tiny_model
 from tests.small_data import TINY, write_dataset
 from tests.test_trainer import make
@@ -156,7 +159,7 @@ def test_shards_copies_and_adapters():
 
 
 def test_advice_is_sorted_by_what_it_saves(monkeypatch):
-    monkeypatch.setattr(stoical.memory_fit, "_mask_bytes", lambda: 1)  # a GPU's
+    monkeypatch.setattr(stoical.training.memory_fit, "_mask_bytes", lambda: 1)  # a GPU's
     batch = MicroBatch(rows=8, tokens=8 * 400, slots=8 * 80, mask=8 * 80 * 400)
     run = RunMemory(SEVEN_B, batch, TrainingSetup(low_precision=True, states=1))
     found = savings(run, 110.0, "sequence", devices=8)
@@ -200,9 +203,9 @@ def test_a_run_that_will_not_fit_is_warned_of_before_it_loads(tmp_path, monkeypa
     def load(*arguments):
         raise RuntimeError("loading")
 
-    monkeypatch.setattr(stoical.build, "build_model", load)
+    monkeypatch.setattr(stoical.build.model, "build_model", load)
     for limit, warned in ((1000.0, False), (0.0, True)):
-        monkeypatch.setattr(stoical.memory_fit, "device_memory", lambda limit=limit: (limit, "free on a tiny GPU"))
+        monkeypatch.setattr(stoical.training.memory_fit, "device_memory", lambda limit=limit: (limit, "free on a tiny GPU"))
         with caplog.at_level(logging.WARNING), pytest.raises(RuntimeError, match="loading"):
             build_trainer(recipe)
         assert ("That is more than the 0.0 GiB free on a tiny GPU" in caplog.text) == warned

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
-from stoical.metrics import (
+from stoical.evaluation.metrics import (
     gold_gains,
     mean_metrics,
     ndcg,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stoical.mitigations.minimum_risk import MinimumRisk, MinimumRiskSettings, beam_search, risk
-from stoical.mitigations.rewards import docid_rewards, expected_reward, leaves
-from stoical.packing import TokenizedQuery
-from stoical.walks import path_sums, trie_logprobs
+from stoical.decoding.walks import path_sums, trie_logprobs
+from stoical.encoding.tokenized import TokenizedQuery
+from stoical.objectives.mitigations.minimum_risk import MinimumRisk, MinimumRiskSettings, beam_search, risk
+from stoical.objectives.mitigations.rewards import docid_rewards, expected_reward, leaves
 from tests.conftest import ragged_queries, random_query
 from tests.test_losses import made_up_logprobs
 from tests.test_reinforce import Context

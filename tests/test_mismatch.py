@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stoical.reporting.mismatch import KINDS, LABELS, plot_mismatch, summarise, write_diagnostics
-from stoical.targets import TargetSettings
+from stoical.trie.node_weights import TargetSettings
 from tests.test_figures import drawn
 
 

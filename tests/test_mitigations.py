@@ -7,20 +7,21 @@ import math
 import pytest
 import torch
 
-from stoical.build import build_trainer
-from stoical.config import load_recipe
-from stoical.forward import node_logprobs
-from stoical.losses import StepContext, SToICaLLoss
-from stoical.mitigations import MitigationSettings, build_objectives
-from stoical.mitigations.expected_reward import ExpectedRewardSettings
-from stoical.mitigations.margin import MarginSettings
-from stoical.mitigations.minimum_risk import MinimumRiskSettings
-from stoical.mitigations.mixer import MixerSettings
-from stoical.mitigations.professor_forcing import ProfessorForcingSettings
-from stoical.mitigations.reinforce import ReinforceSettings
-from stoical.mitigations.unlikelihood import UnlikelihoodSettings
-from stoical.packing import TrieTargetCollator
-from stoical.targets import TargetSettings
+from stoical.config.loading import load_recipe
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.models.forward import node_logprobs
+from stoical.objectives.build import MitigationSettings, build_objectives
+from stoical.objectives.mitigations.expected_reward import ExpectedRewardSettings
+from stoical.objectives.mitigations.margin import MarginSettings
+from stoical.objectives.mitigations.minimum_risk import MinimumRiskSettings
+from stoical.objectives.mitigations.mixer import MixerSettings
+from stoical.objectives.mitigations.professor_forcing import ProfessorForcingSettings
+from stoical.objectives.mitigations.reinforce import ReinforceSettings
+from stoical.objectives.mitigations.unlikelihood import UnlikelihoodSettings
+from stoical.objectives.objective import StepContext
+from stoical.objectives.stoical_loss import SToICaLLoss
+from stoical.training.build import build_trainer
+from stoical.trie.node_weights import TargetSettings
 from tests.conftest import ragged_queries, tiny_model
 from tests.test_trainer import make
 

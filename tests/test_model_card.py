@@ -15,15 +15,15 @@ from huggingface_hub import ModelCard
 from omegaconf import OmegaConf
 
 import train
-from stoical.config import list_recipes, load_recipe
-from stoical.mitigations import MitigationSettings
-from stoical.mitigations.consistency import ConsistencySettings
-from stoical.mitigations.margin import MarginSettings
-from stoical.mitigations.scheduled_sampling import ScheduledSamplingSettings
-from stoical.mitigations.unlikelihood import UnlikelihoodSettings
-from stoical.model_card import CardSource, front_matter, loss_formula
-from stoical.self_training.settings import BashSettings, RacSettings
-from stoical.settings import Recipe
+from stoical.config.loading import list_recipes, load_recipe
+from stoical.config.recipe import Recipe
+from stoical.config.self_training import BashSettings, RacSettings
+from stoical.objectives.build import MitigationSettings
+from stoical.objectives.mitigations.consistency import ConsistencySettings
+from stoical.objectives.mitigations.margin import MarginSettings
+from stoical.objectives.mitigations.scheduled_sampling import ScheduledSamplingSettings
+from stoical.objectives.mitigations.unlikelihood import UnlikelihoodSettings
+from stoical.runs.model_card import CardSource, front_matter, loss_formula
 from tests.small_data import TINY, write_dataset
 
 ARXIV = "https://arxiv.org/abs/2601.05588"

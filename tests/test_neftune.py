@@ -17,12 +17,12 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 from transformers.integrations.neftune import activate_neftune
 
-from stoical.build import build_trainer
-from stoical.config import load_recipe
-from stoical.forward import node_logprobs
-from stoical.packing import PackedBatch, TrieTargetCollator
-from stoical.targets import TargetSettings
-from stoical.trainer import StoicalTrainer
+from stoical.config.loading import load_recipe
+from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.models.forward import node_logprobs
+from stoical.training.build import build_trainer
+from stoical.training.trainer import StoicalTrainer
+from stoical.trie.node_weights import TargetSettings
 from tests.conftest import ragged_queries, tiny_model
 from tests.small_data import TINY, write_dataset
 

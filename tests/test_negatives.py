@@ -11,26 +11,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from stoical.build import build_encoder, build_tokenizer
-from stoical.config import load_recipe
-from stoical.data import Doc, RankingRow, load_split
-from stoical.dry_run import show
-from stoical.forward import node_logprobs
-from stoical.losses import StepContext, SToICaLLoss
-from stoical.mitigations.consistency import Consistency, ConsistencySettings, free_run
-from stoical.mitigations.expected_reward import ExpectedReward, ExpectedRewardSettings
-from stoical.mitigations.gold_position import gold_inputs, off_trie_rate
-from stoical.mitigations.minimum_risk import MinimumRisk, MinimumRiskSettings
-from stoical.mitigations.mixed_walks import drawn_steps, parallel_walk, step_probabilities
-from stoical.mitigations.mixer import Mixer, MixerSettings
-from stoical.mitigations.professor_forcing import free_walk, led_walk
-from stoical.mitigations.reinforce import Reinforce, ReinforceSettings
-from stoical.mitigations.scheduled_sampling import ScheduledSampling, ScheduledSamplingSettings
-from stoical.negatives import NegativeSampler
-from stoical.packing import TokenizedQuery, TrieTargetCollator
-from stoical.self_training.generated import training_rows
-from stoical.targets import TargetSettings
-from stoical.walks import listed
+from stoical.build.encoder import build_encoder, build_tokenizer
+from stoical.config.loading import load_recipe
+from stoical.data.dataset import load_split
+from stoical.data.negatives import NegativeSampler
+from stoical.data.rows import Doc, RankingRow
+from stoical.decoding.walks import listed
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.encoding.tokenized import TokenizedQuery
+from stoical.models.forward import node_logprobs
+from stoical.objectives.mitigations.consistency import Consistency, ConsistencySettings, free_run
+from stoical.objectives.mitigations.expected_reward import ExpectedReward, ExpectedRewardSettings
+from stoical.objectives.mitigations.gold_position import gold_inputs, off_trie_rate
+from stoical.objectives.mitigations.minimum_risk import MinimumRisk, MinimumRiskSettings
+from stoical.objectives.mitigations.mixed_walks import drawn_steps, parallel_walk, step_probabilities
+from stoical.objectives.mitigations.mixer import Mixer, MixerSettings
+from stoical.objectives.mitigations.professor_forcing import free_walk, led_walk
+from stoical.objectives.mitigations.reinforce import Reinforce, ReinforceSettings
+from stoical.objectives.mitigations.scheduled_sampling import ScheduledSampling, ScheduledSamplingSettings
+from stoical.objectives.objective import StepContext
+from stoical.objectives.stoical_loss import SToICaLLoss
+from stoical.training.build import training_rows
+from stoical.training.dry_run import show
+from stoical.trie.node_weights import TargetSettings
 from tests.conftest import ragged_queries, random_query, tiny_model, without_negatives
 from tests.test_losses import made_up_logprobs
 from tests.test_queries import encoder, prompt_docs, row

@@ -9,7 +9,7 @@ import pytest
 from sklearn.decomposition import sparse_encode
 from sklearn.linear_model import orthogonal_mp_gram
 
-from stoical.omp import Floats, Ints, batched_omp
+from stoical.docids.matching_pursuit import Floats, Ints, batched_omp
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Orthogonal matching pursuit ended prematurely:RuntimeWarning")
 

@@ -17,8 +17,10 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState
 
 import train
-from data_prep import docids, from_pairs
-from stoical import ranker, validate
+from data_prep import docids
+from data_prep.importers import pairs as from_pairs
+from stoical import ranker
+from stoical.data import validation as validate
 from tests.small_data import TINY, write_dataset
 from tests.test_readme import commands
 

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stoical.packing import TokenizedQuery, TrieTargetCollator
-from stoical.targets import UNLISTED, TargetSettings
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.encoding.tokenized import TokenizedQuery
+from stoical.trie.node_weights import UNLISTED, TargetSettings
 from tests.conftest import EOS, ragged_queries, random_query, without_negatives
 
 FRACTIONAL = TargetSettings(item="fractional", alpha=1.0)

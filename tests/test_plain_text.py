@@ -13,11 +13,12 @@ from torch.nn.functional import cross_entropy
 
 import evaluate
 import train
-from data_prep import from_text
-from stoical.build import build_encoder, build_tokenizer, build_trainer
-from stoical.checkpoints import find_checkpoint, load_checkpoint
-from stoical.config import load_recipe
-from stoical.data import load_split
+from data_prep.importers import text as from_text
+from stoical.build.encoder import build_encoder, build_tokenizer
+from stoical.config.loading import load_recipe
+from stoical.data.dataset import load_split
+from stoical.runs.find import find_checkpoint, load_checkpoint
+from stoical.training.build import build_trainer
 from tests.small_data import SYLLABLES, TINY, write_dataset
 
 LONG = 300  # words, of a token or more each

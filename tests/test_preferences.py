@@ -12,17 +12,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoical import preference_run
-from stoical.decoding import beam_search
-from stoical.device_trie import DeviceTrie
-from stoical.free_outputs import free_outputs
-from stoical.packing import TokenizedQuery, TrieTargetCollator
-from stoical.preference_run import keep_pairs, kept_pairs
-from stoical.preferences import Pair, PairMaker, PairSettings, as_dataset, beam_pairs, free_pairs, ranking_pairs
-from stoical.queries import EncodedDataset
-from stoical.scoring import Reduction
-from stoical.targets import TargetSettings
-from stoical.trie import build_trie
+from stoical.decoding.beam_search import beam_search
+from stoical.decoding.choices import Reduction
+from stoical.decoding.device_trie import DeviceTrie
+from stoical.decoding.sampling import free_outputs
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.encoding.queries import EncodedDataset
+from stoical.encoding.tokenized import TokenizedQuery
+from stoical.preferences import run as preference_run
+from stoical.preferences.pairs import Pair, PairMaker, PairSettings, as_dataset, beam_pairs, free_pairs, ranking_pairs
+from stoical.preferences.run import keep_pairs, kept_pairs
+from stoical.trie.node_weights import TargetSettings
+from stoical.trie.prefix_tree import build_trie
 from tests.conftest import tiny_model
 from tests.small_evaluation import WORDS, encoded, make_rows, token_logprobs
 

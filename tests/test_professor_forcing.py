@@ -8,19 +8,19 @@ import shutil
 import pytest
 import torch
 
-from stoical.build import build_trainer
-from stoical.forward import node_logprobs
-from stoical.losses import StepContext
-from stoical.mitigations.discriminator import Opponent
-from stoical.mitigations.professor_forcing import (
+from stoical.decoding.walks import path_sums, reach
+from stoical.models.forward import node_logprobs
+from stoical.objectives.mitigations.discriminator import Opponent
+from stoical.objectives.mitigations.professor_forcing import (
     ProfessorForcing,
     ProfessorForcingSettings,
     free_walk,
     led_walk,
     walk_states,
 )
-from stoical.resume import resume_from
-from stoical.walks import path_sums, reach
+from stoical.objectives.objective import StepContext
+from stoical.runs.resume import resume_from
+from stoical.training.build import build_trainer
 from tests.conftest import ragged_queries, random_query, tiny_model
 from tests.test_losses import made_up_logprobs
 from tests.test_rewards import BETA, leaf_of

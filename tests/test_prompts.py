@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stoical.data import Doc
-from stoical.prompts import TEMPLATES, Attempt, PromptTemplate, load_template, shuffled
+from stoical.data.rows import Doc
+from stoical.encoding.prompts import TEMPLATES, Attempt, PromptTemplate, load_template, shuffled
 from tests.appendix_b import B1, B1_DOCS, B2, B2_DOCS, unwrapped
 
 

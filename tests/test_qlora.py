@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from stoical import export
-from stoical.build import build_trainer
-from stoical.config import load_recipe
+from stoical.commands import export
+from stoical.config.loading import load_recipe
+from stoical.config.recipe import Recipe
 from stoical.ranker import Ranker
-from stoical.settings import Recipe
+from stoical.training.build import build_trainer
 from tests.small_data import TINY
 from tests.tiny_run import train_tiny
 

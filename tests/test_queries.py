@@ -10,12 +10,13 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from stoical.data import Doc, RankingRow
-from stoical.packing import TokenizedQuery, TrieTargetCollator
-from stoical.prompts import PromptTemplate
-from stoical.queries import EncodedDataset, QueryEncoder
-from stoical.targets import TargetSettings
-from stoical.tokenization import DocIDTokenizer
+from stoical.data.rows import Doc, RankingRow
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.encoding.prompts import PromptTemplate
+from stoical.encoding.queries import EncodedDataset, QueryEncoder
+from stoical.encoding.tokenization import DocIDTokenizer
+from stoical.encoding.tokenized import TokenizedQuery
+from stoical.trie.node_weights import TargetSettings
 
 NAMES = [f"d{i}" for i in range(1, 10)]
 WORDS = ["<unk>", "<s>", "</s>", "deer", ":", "|", "long", "stone", *NAMES]

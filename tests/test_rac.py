@@ -8,17 +8,18 @@ from typing import ClassVar
 import pytest
 import torch
 
-from stoical.build import pad_id
-from stoical.data import Doc, RankingRow
-from stoical.packing import TokenizedQuery, TrieTargetCollator
-from stoical.prompts import Attempt, load_template
-from stoical.queries import QueryEncoder
+from stoical.config.recipe import Recipe
+from stoical.config.self_training import RacSettings
+from stoical.data.rows import Doc, RankingRow
+from stoical.encoding.generated_rows import rac_query, without
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.encoding.prompts import Attempt, load_template
+from stoical.encoding.queries import QueryEncoder
+from stoical.encoding.tokenization import DocIDTokenizer, pad_id, train_bpe
+from stoical.encoding.tokenized import TokenizedQuery
 from stoical.self_training.job import Job, Pick
-from stoical.self_training.rac_rows import rac_query, rac_records, rac_selected, without
-from stoical.self_training.settings import RacSettings
-from stoical.settings import Recipe
-from stoical.targets import TargetSettings
-from stoical.tokenization import DocIDTokenizer, train_bpe
+from stoical.self_training.rac import rac_records, rac_selected
+from stoical.trie.node_weights import TargetSettings
 from tests.conftest import tiny_model
 from tests.small_data import make_rows
 

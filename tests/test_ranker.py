@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from stoical.build import build_evaluator
-from stoical.checkpoints import load_checkpoint
-from stoical.data import Doc, RankingRow
+from stoical.build.evaluator import build_evaluator
+from stoical.data.rows import Doc, RankingRow
 from stoical.ranker import Ranker
+from stoical.runs.find import load_checkpoint
 from tests.tiny_run import DOCS, one_forward_each, plain_model
 
 

@@ -11,8 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from stoical import cli, ranker
-from stoical.ranker import RankedDoc, Ranker, rank_lines
+from stoical import ranker
+from stoical.commands import shell as cli
+from stoical.commands.rank import rank_lines
+from stoical.ranker import RankedDoc, Ranker
 from tests.tiny_run import DOCS
 
 

@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from stoical.evaluation_job import load_evaluation
 
-from stoical.checkpoints import load_evaluation
-from stoical.config import list_recipes, load_recipe
+from stoical.config.loading import list_recipes, load_recipe
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from stoical.config import RECIPES, list_recipes, load_recipe
-from stoical.settings import LossSettings, Recipe
+from stoical.config.loading import RECIPES, list_recipes, load_recipe
+from stoical.config.recipe import LossSettings, Recipe
 
 NAMES = list_recipes()
 OVERLAYS = list_recipes("overlays")

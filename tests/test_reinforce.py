@@ -7,8 +7,9 @@ import itertools
 import pytest
 import torch
 
-from stoical.mitigations.mixer import Mixer, MixerSettings, forced_steps, own_tokens
-from stoical.mitigations.reinforce import (
+from stoical.decoding.walks import gold_child, path_sums, trie_logprobs, visited
+from stoical.objectives.mitigations.mixer import Mixer, MixerSettings, forced_steps, own_tokens
+from stoical.objectives.mitigations.reinforce import (
     PolicySettings,
     Reinforce,
     ReinforceSettings,
@@ -18,8 +19,7 @@ from stoical.mitigations.reinforce import (
     policy_loss,
     returns_to_go,
 )
-from stoical.mitigations.rewards import best_below, docid_rewards, expected_reward
-from stoical.walks import gold_child, path_sums, trie_logprobs, visited
+from stoical.objectives.mitigations.rewards import best_below, docid_rewards, expected_reward
 from tests.conftest import ragged_queries, random_query
 from tests.test_losses import made_up_logprobs
 from tests.test_rewards import BETA, docid_probs, leaf_of

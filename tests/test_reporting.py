@@ -9,7 +9,7 @@ import pytest
 from matplotlib import image
 from matplotlib import pyplot as plt
 
-from stoical.evaluator import Evaluation
+from stoical.evaluation.evaluator import Evaluation
 from stoical.reporting.curves import plot_curves, read_curve
 from stoical.reporting.report import FIGURES, results_table, write_report
 from stoical.reporting.tables import markdown, metrics_table

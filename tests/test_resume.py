@@ -14,13 +14,15 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from transformers import Trainer
 
-from stoical.build import build_trainer
-from stoical.config import load_recipe
-from stoical.resume import is_free, resume_from, split_sha256, steps_done
-from stoical.run_dir import start_run
-from stoical.saving import UNFINISHED, discard, last_checkpoint, prune, write_whole
-from stoical.settings import Recipe
-from stoical.trainer import StoicalTrainer
+from stoical.common.files import write_whole
+from stoical.config.loading import load_recipe
+from stoical.config.recipe import Recipe
+from stoical.data.files import split_sha256
+from stoical.runs.checkpoints import UNFINISHED, discard, last_checkpoint, prune
+from stoical.runs.directory import start_run
+from stoical.runs.resume import is_free, resume_from, steps_done
+from stoical.training.build import build_trainer
+from stoical.training.trainer import StoicalTrainer
 from tests.small_data import TINY, make_rows, write_dataset
 from tests.tiny_run import train_tiny
 

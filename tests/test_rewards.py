@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from stoical.metrics import gold_gains
-from stoical.mitigations.rewards import best_below, docid_rewards, expected_reward, leaves
-from stoical.targets import TargetSettings, item_weights
+from stoical.evaluation.metrics import gold_gains
+from stoical.objectives.mitigations.rewards import best_below, docid_rewards, expected_reward, leaves
+from stoical.trie.node_weights import TargetSettings, item_weights
 from tests.conftest import ragged_queries, random_query
 from tests.test_losses import made_up_logprobs
 from tests.test_walks import pack

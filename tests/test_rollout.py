@@ -13,11 +13,12 @@ from peft import LoraConfig, PeftConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, MistralForCausalLM
 
-from stoical.forward import node_logprobs
-from stoical.packing import PackedBatch, TokenizedQuery, TrieTargetCollator
-from stoical.rollout import greedy_rollouts
-from stoical.scoring import doc_scores, greedy_path_logprobs
-from stoical.targets import TargetSettings
+from stoical.decoding.sampling import greedy_rollouts
+from stoical.decoding.scores import doc_scores, greedy_path_logprobs
+from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.encoding.tokenized import TokenizedQuery
+from stoical.models.forward import node_logprobs
+from stoical.trie.node_weights import TargetSettings
 from tests.conftest import EOS, VOCAB, ragged_queries, tiny_model
 
 PROMPT = [1, 40, 41, 42, 43]

@@ -7,24 +7,24 @@ import math
 import pytest
 import torch
 
-from stoical.build import build_trainer
-from stoical.forward import node_logprobs
-from stoical.losses import StepContext, SToICaLLoss
-from stoical.mitigations.mixed_walks import (
+from stoical.decoding.scores import valid_mass
+from stoical.decoding.walks import family_sums, gold_child, spelled, trie_logprobs, visited
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.models.forward import node_logprobs
+from stoical.objectives.mitigations.mixed_walks import (
     Confidence,
     drawn_steps,
     expected_visits,
     expert_steps,
-    family_sums,
     parallel_walk,
     step_probabilities,
 )
-from stoical.mitigations.scheduled_sampling import ScheduledSampling, ScheduledSamplingSettings, visits
-from stoical.mitigations.schedules import gold_probability
-from stoical.packing import TrieTargetCollator
-from stoical.scoring import valid_mass
-from stoical.targets import TargetSettings
-from stoical.walks import gold_child, spelled, trie_logprobs, visited
+from stoical.objectives.mitigations.scheduled_sampling import ScheduledSampling, ScheduledSamplingSettings, visits
+from stoical.objectives.mitigations.schedules import gold_probability
+from stoical.objectives.objective import StepContext
+from stoical.objectives.stoical_loss import SToICaLLoss
+from stoical.training.build import build_trainer
+from stoical.trie.node_weights import TargetSettings
 from tests.conftest import ragged_queries, random_query, tiny_model
 from tests.reference import trie_target
 from tests.test_losses import made_up_logprobs

@@ -16,14 +16,15 @@ from safetensors.torch import load_file
 
 import evaluate
 import self_train
-import stoical.build
+import stoical.build.model
+import stoical.training.build
 import train
-from stoical.config import load_recipe
-from stoical.data import file_sha256
-from stoical.packing import TokenizedQuery
-from stoical.queries import EncodedDataset
+from stoical.common.files import file_sha256
+from stoical.config.loading import load_recipe
+from stoical.encoding.generated_rows import RECORD_FILE, ROWS_FILE
+from stoical.encoding.queries import EncodedDataset
+from stoical.encoding.tokenized import TokenizedQuery
 from stoical.self_training import loop
-from stoical.self_training.generated import RECORD_FILE, ROWS_FILE
 from tests.small_data import TINY, make_rows, write_dataset
 from tests.test_distributed import ENVIRONMENT, LAUNCH, ROOT
 
@@ -145,7 +146,7 @@ def test_at_beta_0_training_is_that_on_the_same_gold_rows_bit_for_bit(
     start = looped(overlay) / "iteration-0"
     own = [f"self_training.start={start}", "self_training.iterations=1", "self_training.bash.beta=0"]
     self_train.main(words(folder, overlay, tmp_path / "mixed", *own))
-    monkeypatch.setattr(stoical.build, "training_rows", lambda _, train, encoder: Twice(train, encoder))
+    monkeypatch.setattr(stoical.training.build, "training_rows", lambda _, train, encoder: Twice(train, encoder))
     self_train.main(words(folder, overlay, tmp_path / "gold", *own))
     assert_same_weights(tmp_path / "mixed" / "iteration-1", tmp_path / "gold" / "iteration-1")
 

@@ -12,8 +12,8 @@ import self_train
 import train
 from examples import mitigations, plain_text
 from examples.side_by_side import Start, Table, ratio, slug, spread
-from stoical import dpo, spin
-from stoical.config import load_recipe
+from stoical.config.loading import load_recipe
+from stoical.preferences import dpo, spin
 
 
 def fake(metrics: dict[str, dict[int, float]], calls: list[str], fails: str = ""):

@@ -13,23 +13,24 @@ from peft import PromptTuningConfig, TaskType, get_peft_model
 from torch.nn.parallel import DistributedDataParallel
 from transformers import GemmaConfig, GemmaForCausalLM, GPT2Config, GPT2LMHeadModel, GraniteConfig, GraniteForCausalLM
 
-from stoical.adapters import add_lora
-from stoical.build import build_trainer
-from stoical.config import load_recipe
-from stoical.embeddings import Mixture, check_mixable, embedded
-from stoical.forward import node_logprobs
-from stoical.losses import StepContext, SToICaLLoss, weighted_nll
-from stoical.mitigations.gold_position import gold_inputs, mixed_batch
-from stoical.mitigations.schedules import sharpness
-from stoical.mitigations.soft_mixtures import (
+from stoical.config.loading import load_recipe
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.models.adapters import add_lora
+from stoical.models.forward import node_logprobs
+from stoical.models.mixtures import Mixture, check_mixable, embedded
+from stoical.objectives.mitigations.gold_position import gold_inputs, mixed_batch
+from stoical.objectives.mitigations.schedules import sharpness
+from stoical.objectives.mitigations.soft_mixtures import (
     SoftSampling,
     SoftSamplingSettings,
     candidates,
     mixture_weights,
     soft_prefixes,
 )
-from stoical.packing import TrieTargetCollator
-from stoical.targets import TargetSettings
+from stoical.objectives.objective import StepContext, weighted_nll
+from stoical.objectives.stoical_loss import SToICaLLoss
+from stoical.training.build import build_trainer
+from stoical.trie.node_weights import TargetSettings
 from tests.conftest import VOCAB, ragged_queries, random_query, tiny_model
 from tests.test_trainer import first_gradient, make
 

@@ -13,11 +13,12 @@ from peft import LoraConfig, TaskType
 from safetensors.torch import load_file
 
 import evaluate
-from stoical import preferences, spin
-from stoical.packing import PackedBatch
-from stoical.preference_run import kept_pairs
+from stoical.encoding.packing import PackedBatch
+from stoical.preferences import pairs as preferences
+from stoical.preferences import spin
+from stoical.preferences.run import kept_pairs
 from stoical.ranker import Ranker
-from stoical.saving import last_checkpoint
+from stoical.runs.checkpoints import last_checkpoint
 from tests.tiny_run import DOCS, save_adapter, train_tiny
 
 pytest.importorskip("trl", reason="needs pip install 'stoical[preferences]'")

@@ -10,9 +10,9 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from stoical.build import build_trainer
-from stoical.resume import resume_from
-from stoical.step_checks import SAMPLE, MovementCheck, take_sample, warn_of_rounding
+from stoical.runs.resume import resume_from
+from stoical.training.build import build_trainer
+from stoical.training.movement import SAMPLE, MovementCheck, take_sample, warn_of_rounding
 from tests.test_lora import make as make_lora
 from tests.test_trainer import make
 
@@ -120,7 +120,7 @@ def test_a_sample_is_of_elements_that_have_a_gradient() -> None:
 
 @pytest.mark.parametrize("rows", [[64], [5, 900], list(range(1000))])
 def test_a_sample_finds_the_few_rows_of_an_embedding(rows: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stoical.step_checks.LOOKED_AT", 999)  # a stride of 65, more than a row: row 64 is skipped
+    monkeypatch.setattr("stoical.training.movement.LOOKED_AT", 999)  # a stride of 65, more than a row: row 64 is skipped
     parameter = nn.Parameter(torch.randn(1000, 64))
     parameter.grad = torch.zeros_like(parameter)
     parameter.grad[rows] = 1.0

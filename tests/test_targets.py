@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stoical.targets import (
+from stoical.trie.node_weights import (
     TargetSettings,
     every_node_weights,
     item_weights,
@@ -19,7 +19,7 @@ from stoical.targets import (
     subtree_sums,
     trie_weights,
 )
-from stoical.trie import build_trie
+from stoical.trie.prefix_tree import build_trie
 from tests.reference import governed_mass, item_weight, trie_target
 
 D, OG, C, AT, S, EER, F, ISH, END = range(9)

@@ -12,11 +12,11 @@ from accelerate.state import AcceleratorState, GradientState
 from tqdm import tqdm
 from transformers import TrainerControl, TrainerState
 
-from stoical.loss_watch import LossWatch
-from stoical.packing import TrieTargetCollator
-from stoical.progress import LogLines, ProgressBar, bar_figures, describe_losses
-from stoical.targets import TargetSettings
-from stoical.throughput import Throughput
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.training.loss_watch import LossWatch
+from stoical.training.progress import LogLines, ProgressBar, bar_figures, describe_losses
+from stoical.training.throughput import Throughput
+from stoical.trie.node_weights import TargetSettings
 from tests.conftest import ragged_queries
 
 LOG = {"loss": 1.23456, "tokens_per_second": 12345.6, "queries_per_second": 45.67, "epoch": 0.5}
@@ -88,7 +88,7 @@ class Arguments:
 
 def test_one_bar_on_the_main_process_keeps_the_last_evaluation(monkeypatch, capsys):
     shown = io.StringIO()
-    monkeypatch.setattr("stoical.progress.tqdm", lambda **kwargs: tqdm(**kwargs | {"file": shown, "ncols": 200}))
+    monkeypatch.setattr("stoical.training.progress.tqdm", lambda **kwargs: tqdm(**kwargs | {"file": shown, "ncols": 200}))
     control = TrainerControl()
     for main in (True, False):
         state = TrainerState(max_steps=20, global_step=10, is_world_process_zero=main)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from stoical.tokenization import (
+from stoical.encoding.tokenization import (
     MISTRAL_V3_FILE,
     DocIDTokenizer,
     check_vocabulary,

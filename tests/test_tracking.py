@@ -14,9 +14,9 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from transformers.integrations import TensorBoardCallback
 
-from stoical import tracking
-from stoical.build import build_trainer
-from stoical.config import load_recipe
+from stoical.config.loading import load_recipe
+from stoical.training import tracking
+from stoical.training.build import build_trainer
 from tests import wandb_file
 from tests.small_data import TINY, write_dataset
 from tests.test_distributed import ENVIRONMENT, LAUNCH, ROOT

@@ -10,13 +10,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from stoical.build import build_trainer
-from stoical.config import load_recipe
-from stoical.data import file_sha256
-from stoical.docids import DocIDTable
-from stoical.losses import Objective, ObjectiveOutput
-from stoical.resume import resume_from
-from stoical.run_dir import start_run
+from stoical.common.files import file_sha256
+from stoical.config.loading import load_recipe
+from stoical.docids.table import DocIDTable
+from stoical.objectives.objective import Objective, ObjectiveOutput
+from stoical.runs.directory import start_run
+from stoical.runs.resume import resume_from
+from stoical.training.build import build_trainer
 from tests.small_data import TINY, write_dataset
 
 

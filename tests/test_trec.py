@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ir_measures import P, nDCG
 
-from stoical.metrics import ndcg, query_metrics
+from stoical.evaluation.metrics import ndcg, query_metrics
 from stoical.reporting.trec import escape, qrels_lines, run_lines, write_trec
 from tests.small_rows import make_row
 

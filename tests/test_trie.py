@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stoical.trie import DuplicateDocIDError, build_trie
+from stoical.trie.prefix_tree import DuplicateDocIDError, build_trie
 
 docid_lists = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=5), min_size=1, max_size=12, unique_by=tuple)
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from stoical.device_trie import DeviceTrie
-from stoical.trie import build_trie
-from stoical.trie_files import load_trie, save_trie
+from stoical.decoding.device_trie import DeviceTrie
+from stoical.trie.prefix_tree import build_trie, load_trie, save_trie
 from tests.conftest import random_docids
 
 

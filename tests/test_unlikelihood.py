@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stoical.forward import NodeOutput, node_logprobs
-from stoical.losses import StepContext, SToICaLLoss, normalizer
-from stoical.mitigations.unlikelihood import (
+from stoical.decoding.walks import valid_logmass
+from stoical.encoding.tokenized import TokenizedQuery
+from stoical.models.forward import NodeOutput, node_logprobs
+from stoical.objectives.mitigations.unlikelihood import (
     LEAST,
     Unlikelihood,
     UnlikelihoodSettings,
@@ -22,9 +23,9 @@ from stoical.mitigations.unlikelihood import (
     unlikelihood,
     wrong_predictions,
 )
-from stoical.packing import TokenizedQuery
-from stoical.targets import TargetSettings
-from stoical.walks import valid_logmass
+from stoical.objectives.objective import StepContext, normalizer
+from stoical.objectives.stoical_loss import SToICaLLoss
+from stoical.trie.node_weights import TargetSettings
 from tests.conftest import VOCAB, ragged_queries, random_query, tiny_model
 from tests.test_consistency import made_up_output
 from tests.test_trainer import first_gradient, make

@@ -7,8 +7,8 @@ import math
 import pytest
 from transformers import MistralForCausalLM
 
-from stoical.data import Doc, RankingRow
-from stoical.packing import TokenizedQuery
+from stoical.data.rows import Doc, RankingRow
+from stoical.encoding.tokenized import TokenizedQuery
 from tests.conftest import tiny_model
 from tests.small_evaluation import encoded, evaluator, make_rows, token_logprobs
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoical.data import parse_row, row_problems
-from stoical.validate import main
+from stoical.commands.validate import main
+from stoical.data.rows import parse_row, row_problems
 from tests.small_data import write_dataset
 from tests.test_data import BAD_ROWS, ROWS, WHERE, row, write_as
 

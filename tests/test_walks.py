@@ -9,10 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from stoical.packing import TrieTargetCollator
-from stoical.targets import UNLISTED, TargetSettings, best_ranks, node_targets
-from stoical.trie import build_trie
-from stoical.walks import (
+from stoical.decoding.walks import (
     counted,
     family_argmax,
     gold_child,
@@ -24,6 +21,9 @@ from stoical.walks import (
     valid_logmass,
     visited,
 )
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.trie.node_weights import UNLISTED, TargetSettings, best_ranks, node_targets
+from stoical.trie.prefix_tree import build_trie
 from tests.conftest import ragged_queries, random_query, without_negatives
 from tests.reference import trie_target
 from tests.test_losses import made_up_logprobs

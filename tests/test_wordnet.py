@@ -8,8 +8,9 @@ import datasets
 import numpy as np
 import pytest
 
-from data_prep import wordnet_graph
-from data_prep.wordnet import (
+from data_prep.wordnet import graph as wordnet_graph
+from data_prep.wordnet.graph import NounGraph, bundled_graph, parse_graph
+from data_prep.wordnet.hypernyms import (
     WordNetOptions,
     ancestors,
     choose_parents,
@@ -19,8 +20,9 @@ from data_prep.wordnet import (
     make_splits,
     sample_negatives,
 )
-from data_prep.wordnet_graph import NounGraph, bundled_graph, parse_graph
-from stoical.data import file_sha256, load_manifest, load_split
+from stoical.common.files import file_sha256
+from stoical.data.dataset import load_split
+from stoical.data.files import load_manifest
 
 ROOT = Path(__file__).parents[1]
 DEER = (

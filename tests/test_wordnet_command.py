@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.options import parse_options
-from data_prep.wordnet import WordNetOptions, main
-from stoical.data import load_manifest, load_split
+from data_prep.wordnet.hypernyms import WordNetOptions, main
+from stoical.data.dataset import load_split
+from stoical.data.files import load_manifest
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.wordnet import main
-from data_prep.wordnet_graph import bundled_graph, ensure_corpus, nltk_graph_text
-from stoical.data import load_manifest
+from data_prep.wordnet.graph import bundled_graph, ensure_corpus, nltk_graph_text
+from data_prep.wordnet.hypernyms import main
+from stoical.data.files import load_manifest
 
 ROOT = Path(__file__).parents[1]
 

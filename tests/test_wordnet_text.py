@@ -7,8 +7,10 @@ from pathlib import Path
 import datasets
 import pytest
 
-from data_prep.wordnet_text import main
-from stoical.data import RankingRow, load_manifest, load_split
+from data_prep.wordnet.chains import main
+from stoical.data.dataset import load_split
+from stoical.data.files import load_manifest
+from stoical.data.rows import RankingRow
 
 ROOT_OF_MAMMALS = (
     "mammal > vertebrate > chordate > animal > organism > living thing > whole > object > physical entity > entity"

@@ -15,11 +15,11 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 import train
-from stoical.checkpoints import load_checkpoint
-from stoical.data import Doc
-from stoical.prompts import shuffled
-from stoical.queries import QueryEncoder
-from stoical.tokenization import encode_prompt
+from stoical.data.rows import Doc
+from stoical.encoding.prompts import shuffled
+from stoical.encoding.queries import QueryEncoder
+from stoical.encoding.tokenization import encode_prompt
+from stoical.runs.find import load_checkpoint
 from tests.small_data import TINY, write_dataset
 
 DOCS = ["dokilu", "ba", "bado", "kilu", "no", "nora"]

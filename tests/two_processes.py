@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from stoical.build import build_trainer
-from stoical.config import load_recipe
-from stoical.launch import end_processes
-from stoical.loss_watch import LossWatch
-from stoical.throughput import Throughput
-from stoical.trainer import StoicalTrainer
+from stoical.config.loading import load_recipe
+from stoical.training.build import build_trainer
+from stoical.training.launch import end_processes
+from stoical.training.loss_watch import LossWatch
+from stoical.training.throughput import Throughput
+from stoical.training.trainer import StoicalTrainer
 
 
 def what_is_reported(trainer: StoicalTrainer) -> dict[str, Any]:

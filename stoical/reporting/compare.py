@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from stoical.generation_metrics import summarise
-from stoical.metrics import Floats
+from stoical.evaluation.generation_metrics import summarise
+from stoical.evaluation.intervals import BOOTSTRAP, columns, intervals
+from stoical.evaluation.metrics import Floats
 from stoical.reporting.generation import generation_table
-from stoical.reporting.intervals import BOOTSTRAP, columns, intervals
 from stoical.reporting.tables import header, markdown, percent, with_free_run
 
 SHOWN = 5  # names in an error message
@@ -41,13 +41,13 @@ class Run:
 def load_run(directory: str) -> Run:
     """The evaluation in `directory`/eval, or in `directory` itself.
 
-    Raises `ValueError` naming the file that is missing or that evaluate.py did not write so.
+    Raises `ValueError` naming the file that is missing or that `stoical evaluate` did not write so.
     """
     path = Path(directory)
     path = path / "eval" if (path / "eval").is_dir() else path
     for name in ("metrics.json", "per_query.jsonl"):
         if not (path / name).is_file():
-            raise ValueError(f"{path} has no {name}: evaluate first, with python evaluate.py checkpoint={directory}")
+            raise ValueError(f"{path} has no {name}: evaluate first, with: stoical evaluate checkpoint={directory}")
     metrics = _parsed((path / "metrics.json").read_text(), f"{path / 'metrics.json'}")
     missing = {"num_queries", "mode", "score", "terminator", "count_terminator"} - metrics.keys()
     if missing:
@@ -80,7 +80,7 @@ def compare(runs: Sequence[Run]) -> str:
     Raises `ValueError` for fewer than two runs, and for runs that did not rank the same documents for the same queries.
     """
     if len(runs) < 2:
-        raise ValueError("give two or more runs: python compare.py runs/ONE runs/OTHER")
+        raise ValueError("give two or more runs: stoical compare runs/ONE runs/OTHER")
     first, *others = runs
     for other in others:
         _check_same_queries(first, other)
@@ -105,7 +105,7 @@ def compare(runs: Sequence[Run]) -> str:
 
 
 def compare_generations(runs: Sequence[Run]) -> str:
-    """A row a run of what `evaluate.py ... generation=true` found; empty where a run was evaluated without it."""
+    """A row a run of what `stoical evaluate ... eval.generation=true` found; empty where a run was evaluated without it."""
     if not all("generation" in row for run in runs for row in run.rows.values()):
         return ""
     found = [summarise([row["generation"] for row in run.rows.values()]) for run in runs]

@@ -1,9 +1,4 @@
-"""The docIDs of one list as a drawn trie, with ranks and the loss's weights, and the prompt that holds them.
-
-  python -m stoical.reporting.draw_trie recipe=esci_beta2 [query=ID] [output=DIR] [key=value ...]
-
-Takes the training query of that id (default: the first), writes trie.png and prompt.txt, the rendered prompt, to
-output=DIR (default: runs/trie), and prints how many tokens they have. No model is loaded.
+"""The docIDs of one list as a drawn trie, with ranks and the loss's weights.
 
 Dimension letters: D docIDs, N nodes of the token trie (root first), S drawn nodes (root first).
 """
@@ -18,14 +13,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from transformers import PreTrainedTokenizerBase
 
-from stoical.build import build_encoder, build_tokenizer
-from stoical.cli import run
-from stoical.config import load_recipe, split_arguments
-from stoical.data import RankingDataset, RankingRow, load_split
 from stoical.reporting.figure import plt, save
-from stoical.settings import Recipe
-from stoical.targets import Floats, leaf_scores, node_weights, subtree_sums
-from stoical.trie import DocIDTrie, Ints, build_trie
+from stoical.trie.node_weights import Floats, leaf_scores, subtree_sums
+from stoical.trie.prefix_tree import DocIDTrie, Ints
 
 INCHES_PER_DOCID = 0.17
 LABEL_LENGTH = 50  # characters of a docID and its text
@@ -121,46 +111,3 @@ def _draw_branch(axis: Axes, drawn: DrawnTrie, place: int, weight: float, writte
     axis.text(column + 0.03, row, written, va="center", fontsize=7, family="monospace")
     if weight >= SHOWN_WEIGHT:
         axis.text(column - 0.02, row, f"{weight:.2g}", ha="right", va="bottom", fontsize=5.5, color="tab:red")
-
-
-def find_row(rows: RankingDataset, query_id: str | None) -> RankingRow:
-    """The row of that query; the first if None. Raises `ValueError` where there is none."""
-    if query_id is None:
-        return rows[0]
-    found = (row for row in (rows[index] for index in range(len(rows))) if row.query_id == query_id)
-    row = next(found, None)
-    if row is None:
-        raise ValueError(f"query={query_id}: {rows.name} has no query of that id")
-    return row
-
-
-def draw(recipe: Recipe, query_id: str | None, output: Path) -> str:
-    """Write trie.png and prompt.txt to `output`; what they hold, in one line."""
-    tokenizer = build_tokenizer(recipe)
-    row = find_row(load_split(recipe.data.path, "train"), query_id)
-    encoder = build_encoder(recipe, tokenizer)
-    query = encoder.encode(row)
-    ranks = np.array(query.ranks)
-    trie = build_trie(query.docid_ids)
-    held = (
-        f"{row.query!r}: {len(query.prompt_ids):,} prompt tokens, {len(ranks)} docIDs, {trie.num_nodes - 1:,} trie "
-        f"nodes, {query.num_dropped} documents dropped by truncation"
-    )
-    docs = row.docs[: len(ranks)]
-    labels = [f"{doc.docid} {doc.text or ''}"[:LABEL_LENGTH] for doc in docs]
-    weights = node_weights(trie, ranks, recipe.loss)
-    plot_trie(trie, weights, ranks, prefixes(trie, tokenizer), labels, held, output / "trie.png")
-    (output / "prompt.txt").write_text(encoder.render(row, docs, epoch=0) + "\n", encoding="utf-8")
-    return held
-
-
-def main(arguments: Sequence[str]) -> None:
-    """The command line of the module's docstring."""
-    values = split_arguments(arguments)
-    query_id, output = values.pop("query", None), Path(values.pop("output", "runs/trie"))
-    print(draw(load_recipe([f"{key}={value}" for key, value in values.items()]), query_id, output))
-    print(f"written to {output}")
-
-
-if __name__ == "__main__":
-    run(main, __doc__ or "", recipes=False)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stoical.generation_metrics import summarise
+from stoical.evaluation.generation_metrics import summarise
 from stoical.reporting.tables import markdown, percent
 
 GENERATION = "generation.json"

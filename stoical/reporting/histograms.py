@@ -1,31 +1,16 @@
-"""How long lists, prompts and docIDs are: Figure 3 of the SToICaL paper, for datasets as recipes read them.
-
-  python -m stoical.reporting.histograms [recipes=wordnet_ntp,esci_ntp] [output=DIR] [key=value ...]
-
-Reads both splits of each recipe's dataset with its prompt and tokenizer, before truncation, and writes
-length_histograms.png and, with the counts of every bar, length_histograms.json to output=DIR (default:
-runs/length_histograms). key=value settings, such as tokenizer.name=DIR, go to all recipes.
-"""
+"""How long lists, prompts and docIDs are: Figure 3 of the SToICaL paper."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from stoical.build import build_encoder, build_tokenizer
-from stoical.cli import run
-from stoical.config import load_recipe, split_arguments
-from stoical.data import load_split
-from stoical.metrics import Ints
+from stoical.evaluation.metrics import Ints
 from stoical.reporting.figure import plt, save
-from stoical.settings import Recipe
 
 BINS = 50
 PANELS = {
@@ -47,25 +32,6 @@ class Lengths:
     docid_tokens: Ints
     max_length: int
     too_long: int
-
-
-def measure(recipe: Recipe) -> Lengths:
-    """The lengths in both splits, with the prompt and tokenizer of the recipe. Negatives are left out."""
-    tokenizer = build_tokenizer(recipe)
-    encoder = replace(build_encoder(recipe, tokenizer), max_length=sys.maxsize)
-    documents, prompts, docids, too_long = [], [], [], 0
-    for split in ("train", "test"):
-        rows = load_split(recipe.data.path, split)
-        for row in tqdm((rows[i] for i in range(len(rows))), rows.name, total=len(rows), unit="query", disable=None):
-            query = encoder.encode(row)
-            tokens = [len(ids) for ids in query.docid_ids]
-            documents.append(len(tokens))
-            prompts.append(len(query.prompt_ids))
-            docids += tokens
-            too_long += len(query.prompt_ids) + max(tokens) > recipe.prompt.max_length
-    name = Path(recipe.data.path).name
-    lengths = np.array(documents), np.array(prompts), np.array(docids)
-    return Lengths(name, *lengths, recipe.prompt.max_length, too_long)
 
 
 def bars(values: Ints) -> tuple[Ints, Ints]:
@@ -111,24 +77,3 @@ def plot_histograms(described: Mapping[str, Mapping[str, Any]], output: Path) ->
         line[0].set(ylabel=f"{name}\nqueries")
         line[-1].set(ylabel="(query, docID) pairs")
     save(figure, output)
-
-
-def main(arguments: Sequence[str]) -> None:
-    """The command line of the module's docstring."""
-    values = split_arguments(arguments)
-    recipes = values.pop("recipes", "wordnet_ntp,esci_ntp").split(",")
-    output = Path(values.pop("output", "runs/length_histograms"))
-    settings = [f"{key}={value}" for key, value in values.items()]
-    measured = [measure(load_recipe([f"recipe={name}", *settings])) for name in recipes]
-    described = {lengths.name: describe(lengths) for lengths in measured}
-    plot_histograms(described, output / "length_histograms.png")
-    (output / "length_histograms.json").write_text(json.dumps(described, indent=1) + "\n")
-    for name, found in described.items():
-        means = ", ".join(f"{label} {found[panel]['mean']:,.1f}" for panel, label in PANELS.items())
-        over = f"{found['queries_over_max_length']:,} over {found['max_length']:,} tokens"
-        print(f"{name}: {found['queries']:,} queries; means: {means}; {over}")
-    print(f"written to {output}")
-
-
-if __name__ == "__main__":
-    run(main, __doc__ or "", recipes=False)

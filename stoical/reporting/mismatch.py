@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from stoical.metrics import Floats
+from stoical.evaluation.metrics import Floats
 from stoical.reporting.figure import FADED, plt, save
-from stoical.targets import TargetSettings
+from stoical.trie.node_weights import TargetSettings
 
 DIAGNOSTICS = ("diagnostics.json", "mismatch.png")
 KINDS = ("teacher_forced", "gold", "free_running", "common", "unconstrained")

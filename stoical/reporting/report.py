@@ -7,15 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stoical.evaluator import FREE_RUN, Evaluation
-from stoical.metrics import NEAR_TIE
-from stoical.reporting.bars import plot_metrics
-from stoical.reporting.breakdown import plot_ndcg_breakdown
+from stoical.evaluation.evaluator import FREE_RUN, Evaluation
+from stoical.evaluation.intervals import BOOTSTRAP, FEW, metric_intervals
+from stoical.evaluation.metrics import NEAR_TIE
+from stoical.reporting.evaluation_figures import plot_metrics, plot_ndcg_breakdown, plot_rank_map, plot_valid_mass
 from stoical.reporting.generation import GENERATION
-from stoical.reporting.intervals import BOOTSTRAP, FEW, metric_intervals
-from stoical.reporting.mass_by_step import plot_valid_mass
 from stoical.reporting.mismatch import DIAGNOSTICS
-from stoical.reporting.rank_map import plot_rank_map
 from stoical.reporting.tables import header, markdown, metric_names, percent, title
 from stoical.reporting.trec import write_trec
 

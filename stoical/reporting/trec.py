@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from stoical.metrics import predicted_order
+from stoical.evaluation.metrics import predicted_order
 
 
 def write_trec(rows: Iterable[Mapping[str, Any]], directory: Path, tag: str) -> None:

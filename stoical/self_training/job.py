@@ -7,12 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from stoical.data import RankingRow
-from stoical.packing import PackedBatch, TokenizedQuery, TrieTargetCollator
-from stoical.queries import QueryEncoder
-from stoical.self_training.drawing import Draws, row_draws
-from stoical.self_training.settings import Per
-from stoical.settings import Recipe
+from stoical.config.recipe import Recipe
+from stoical.data.rows import RankingRow
+from stoical.decoding.choices import Per
+from stoical.decoding.sampling import Draws, row_draws
+from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.encoding.queries import QueryEncoder
+from stoical.encoding.tokenized import TokenizedQuery
 
 Record = dict[str, Any]
 

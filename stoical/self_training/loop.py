@@ -16,17 +16,19 @@ import torch
 from accelerate import PartialState
 from omegaconf import OmegaConf
 
-from stoical.arguments import micro_batches
-from stoical.checkpoints import find_checkpoint, is_adapter
-from stoical.prompts import load_template
-from stoical.resume import describe, flat
-from stoical.run_dir import check_writable
-from stoical.saving import last_checkpoint, write_whole
-from stoical.self_training.generated import RECORD_FILE, ROWS_FILE, read_provenance
-from stoical.self_training.generation import generate, made_from
-from stoical.self_training.settings import SelfTrainingSettings
-from stoical.settings import Recipe
-from stoical.training import train
+from stoical.common.differences import describe, differences
+from stoical.common.files import write_whole
+from stoical.config.recipe import Recipe
+from stoical.config.self_training import SelfTrainingSettings
+from stoical.encoding.generated_rows import RECORD_FILE, ROWS_FILE, read_provenance
+from stoical.encoding.prompts import load_template
+from stoical.runs.checkpoints import last_checkpoint
+from stoical.runs.directory import check_writable
+from stoical.runs.find import find_checkpoint, is_adapter
+from stoical.runs.processes import join_processes
+from stoical.self_training.generate import generate, made_from
+from stoical.training.arguments import micro_batches
+from stoical.training.run import train
 
 SEED_STEP = 1000  # between iterations: more than anyone's number of seeds, so that no two runs share one
 
@@ -38,10 +40,10 @@ def self_train(recipe: Recipe) -> Path:
     """
     settings, output = recipe.self_training, Path(str(recipe.output))
     if settings is None:
-        raise ValueError("this recipe has no self_training section: add an overlay (bash), or use train.py")
+        raise ValueError("this recipe has no self_training section: add an overlay (bash), or use stoical train")
     check_writable(output)
     _check_resume(recipe)
-    micro_batches(recipe)  # refuses what cannot be shared out, and joins the processes
+    micro_batches(recipe, join_processes(recipe))  # refuses what cannot be shared out
     load_template(recipe.prompt.template)
     _keep_recipe(recipe)
     checkpoint = _start(recipe, settings)
@@ -74,7 +76,7 @@ def stage_recipe(recipe: Recipe, iteration: int, checkpoint: Path | None) -> Rec
 def _check_resume(recipe: Recipe) -> None:
     if recipe.resume_force or recipe.resume not in (None, "auto"):
         raise ValueError(
-            "self_train.py takes resume=auto alone: to change settings on the way, delete the iteration-N directories "
+            "stoical self-train takes resume=auto alone: to change settings on the way, delete the iteration-N directories "
             "that they concern, or set another output="
         )
     held = sorted(path.name for path in Path(str(recipe.output)).glob("iteration-*"))
@@ -137,6 +139,4 @@ def _generate_once(stage: Recipe, settings: SelfTrainingSettings, iteration: int
 def _difference(found: dict[str, Any] | None, facts: dict[str, Any]) -> str:
     if found is None:
         return f"are gone, or not as {RECORD_FILE} has them"
-    before, after = flat(found["made_from"]), flat(facts)
-    changes = {key: (before.get(key), after.get(key)) for key in before | after if before.get(key) != after.get(key)}
-    return f"were made otherwise: {describe(changes)}"
+    return f"were made otherwise: {describe(differences(found['made_from'], facts))}"

@@ -8,43 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from stoical.forward import NodeOutput
-from stoical.mitigations.mixed_walks import Source
-from stoical.mixed_prefix import child, expert_steps, gold_path
-from stoical.packing import PackedBatch, TokenizedQuery
-from stoical.self_training.drawing import Draws, drawn_tokens
-from stoical.trie import DocIDTrie, Ints, build_trie
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertTrie:
-    """A query's trie, the expert's step at each of its nodes (-1 at leaves), and the nodes and tokens of its path."""
-
-    trie: DocIDTrie
-    steps: Ints
-    gold: list[int]
-
-    @classmethod
-    def of(cls, query: TokenizedQuery) -> Self:
-        """That of a query without negatives."""
-        trie, ranks = build_trie(query.docid_ids), np.asarray(query.ranks)
-        return cls(trie, expert_steps(trie, ranks), gold_path(trie, ranks))
-
-    @property
-    def gold_tokens(self) -> list[int]:
-        """Those of the top docID."""
-        return self.trie.token[self.gold].tolist()
-
-    def children(self, node: int) -> Ints:
-        """The tokens that lead on from a node."""
-        start, end = self.trie.child_start[node : node + 2]
-        return self.trie.token[start:end]
+from stoical.decoding.choices import Source
+from stoical.decoding.sampling import Draws, drawn_tokens
+from stoical.encoding.packing import PackedBatch
+from stoical.models.forward import NodeOutput
+from stoical.trie.expert import ExpertTrie, child
+from stoical.trie.prefix_tree import Ints
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""The paper's second dataset: Amazon's Shopping Queries (ESCI)."""

@@ -1,0 +1,1 @@
+"""Ranking data in other layouts: BEIR, TREC, scored pairs, plain text."""

@@ -1,0 +1,172 @@
+"""Make a dataset of plain text: prompts, and the target to write after each.
+
+    stoical prepare text input=pairs.jsonl out=data/mine
+    stoical prepare text input=train.jsonl test_input=test.jsonl out=data/mine
+
+A row of input= (.jsonl, .csv, .tsv, .parquet, or a directory by datasets' save_to_disk) has a prompt and a target. Both
+are written as they stand: what ends a prompt, such as a line break or a chat template's markers, is part of it. Rows
+that are left out are counted in manifest.json and listed in dropped.parquet. Train with prompt.template=plain
+(recipe=text_sft): see docs/data.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from stoical.common.options import option
+from stoical.data.dataset import SCHEMA
+
+from ..dataset_dir import Row, check_replaceable, write_dataset
+from ..dropped import Dropped, print_dropped
+from ..lists import sums
+from ..tables import check_text, read_table
+
+TOOL = "stoical prepare text"
+SHOWN = 60  # characters of a prompt in the list of what was dropped
+
+
+@dataclass
+class TextOptions:
+    """What the user can set; `--help` prints it."""
+
+    input: str = option("", "the prompts and targets")
+    test_input: str = option("", "those for testing; without it the seed splits the prompts")
+    out: str = option("data/mine", "directory to write; one that exists must come from this command")
+    prompt_column: str = option("prompt", "the column of the prompt")
+    target_column: str = option("target", "the column of the target")
+    strip: bool = option(False, "cut blanks and line breaks off both ends of targets, which are an error otherwise")
+    test_size: int | None = option(None, "how many prompts are for testing without test_input=; if not given, a tenth")
+    seed: int = option(0, "seed of the split and of the order, 0 to 4294967295")
+    licence: str = option("unknown", "the data's licence, for the manifest")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt, its target, and where they stand."""
+
+    prompt: str
+    target: str
+    where: str
+
+
+def build(options: TextOptions) -> None:
+    """Make the dataset that `options` describe; ValueError where they cannot be met."""
+    _check(options)
+    dropped = Dropped()
+    inputs = {key: Path(getattr(options, key)) for key in ("input", "test_input") if getattr(options, key)}
+    pairs = {key: read_pairs(path, options, dropped) for key, path in inputs.items()}
+    if "test_input" in pairs:
+        splits = {"train": without(pairs["input"], pairs["test_input"], dropped), "test": pairs["test_input"]}
+    else:
+        splits = split_prompts(pairs["input"], options)
+    for split, found in splits.items():
+        if not found:
+            print_dropped(dropped.summary())
+            raise ValueError(f"no row of {split} is left; what was left out is listed above")
+    manifest = describe(options, inputs) | {"dropped": dropped.summary()}
+    tables = {split: pa.Table.from_pylist(rows, schema=SCHEMA) for split, rows in make_rows(splits, options).items()}
+    extra = {"dropped": dropped.to_arrow()}
+    manifest = write_dataset(Path(options.out), tables, f"{options.licence}\n", manifest, extra)
+    print_dropped(manifest["dropped"])
+    for split, counts in manifest["splits"].items():
+        print(f"  {split}: {counts['queries']:,} prompts with their targets")
+    print(f"wrote {options.out}")
+
+
+def _check(options: TextOptions) -> None:
+    check_replaceable(Path(options.out), TOOL)
+    if not options.input:
+        raise ValueError("input= is missing: a file of prompts and targets")
+    if options.prompt_column == options.target_column:
+        raise ValueError(f"prompt_column= and target_column= are both {options.prompt_column}")
+    if not 0 <= options.seed < 2**32:
+        raise ValueError(f"seed={options.seed}: must be from 0 to 4294967295")
+    if options.test_input and options.test_size is not None:
+        raise ValueError(f"test_size={options.test_size} has no effect with test_input=: drop one of them")
+
+
+def read_pairs(path: Path, options: TextOptions, dropped: Dropped) -> list[Pair]:
+    """The pairs of a file; those with an empty cell, and those that come again, are noted and left out.
+
+    ValueError for a file that cannot be read or has no rows, for cells that are no text, and for targets with blanks at
+    their ends unless `strip`.
+    """
+    names = [options.prompt_column, options.target_column]
+    table = check_text(read_table(path, names), names)
+    if not len(table):
+        raise ValueError(f"{path} holds no rows")
+    found: dict[tuple[str, str], Pair] = {}
+    for where, cells in table.rows(*names):
+        prompt, target = (cell or "" for cell in cells)
+        target = target.strip() if options.strip else target
+        if not (prompt.strip() and target.strip()):
+            dropped.add(f"empty {names[0] if not prompt.strip() else names[1]}", where, (prompt + target)[:SHOWN])
+        elif (prompt, target) in found:
+            dropped.add("pair that comes again", where, prompt[:SHOWN])
+        else:
+            found[prompt, target] = Pair(prompt, target, where)
+    _refuse_blanks([pair for pair in found.values() if pair.target != pair.target.strip()], names[1])
+    return list(found.values())
+
+
+def _refuse_blanks(padded: Sequence[Pair], column: str) -> None:
+    if padded:
+        raise ValueError(
+            f"{padded[0].where}: {column} has blanks or line breaks at its ends, which the model would learn to write "
+            f"({len(padded):,} such rows): cut them off with strip=true, or in the file"
+        )
+
+
+def without(train: Sequence[Pair], test: Sequence[Pair], dropped: Dropped) -> list[Pair]:
+    """The training pairs whose prompt is in no test pair; the others are noted."""
+    held_out = {pair.prompt for pair in test}
+    for pair in train:
+        if pair.prompt in held_out:
+            dropped.add("training prompt that is in test, too", pair.where, pair.prompt[:SHOWN])
+    return [pair for pair in train if pair.prompt not in held_out]
+
+
+def split_prompts(pairs: Sequence[Pair], options: TextOptions) -> dict[str, list[Pair]]:
+    """`test_size` prompts (a tenth if None) for testing, with all their targets, and the others for training."""
+    prompts = list(dict.fromkeys(pair.prompt for pair in pairs))
+    size = max(1, len(prompts) // 10) if options.test_size is None else options.test_size
+    if not 1 <= size < len(prompts):
+        raise ValueError(f"test_size={size}: there are {len(prompts)} prompts, and both splits need some")
+    drawn = {prompts[i] for i in np.random.RandomState(options.seed).permutation(len(prompts))[:size]}
+    return {
+        "train": [pair for pair in pairs if pair.prompt not in drawn],
+        "test": [pair for pair in pairs if pair.prompt in drawn],
+    }
+
+
+def make_rows(splits: dict[str, list[Pair]], options: TextOptions) -> dict[str, list[Row]]:
+    """Rows in random order: the prompt is the query, the target the one docID. An id is the place in the file."""
+    rows = {}
+    for split, pairs in splits.items():
+        order = np.random.RandomState(options.seed).permutation(len(pairs))
+        rows[split] = [_row(pairs[i]) for i in order]
+    return rows
+
+
+def _row(pair: Pair) -> Row:
+    return {"query_id": pair.where, "query": pair.prompt, "docs": [{"docid": pair.target}]}
+
+
+def describe(options: TextOptions, inputs: dict[str, Path]) -> dict[str, Any]:
+    """The manifest, without counts, sums and what was dropped."""
+    elsewhere = {"out", "seed", "licence", *inputs}  # the manifest says it otherwise, and holds no paths
+    return {
+        "name": Path(options.out).name,
+        "tool": TOOL,
+        "source": {key: path.name for key, path in inputs.items()},
+        "version": {key: sums(path) for key, path in inputs.items()},
+        "licence": options.licence,
+        "seed": options.seed,
+        "options": {key: value for key, value in asdict(options).items() if key not in elsewhere},
+    }

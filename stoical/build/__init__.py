@@ -1,0 +1,1 @@
+"""A recipe to what every command needs: tokenizer, encoder, model, evaluator."""

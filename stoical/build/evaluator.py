@@ -1,0 +1,27 @@
+"""A recipe to the evaluator of its test split."""
+
+from __future__ import annotations
+
+from stoical.config.recipe import Recipe
+from stoical.data.dataset import RankingDataset
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.encoding.queries import EncodedDataset, QueryEncoder
+from stoical.encoding.tokenization import pad_id
+from stoical.evaluation.evaluator import Evaluator
+
+
+def build_evaluator(recipe: Recipe, test: RankingDataset, encoder: QueryEncoder, num_queries: int | None) -> Evaluator:
+    """Scoring of the test split as the recipe's eval section says, negatives included."""
+    return Evaluator(
+        dataset=EncodedDataset(test, encoder, negatives=True),
+        collator=TrieTargetCollator(recipe.loss, pad_id(encoder.tokenizer), prune=False),
+        mode=recipe.eval.mode,
+        score=recipe.eval.score,
+        recall_at=recipe.eval.recall_at,
+        batch_size=recipe.eval.batch_size,
+        layout=recipe.layout,
+        num_beams=recipe.eval.num_beams,
+        num_queries=num_queries,
+        diagnostics=recipe.eval.diagnostics,
+        generation=recipe.eval.generation,
+    )

@@ -1,0 +1,56 @@
+"""Make a dataset, or docIDs for items of your own.
+
+  stoical prepare wordnet                                     the paper's WordNet task: 82,114 queries, in seconds
+  stoical prepare chains|esci|beir|trec|pairs|text|docids [key=value ...]
+  stoical prepare NAME --help                                 what one of them makes, and its options
+
+From a checkout, `python -m data_prep.wordnet` is `stoical prepare wordnet`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import typing
+from types import ModuleType
+
+from stoical.commands.shell import Command, Given
+from stoical.common.fields import unknown
+
+MAKERS = {  # name -> module of data_prep
+    "wordnet": "wordnet.hypernyms",
+    "chains": "wordnet.chains",
+    "esci": "esci.build",
+    "beir": "importers.beir",
+    "trec": "importers.trec",
+    "pairs": "importers.pairs",
+    "text": "importers.text",
+    "docids": "docids",
+}
+
+
+def find(name: str) -> Command:
+    """The command that makes a dataset of that name. Raises `ValueError` where there is none."""
+    if name not in MAKERS:
+        raise unknown("dataset", name, list(MAKERS), f" stoical prepare makes {', '.join(MAKERS)}.")
+    module = _module(MAKERS[name])
+    options = typing.get_type_hints(module.build)["options"]
+    return Command(str(module.__doc__), lambda given: module.build(given.options), options, bare=True)
+
+
+def _module(name: str) -> ModuleType:
+    """A module of data_prep: `stoical.data_prep` once it is installed, `data_prep` beside the package in a checkout."""
+    for package in ("stoical.data_prep", "data_prep"):
+        try:
+            return importlib.import_module(f"{package}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{package}.{name}".startswith(error.name):
+                raise
+    raise ValueError("data_prep is not there: run from the checkout, or install stoical")
+
+
+def run(given: Given) -> None:
+    """Without a name, or with an option before it, there is nothing to make."""
+    raise ValueError(f"give what to make first: stoical prepare {'|'.join(MAKERS)}")
+
+
+main = Command(str(__doc__), run, settings=True)

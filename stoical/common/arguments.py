@@ -1,0 +1,71 @@
+"""`key=value` words of a command line: split, checked against a dataclass of options, and as a layer of settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from stoical.common.fields import unknown
+from stoical.common.options import keys_of
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Options = TypeVar("Options", bound="DataclassInstance")
+
+
+def parse_options(schema: type[Options], values: Mapping[str, str]) -> Options:
+    """The options that `values` give, defaults elsewhere.
+
+    Raises `ValueError` for an unknown key (naming the closest), a value of the wrong type, and a required option that
+    is missing or empty.
+    """
+    known = [key.name for key in keys_of(schema)]
+    for key in values:
+        if key not in known:
+            raise unknown("option", key, known, " --help explains every option.")
+    _, layer = dotlist_layer(values)
+    try:
+        options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), layer))
+    except OmegaConfBaseException as error:
+        raise ValueError(one_line(error)) from error
+    for each in fields(schema):
+        if each.metadata.get("required") and getattr(options, each.name) in ("", None):
+            raise ValueError(f"give {each.name}=, {each.metadata['help']}")
+    return cast("Options", options)
+
+
+def split_arguments(words: Iterable[str]) -> dict[str, str]:
+    """`key=value` words to a dict; raises `ValueError` for a word without `=` and for a key given twice."""
+    values: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{word!r}: arguments are key=value, such as recipe=wordnet_alpha2 or seed=1")
+        if key in values:
+            raise ValueError(f"{key} is given twice, as {values[key]!r} and {value!r}; give it once")
+        values[key] = value
+    return values
+
+
+def dotlist_layer(values: Mapping[str, str]) -> tuple[str, DictConfig]:
+    """`key=value` settings as (origin, settings), for merging. Raises `ValueError` for a value that is no YAML."""
+    layer = OmegaConf.create()
+    for key, value in values.items():
+        try:
+            layer.merge_with_dotlist([f"{key}={value}"])
+        except (OmegaConfBaseException, YAMLError, ValueError) as error:
+            raise ValueError(f"command line: {key}={value}: {one_line(error)}") from error
+    return "command line", layer
+
+
+def one_line(error: Exception) -> str:
+    """An error of omegaconf's with the key that it is about, on one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "")
+    return f"{key}: {lines[0]}" if key else lines[0]

@@ -1,0 +1,1 @@
+"""Recipes: typed settings, their checks, and how they are loaded."""

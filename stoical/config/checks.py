@@ -1,0 +1,199 @@
+"""Checks of a whole recipe, before anything loads: settings that conflict, are out of range or would have no effect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stoical.common.fields import check_fields, unknown
+from stoical.config.libraries import library_fields
+from stoical.config.recipe import Recipe
+from stoical.config.self_training import SelfTrainingSettings
+from stoical.models.layouts import MASKABLE
+
+TRACKERS = ("wandb", "trackio", "tensorboard")
+OWNED = {  # fields of TrainingArguments -> the setting that decides them, if one does
+    "output_dir": "output",
+    "seed": "seed",
+    "gradient_accumulation_steps": "global_batch_size",
+    "per_device_eval_batch_size": "eval.batch_size",
+    "resume_from_checkpoint": "resume",
+    "remove_unused_columns": None,
+    "label_names": None,
+    "average_tokens_across_devices": None,
+}
+REFUSED = {
+    "hub_token": "it would be written into the run's files; log in with `hf auth login` instead",
+    "dataloader_persistent_workers": "workers that live on would shuffle documents as in the first epoch",
+    "enable_jit_checkpoint": "it saves in the middle of a step; resume=auto continues from the last checkpoint",
+}
+FIXED_LORA = {  # fields of LoraConfig that follow from the model, or that a checkpoint or a trie could not be read with
+    "task_type": "stoical trains causal language models",
+    "peft_type": "this section is LoRA",
+    "auto_mapping": "peft fills it in",
+    "peft_version": "peft fills it in",
+    "base_model_name_or_path": "model.name says it",
+    "revision": "model.name says it",
+    "inference_mode": "training trains and evaluation does not",
+    "alora_invocation_tokens": "it looks for tokens in a row of one document, and a row here holds a trie",
+}
+INITIAL_WEIGHTS = (True, False, "gaussian", "orthogonal")
+TORCH_DTYPES = ("float32", "float16", "bfloat16", "uint8", "int8")
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise `ValueError` where settings conflict, are of the wrong type, or would have no effect."""
+    recipe.loss.check()
+    recipe.mitigations.check(recipe.loss, recipe.tokenizer.terminator, recipe.data.num_negatives)
+    _check_numbers(recipe)
+    _check_training(recipe)
+    _check_eval(recipe)
+    for key, rows in (("data.generated", recipe.data.generated), ("self_training", recipe.self_training)):
+        if recipe.data.num_negatives and rows is not None:
+            raise ValueError(f"data.num_negatives conflicts with {key}, whose rows are trained on as made; drop one")
+    if recipe.self_training is not None:
+        _check_self_training(recipe, recipe.self_training)
+    check_adapters(recipe)
+    if recipe.model.attn_implementation not in MASKABLE:
+        raise ValueError(
+            f"model.attn_implementation={recipe.model.attn_implementation} cannot take the mask of a trie; "
+            f"use one of {', '.join(MASKABLE)}"
+        )
+    if recipe.loss.visits == "reach" and recipe.loss.normalizer == "weights":
+        raise ValueError(
+            "loss.visits=reach conflicts with loss.normalizer=weights: its weights are not known before the forward "
+            "pass; use loss.normalizer=points or queries"
+        )
+    for name, method in recipe.mitigations.methods.items():
+        if recipe.layout == "pointwise" and method.packed_only is not None:
+            raise ValueError(
+                f"layout=pointwise conflicts with mitigations.{name}, which {method.packed_only}; use layout=sequence "
+                "or cache"
+            )
+    if (recipe.tokenizer.name == "bpe") != (recipe.tokenizer.vocab_size is not None):
+        raise ValueError("tokenizer.vocab_size goes with tokenizer.name=bpe: set both, or neither")
+    if recipe.resume_force and recipe.resume is None:
+        raise ValueError("resume_force=true has no effect without resume=; add resume=auto, or drop it")
+    if recipe.tokenizer.terminator == "none" and not recipe.tokenizer.count_terminator:
+        raise ValueError("tokenizer.count_terminator=false conflicts with tokenizer.terminator=none: drop one of them")
+    for key in ("activation_checkpointing", "gradient_checkpointing"):  # new name and old
+        if recipe.layout == "cache" and recipe.training.get(key):
+            raise ValueError(
+                f"layout=cache conflicts with training.{key}=true, which drops the cache; use layout=sequence"
+            )
+
+
+def _check_self_training(recipe: Recipe, settings: SelfTrainingSettings) -> None:
+    settings.check(recipe.loss, recipe.mitigations.chosen, recipe.tokenizer.terminator, recipe.training)
+    if recipe.data.generated is not None:
+        raise ValueError("self_training conflicts with data.generated, which it sets in every iteration; drop one")
+    if recipe.lora is not None and recipe.model.from_scratch:
+        raise ValueError(
+            "self_training with lora conflicts with model.from_scratch=true: every iteration's seed would make another "
+            "model below the adapters; set model.name to saved weights"
+        )
+
+
+def _check_numbers(recipe: Recipe) -> None:
+    numbers = {
+        "global_batch_size": recipe.global_batch_size,
+        "prompt.max_length": recipe.prompt.max_length,
+        "eval.batch_size": recipe.eval.batch_size,
+        "eval.num_queries": recipe.eval.num_queries,
+        "eval.num_beams": recipe.eval.num_beams,
+        "eval.recall_at": min(recipe.eval.recall_at, default=None),
+    }
+    for key, value in numbers.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{key}={value} must be at least 1")
+
+
+def _check_eval(recipe: Recipe) -> None:
+    for key in ("diagnostics", "generation"):
+        if getattr(recipe.eval, key) and recipe.eval.mode != "exact":
+            raise ValueError(f"eval.{key}=true needs exact scores; drop eval.mode={recipe.eval.mode}")
+    if recipe.eval.generation and not _counts_terminator(recipe):
+        raise ValueError(
+            "eval.generation=true needs a model that was trained to end what it writes: tokenizer.terminator=eos and "
+            "tokenizer.count_terminator=true"
+        )
+
+
+def _counts_terminator(recipe: Recipe) -> bool:
+    return recipe.tokenizer.terminator != "none" and recipe.tokenizer.count_terminator
+
+
+def _check_training(recipe: Recipe) -> None:
+    for key, value in recipe.training.items():
+        if key in OWNED:
+            owner = OWNED[key]
+            raise ValueError(
+                f"training.{key} conflicts with {owner}, which sets it; use {owner}"
+                if owner
+                else f"training.{key} is not for a recipe to set: the trie's batches need it as it is"
+            )
+        if key in REFUSED and value:
+            raise ValueError(f"training.{key}={value} is not for a recipe to set: {REFUSED[key]}")
+    check_fields("training", recipe.training, library_fields("TrainingArguments"), "TrainingArguments")
+    tracker_names(recipe.training.get("report_to"))
+    if recipe.optimizer != "trainer" and "optim" in recipe.training:
+        raise ValueError(
+            f"training.optim={recipe.training['optim']} conflicts with optimizer={recipe.optimizer}; "
+            "set optimizer=trainer to use it, or training.optim=null to leave it out"
+        )
+
+
+def check_adapters(recipe: Recipe) -> None:
+    """Raise `ValueError` where the sections `lora` and `quantization` are not what peft and transformers take."""
+    if recipe.lora is not None:
+        _check_lora(recipe.lora)
+    elif recipe.model.adapter is not None:
+        raise ValueError(f"model.adapter={recipe.model.adapter} has no effect without the section lora; drop one")
+    if recipe.quantization is None:
+        return
+    if recipe.lora is None:
+        raise ValueError("quantization needs lora: quantized weights cannot be trained, adapters over them can")
+    if recipe.model.from_scratch:
+        raise ValueError("quantization conflicts with model.from_scratch=true: weights are quantized when loaded")
+    _check_quantization(recipe.quantization)
+
+
+def _check_lora(lora: Mapping[str, Any]) -> None:
+    for key in lora:
+        if key in FIXED_LORA:
+            raise ValueError(f"lora.{key} is not for a recipe to set: {FIXED_LORA[key]}")
+    check_fields("lora", lora, library_fields("LoraConfig"), "peft.LoraConfig")
+    start = lora.get("init_lora_weights", True)
+    if start not in INITIAL_WEIGHTS:
+        raise ValueError(
+            f"lora.init_lora_weights={start} changes the model's own weights at the start, and a checkpoint holds the "
+            "adapter alone; use true, false, gaussian or orthogonal"
+        )
+    if lora.get("r", 1) < 1:
+        raise ValueError(f"lora.r={lora['r']} must be at least 1")
+
+
+def _check_quantization(quantization: Mapping[str, Any]) -> None:
+    fields = library_fields("BitsAndBytesConfig")
+    check_fields("quantization", quantization, fields, "transformers.BitsAndBytesConfig")
+    four, eight = quantization.get("load_in_4bit"), quantization.get("load_in_8bit")
+    if four and eight:
+        raise ValueError("quantization.load_in_4bit conflicts with quantization.load_in_8bit; choose one")
+    if not (four or eight):
+        raise ValueError("quantization has no effect without load_in_4bit=true or load_in_8bit=true")
+    kind = quantization.get("bnb_4bit_quant_type", "nf4")
+    if four and kind not in ("nf4", "fp4"):
+        raise ValueError(f"quantization.bnb_4bit_quant_type={kind} must be nf4 or fp4")
+    for key in ("bnb_4bit_compute_dtype", "bnb_4bit_quant_storage"):
+        if quantization.get(key) not in (None, *TORCH_DTYPES):
+            raise ValueError(f"quantization.{key}={quantization[key]} must be one of {', '.join(TORCH_DTYPES)}")
+
+
+def tracker_names(report_to: str | Sequence[str] | None) -> list[str]:
+    """The trackers that `training.report_to` names. Raises `ValueError` for one that is not known."""
+    names = [report_to] if isinstance(report_to, str) else list(report_to or [])
+    names = [] if names == ["none"] else names
+    for name in names:
+        if name not in TRACKERS:
+            raise unknown("tracker", f"training.report_to={name}", TRACKERS, f" Use {', '.join(TRACKERS)} or none.")
+    return names

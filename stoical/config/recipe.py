@@ -1,0 +1,170 @@
+"""A recipe's settings as typed dataclasses: every key with its type, its default and a line of help.
+
+The defaults are the paper's (Appendix A.1, WordNet): Mistral-7B-Instruct-v0.3, Adafactor with beta1 = 0.9, 10,000
+steps. `stoical recipes keys` prints what stands here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from stoical.common.options import option
+from stoical.config.self_training import SelfTrainingSettings
+from stoical.decoding.choices import Mode, Reduction
+from stoical.encoding.tokenized import Terminator
+from stoical.models.layouts import MASKABLE, TRIE_ATTENTION, Layout
+from stoical.objectives.build import MitigationSettings
+from stoical.objectives.objective import Normalizer
+from stoical.trie.node_weights import TargetSettings
+
+DType = Literal["float32", "bfloat16"]
+
+
+@dataclass
+class DataSettings:
+    """Where the rows come from."""
+
+    path: str = option(
+        "data/wordnet", "a dataset directory with train, test and manifest.json (stoical prepare makes one)"
+    )
+    generated: str | None = option(
+        None, "a file of rows made from its train split, which are trained on as well (stoical self-train sets it)"
+    )
+    num_negatives: int = option(
+        0,
+        "docIDs that each training query is compared with, beside its own: the row's negatives, and others of the "
+        "training split, drawn again every epoch. No prompt holds them",
+    )
+
+
+@dataclass
+class PromptSettings:
+    """What the model reads before a docID."""
+
+    template: str = option(
+        "wordnet", "wordnet, esci, compact, codes, plain (the query alone), or the path of a YAML file of your own"
+    )
+    max_length: int = option(1024, "tokens of the prompt and the longest docID together; documents that do not fit go")
+
+
+@dataclass
+class TokenizerSettings:
+    """How texts become token ids."""
+
+    name: str = option(
+        "mistralai/Mistral-7B-Instruct-v0.3",
+        "a hub id or a directory; or bpe: a BPE of vocab_size tokens trained on the dataset, saved with the model",
+    )
+    vocab_size: int | None = option(None, "with name=bpe: how many tokens")
+    terminator: Terminator = option("eos", "what ends a docID, so that `cat` is a leaf beside `cats`")
+    count_terminator: bool = option(True, "whether the terminator counts in the loss and in the mean log-probability")
+
+
+@dataclass
+class ModelSettings:
+    """The model that is trained, or that lies below the adapters."""
+
+    name: str = option(
+        "mistralai/Mistral-7B-Instruct-v0.3",
+        "a hub id or a directory; with from_scratch=true an architecture, such as mistral",
+    )
+    from_scratch: bool = option(False, "random weights, in the shape that config gives, instead of saved ones")
+    config: dict[str, Any] = option(None, "fields of the model's PretrainedConfig to change", factory=dict)
+    adapter: str | None = option(None, "with the section lora: a checkpoint whose adapters to continue from")
+    attn_implementation: str = option(TRIE_ATTENTION, f"the attention: {', '.join(MASKABLE)}")
+    dtype: DType = option(
+        "float32",
+        "of the weights. bfloat16 is for those that LoRA leaves alone: a small learning rate does not move it",
+    )
+
+
+@dataclass
+class LossSettings(TargetSettings):
+    """The paper's loss: a row of the weight table, and what the sum is divided by."""
+
+    normalizer: Normalizer = option(
+        "points",
+        "what the summed loss is divided by, over the global batch: queries, points (docIDs that carry loss) or "
+        "weights (of the nodes)",
+    )
+
+
+@dataclass
+class EvalSettings:
+    """How documents are scored, and what is measured."""
+
+    mode: Mode = option(
+        "exact",
+        "exact: every docID under its own prefix. greedy_path: the paper's proxy (section 5.1), one greedy rollout",
+    )
+    score: Reduction = option("mean", "a docID's score: the mean or the sum of its tokens' log-probabilities")
+    recall_at: list[int] = option(None, "the cutoffs k of R@k", factory=lambda: [1, 2, 3, 4, 5])
+    batch_size: int = option(8, "queries scored in one forward")
+    num_queries: int | None = option(
+        500, "queries evaluated during training, a fixed sample of the test split (null: all)"
+    )
+    num_beams: int = option(5, "width of the constrained beam search that free_run_ndcg is measured on")
+    diagnostics: bool = option(
+        False, "by position, how far the model is from the recipe's target under given and under its own prefixes"
+    )
+    generation: bool = option(
+        False, "for plain text: what greedy decoding writes without a trie, beside the query's first document"
+    )
+
+
+def paper_training() -> dict[str, Any]:
+    """Appendix A.1, as `transformers.TrainingArguments` fields."""
+    return {
+        "max_steps": 10_000,
+        "learning_rate": 1e-5,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 50,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "bf16": True,
+        "per_device_train_batch_size": 8,
+        "logging_steps": 10,
+        "eval_strategy": "steps",
+        "eval_steps": 500,
+        "save_steps": 500,
+        "save_total_limit": 3,
+    }
+
+
+@dataclass
+class Recipe:
+    """Everything that defines a run."""
+
+    output: str | None = option(None, "the run directory (null: runs/<recipe>)")
+    seed: int = option(0, "of weights made from scratch, of shuffles and of samples")
+    global_batch_size: int = option(64, "queries a step, over all processes and accumulation steps")
+    optimizer: Literal["adafactor", "trainer"] = option(
+        "adafactor", "adafactor is the paper's, with beta1 = 0.9; trainer leaves the choice to training.optim"
+    )
+    layout: Layout = option(
+        "sequence",
+        "of a forward pass: sequence (prompt and nodes in one), cache (prompt first), pointwise (a row a docID)",
+    )
+    resume: str | None = option(
+        None, "auto: the run directory's last checkpoint; or the path of one. Refused for another recipe or dataset"
+    )
+    resume_force: bool = option(False, "continue although recipe, dataset or number of processes have changed")
+    dry_run: bool = option(False, "show the recipe, prompts, tries and memory; do not train")
+    data: DataSettings = field(default_factory=DataSettings)
+    prompt: PromptSettings = field(default_factory=PromptSettings)
+    tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    lora: dict[str, Any] | None = option(
+        None, "peft.LoraConfig fields: adapters are trained, the model below stays as it is (overlay lora)"
+    )
+    quantization: dict[str, Any] | None = option(
+        None, "transformers.BitsAndBytesConfig fields, for the model below adapters (overlay qlora)"
+    )
+    loss: LossSettings = field(default_factory=LossSettings)
+    mitigations: MitigationSettings = field(default_factory=MitigationSettings)
+    self_training: SelfTrainingSettings | None = None
+    eval: EvalSettings = field(default_factory=EvalSettings)
+    training: dict[str, Any] = option(
+        None, "transformers.TrainingArguments fields, under their own names", factory=paper_training
+    )

@@ -1,0 +1,1 @@
+"""Ranking data on disk: rows, files, checks, negatives."""

@@ -1,0 +1,109 @@
+"""The rows of one split of a ranking dataset, loaded and checked.
+
+A row is a query with its relevant documents, most relevant first:
+
+    {"query_id": "q1", "query": "deer", "docs": [{"docid": "ruminant"}, {"docid": "mammal", "text": "..."}],
+     "negatives": [{"docid": "solarization"}]}
+
+`text`, `rank` and `negatives` are optional. Negatives are never in the prompt: evaluation scores them, and training may
+compare with them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+from tqdm import tqdm
+
+from stoical.data.files import BATCH_ROWS, decoded, find_split, jsonl_lines, open_table, table_records
+from stoical.data.rows import Doc, RankingRow, parse_row
+
+_NEGATIVE = {"docid": pa.string(), "text": pa.string()}
+_DOC = _NEGATIVE | {"rank": pa.int64()}
+_LISTS = {"docs": pa.list_(pa.struct(_DOC)), "negatives": pa.list_(pa.struct(_NEGATIVE))}
+SCHEMA = pa.schema({"query_id": pa.string(), "query": pa.string()} | _LISTS)
+
+
+class RankingDataset(Sequence[RankingRow]):
+    """The rows of one split, read on demand from an Arrow table (memory-mapped unless it came from JSONL).
+
+    `name` is `<directory>/<split>`. The table must hold valid rows: `load_split` checks them.
+    """
+
+    def __init__(self, name: str, table: datasets.Dataset) -> None:
+        self.name = name
+        self._table = table
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @overload
+    def __getitem__(self, index: int) -> RankingRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[RankingRow]: ...
+    def __getitem__(self, index: int | slice) -> RankingRow | list[RankingRow]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        record = self._table[index]
+        docs = tuple(Doc(**doc) for doc in record["docs"])
+        negatives = tuple(Doc(**doc) for doc in record.get("negatives") or ())
+        return RankingRow(record["query_id"], record["query"], docs, negatives)
+
+    def docids(self) -> list[str]:
+        """The distinct docIDs of the split's documents (negatives not among them), sorted."""
+        found: set[str] = set()
+        for batch in self._table.select_columns("docs").with_format("arrow").iter(BATCH_ROWS):
+            found.update(pc.struct_field(pc.list_flatten(batch["docs"]), "docid").unique().to_pylist())
+        return sorted(found)
+
+    def longest_list(self) -> int:
+        """The most documents that a row has."""
+        batches = self._table.select_columns("docs").with_format("arrow").iter(BATCH_ROWS)
+        return max(pc.max(pc.list_value_length(batch["docs"])).as_py() for batch in batches)
+
+
+def load_split(directory: str | Path, split: str) -> RankingDataset:
+    """The split of a dataset directory, every row of it validated.
+
+    Reads `<directory>/<split>.jsonl`, `<split>.parquet` or `<split>/` (from `datasets`' `save_to_disk`).
+    Raises ValueError if there is none of them or several, for a bad row (naming file and line), for a
+    query_id that occurs twice, and for a split without rows.
+    """
+    path = find_split(Path(directory), split)
+    if path.suffix == ".jsonl":
+        table = _table(_checked(jsonl_lines(path), path))
+    else:
+        table = open_table(path)
+        for _ in _checked(table_records(table, path), path):
+            pass
+    if len(table) == 0:
+        raise ValueError(f"{path} holds no rows")
+    return RankingDataset(f"{Path(directory).resolve().name}/{split}", table)
+
+
+def _table(records: Iterable[Mapping[str, Any]]) -> datasets.Dataset:
+    """An Arrow table in memory."""
+    records, batches = iter(records), []
+    while batch := list(islice(records, BATCH_ROWS)):
+        batches.append(pa.RecordBatch.from_pylist(batch, schema=SCHEMA))
+    return datasets.Dataset(pa.Table.from_batches(batches, schema=SCHEMA))
+
+
+def _checked(records: Iterable[tuple[str, Any]], path: Path) -> Iterator[Mapping[str, Any]]:
+    """The records, while valid and of different query_id; a progress bar on rank 0 after three seconds."""
+    first: dict[str, str] = {}  # query_id -> where
+    hidden = True if os.environ.get("RANK", "0") != "0" else None  # None: show on a terminal only
+    for where, row in tqdm(records, f"checking {path}", delay=3, leave=False, disable=hidden):
+        record = decoded(row, where)
+        query_id = parse_row(record, where).query_id
+        if query_id in first:
+            raise ValueError(f"{where}: query_id {query_id!r} was used before, at {first[query_id]}")
+        first[query_id] = where
+        yield record

@@ -1,0 +1,155 @@
+"""Where the rows of a ranking dataset stand on disk: JSON lines, a parquet file, or a `datasets` directory.
+
+Rows come with their place, `file:line` (from 1) for JSON lines and `file[index]` (from 0) for the others. What a row
+must hold is `stoical.data`'s to know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import reprlib
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stoical.common.files import file_sha256
+
+if TYPE_CHECKING:
+    import datasets
+
+BATCH_ROWS = 1000
+HOW_TO_MAKE = (
+    "for WordNet make it with: stoical prepare wordnet out={} (its plain-text task: stoical prepare chains); "
+    "stoical prepare --help says what else there is, and the README how to make your own"
+)
+
+
+def find_split(directory: Path, split: str) -> Path:
+    """The one file or directory of a split. ValueError where there is none, or several."""
+    check_directory(directory)
+    found = split_files(directory, split)
+    if len(found) > 1:
+        raise ValueError(f"{directory} has several files for {split!r} ({_names(found)}); keep one of them")
+    if not found:
+        raise ValueError(
+            f"{directory} has no split {split!r}: looked for {split}.jsonl, {split}.parquet and {split}/, "
+            f"found {_names(directory.iterdir()) or 'nothing'}; {HOW_TO_MAKE.format(directory)}"
+        )
+    return found[0]
+
+
+def check_dataset(directory: str | Path) -> None:
+    """Raise ValueError where a dataset directory, one of its splits or its manifest is missing; no row is read."""
+    for split in ("train", "test"):
+        find_split(Path(directory), split)
+    load_manifest(directory)
+
+
+def split_files(directory: Path, split: str) -> list[Path]:
+    """Whatever there is for a split: <split>.jsonl, <split>.parquet, <split>/ (from `datasets`' `save_to_disk`)."""
+    jsonl, parquet, saved = directory / f"{split}.jsonl", directory / f"{split}.parquet", directory / split
+    return [path for path in (jsonl, parquet) if path.is_file()] + [saved] * saved.is_dir()
+
+
+def check_directory(directory: Path) -> None:
+    """Raise ValueError unless `directory` is one."""
+    if directory.is_file():
+        raise ValueError(f"{directory} is a file; give the dataset directory instead ({directory.parent})")
+    if not directory.is_dir():
+        raise ValueError(f"there is no dataset directory {directory}; {HOW_TO_MAKE.format(directory)}")
+
+
+def _names(paths: Iterable[Path]) -> str:
+    return ", ".join(sorted(path.name for path in paths))
+
+
+def open_table(path: Path) -> datasets.Dataset:
+    """The table of a parquet file or a `datasets` directory. ValueError for anything else."""
+    return _open_saved(path) if path.is_dir() else _open_parquet(path)
+
+
+def _open_parquet(path: Path) -> datasets.Dataset:
+    import datasets
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    datasets.disable_progress_bars()  # it would say "Generating train split" of any file
+    try:
+        pq.read_schema(path)
+        return datasets.Dataset.from_parquet(str(path))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} is not a readable parquet file: {error}") from None
+    except datasets.exceptions.DatasetGenerationError as error:  # a page is corrupt
+        raise ValueError(f"{path} is not a readable parquet file: {error.__cause__}") from None
+
+
+def _open_saved(path: Path) -> datasets.Dataset:
+    import datasets
+
+    try:
+        table = datasets.load_from_disk(str(path))
+    except FileNotFoundError:
+        table = None
+    if not isinstance(table, datasets.Dataset):
+        raise ValueError(f"{path} is not a single dataset written by datasets' save_to_disk")
+    return table.with_format(None)
+
+
+def raw_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """(place, row) of every row of a file or `datasets` directory, the row for `decoded` to turn into an object."""
+    return jsonl_lines(path) if path.suffix == ".jsonl" else table_records(open_table(path), path)
+
+
+def jsonl_lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """(file:line, bytes) of every line that is not blank."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield f"{path}:{number}", line
+
+
+def table_records(table: datasets.Dataset, path: Path) -> Iterator[tuple[str, Any]]:
+    """(file[index], record) of every row; index as in `RankingDataset`, from 0."""
+    batches = (batch.to_pylist() for batch in table.with_format("arrow").iter(batch_size=BATCH_ROWS))
+    return ((f"{path}[{index}]", record) for index, record in enumerate(chain.from_iterable(batches)))
+
+
+def decoded(row: Any, where: str) -> Any:
+    """The row as an object: the bytes of a JSON line decoded, a table's record as it is. ValueError for bad JSON."""
+    if not isinstance(row, bytes):
+        return row
+    try:
+        return json.loads(row.strip())
+    except (ValueError, RecursionError) as error:  # a syntax error, bytes that are not UTF-8, brackets without end
+        reason = str(error).replace("line 1 column", "column")
+        raise ValueError(f"{where}: not a JSON object on one line, in UTF-8: {reason}") from None
+
+
+def split_sha256(directory: str | Path, split: str) -> str:
+    """The SHA-256 of a split: of its file, or of the names and sums of the files in its directory."""
+    path = find_split(Path(directory), split)
+    if path.is_file():
+        return file_sha256(path)
+    saved = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("cache-"))
+    listing = "".join(f"{file_sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in saved)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def load_manifest(directory: str | Path) -> dict[str, Any]:
+    """The manifest.json of a dataset directory: source, version, counts, sha256, seed, licence.
+
+    Raises ValueError if the directory or the file is missing, or if the file is not a JSON object.
+    """
+    check_directory(Path(directory))
+    path = Path(directory) / "manifest.json"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; data_prep writes one, and for your own data you do")
+    try:
+        manifest = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(manifest, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {reprlib.repr(manifest)}")
+    return manifest

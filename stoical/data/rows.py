@@ -1,0 +1,155 @@
+"""What a row of a ranking dataset is, and what makes one invalid."""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import Any
+
+ROW_KEYS = frozenset({"query_id", "query", "docs", "negatives"})
+DOC_KEYS = frozenset({"docid", "text", "rank"})
+NEGATIVE_KEYS = frozenset({"docid", "text"})
+ROW_EXAMPLE = '{"query_id": ..., "query": ..., "docs": [...]}'
+MAX_RANK = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Doc:
+    """A document: its identifier, its text if any, and its rank (1 = best) where the data gives one."""
+
+    docid: str
+    text: str | None = None
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RankingRow:
+    """A query, its relevant documents in rank order (most relevant first) and its off-list negatives."""
+
+    query_id: str
+    query: str
+    docs: tuple[Doc, ...]
+    negatives: tuple[Doc, ...] = ()
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The rank of each doc, from 1: as given in the data (ties possible), else its position."""
+        return tuple(i if doc.rank is None else doc.rank for i, doc in enumerate(self.docs, 1))
+
+
+def parse_row(raw: Mapping[str, Any], where: str) -> RankingRow:
+    """A validated row. `where` (such as `data/foo/train.jsonl:17`) opens every message.
+
+    Raises ValueError for a field that is missing, blank or of the wrong type, an unknown key, a docID that
+    occurs twice (negatives included), and a rank that is no positive integer, lower than the one before, higher
+    than its place, or missing where other docs have one.
+    """
+    _check_object(raw, ROW_KEYS, where, ROW_EXAMPLE)
+    query_id, query = _string(raw, "query_id", where), _string(raw, "query", where)
+    docs = _documents(raw, "docs", DOC_KEYS, where)
+    negatives = () if raw.get("negatives") is None else _documents(raw, "negatives", NEGATIVE_KEYS, where)
+    _check_distinct(docs, negatives, where)
+    _check_ranks(docs, where)
+    return RankingRow(query_id, query, docs, negatives)
+
+
+def row_problems(raw: Any, where: str) -> list[str]:
+    """Every problem of a row, one for each key, document and check, `parse_row`'s among them; empty for a valid row."""
+    problems: list[str] = []
+
+    def passed(check: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return check(*arguments)
+        except ValueError as error:
+            problems.append(str(error))
+
+    passed(_check_object, raw, ROW_KEYS, where, ROW_EXAMPLE)
+    if not isinstance(raw, Mapping):
+        return problems
+    for key in ("query_id", "query"):
+        passed(_string, raw, key, where)
+    valid: list[Doc] = []
+    for key, known in (("docs", DOC_KEYS), ("negatives", NEGATIVE_KEYS)):
+        optional = key == "negatives" and raw.get(key) is None
+        items = [] if optional else passed(_list, raw, key, where) or []
+        parsed = [passed(_document, item, known, f"{where}: {key}[{i}]") for i, item in enumerate(items)]
+        if key == "docs" and None not in parsed:
+            passed(_check_ranks, parsed, where)
+        valid += [doc for doc in parsed if doc]
+    passed(_check_distinct, valid, (), where)
+    return problems
+
+
+def _check_object(raw: Any, known: frozenset[str], where: str, example: str) -> None:
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"{where}: expected an object like {example}, got {reprlib.repr(raw)}")
+    if raw.keys() <= known:
+        return
+    key = next(key for key in raw if key not in known)
+    close = difflib.get_close_matches(str(key), sorted(known), n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"{where}: unknown key {key!r}{hint} (known keys: {', '.join(sorted(known))})")
+
+
+def _string(raw: Mapping[str, Any], key: str, where: str) -> str:
+    """The non-blank string under `key`."""
+    if key not in raw:
+        raise ValueError(f"{where}: {key!r} is missing")
+    value = raw[key]
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: {key!r} must be a string, got {reprlib.repr(value)}")
+    if not value.strip():
+        raise ValueError(f"{where}: {key!r} is empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where}: {key!r} holds half of a surrogate pair ({error})") from None
+    return value
+
+
+def _documents(raw: Mapping[str, Any], key: str, known: frozenset[str], where: str) -> tuple[Doc, ...]:
+    items = _list(raw, key, where)
+    return tuple(_document(item, known, f"{where}: {key}[{i}]") for i, item in enumerate(items))
+
+
+def _list(raw: Mapping[str, Any], key: str, where: str) -> list[Any]:
+    if key not in raw:
+        raise ValueError(f"{where}: {key!r} is missing")
+    value = raw[key]
+    if not isinstance(value, list):
+        raise ValueError(f'{where}: {key!r} must be a list of {{"docid": ...}}, got {reprlib.repr(value)}')
+    if key == "docs" and not value:
+        raise ValueError(f"{where}: 'docs' is empty; a row needs at least one relevant document")
+    return value
+
+
+def _document(raw: Any, known: frozenset[str], where: str) -> Doc:
+    _check_object(raw, known, where, '{"docid": ...}')
+    text = None if raw.get("text") is None else _string(raw, "text", where)
+    rank = raw.get("rank")
+    if rank is not None and not (type(rank) is int and 1 <= rank <= MAX_RANK):
+        raise ValueError(f"{where}: 'rank' must be a positive integer (1 = best), got {reprlib.repr(rank)}")
+    return Doc(_string(raw, "docid", where), text, rank)
+
+
+def _check_distinct(docs: Sequence[Doc], negatives: Sequence[Doc], where: str) -> None:
+    seen: set[str] = set()
+    for doc in chain(docs, negatives):
+        if doc.docid in seen:
+            raise ValueError(f"{where}: the docid {doc.docid!r} occurs twice among 'docs' and 'negatives'; keep one")
+        seen.add(doc.docid)
+
+
+def _check_ranks(docs: Sequence[Doc], where: str) -> None:
+    ranks = [doc.rank for doc in docs if doc.rank is not None]
+    if ranks and len(ranks) < len(docs):
+        raise ValueError(f"{where}: some docs have a 'rank' and some do not; give it to all, or to none")
+    for i, (before, rank) in enumerate(pairwise(ranks), 1):
+        if rank < before:
+            raise ValueError(f"{where}: docs[{i}] has rank {rank} after rank {before}; order docs best first")
+    for i, rank in enumerate(ranks):
+        if rank > i + 1:
+            raise ValueError(f"{where}: docs[{i}] has rank {rank}, but only {i} docs before it; ranks start at 1")

@@ -1,0 +1,1 @@
+"""What the model would write: walks over one forward pass, beam search, sampling, docID scores."""

@@ -1,0 +1,10 @@
+"""The words by which settings choose how the model decodes and how docIDs are scored."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Reduction = Literal["mean", "sum"]  # of a docID's token log-probabilities
+Mode = Literal["exact", "greedy_path"]  # see `decoding.scores`
+Source = Literal["constrained", "free"]  # the model's tokens: within the trie, or of the whole vocabulary
+Per = Literal["token", "sequence"]  # what one draw decides

@@ -1,0 +1,55 @@
+"""docID scores out of node log-probabilities (section 5.1).
+
+Dimension letters: M trie nodes, D docIDs, L tokens of the longest docID, B queries, T steps, V vocabulary.
+
+Two modes make the node log-probabilities. `exact`: every node under its own prefix, all in one forward
+(`forward.node_logprobs`). `greedy_path`: the paper's cheap proxy, which looks up the t-th token of every docID in the
+t-th distribution of one greedy rollout (`rollout.greedy_rollouts`), whatever the docID's own prefix is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stoical.common.lazy import torch
+from stoical.decoding.choices import Reduction
+from stoical.decoding.walks import valid_logmass
+from stoical.encoding.packing import PackedBatch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def doc_scores(batch: PackedBatch, node_logprobs: Tensor, reduction: Reduction = "mean") -> Tensor:
+    """[D] each docID's log-probability in nats, the mean over its counted tokens (section 5.1) or the sum (Eq. 1)."""
+    on_path = batch.doc_path >= 0
+    sums = torch.where(on_path, node_logprobs[batch.doc_path.clamp(min=0)], 0.0).sum(dim=1)
+    return sums / on_path.sum(dim=1) if reduction == "mean" else sums
+
+
+def greedy_path_logprobs(batch: PackedBatch, step_logprobs: Tensor) -> Tensor:
+    """[M] for a node at depth t, the log-probability (nats) of its token at step t of the query's rollout; 0 at roots.
+
+    step_logprobs [B, T, V], with T at least the depth of the deepest node.
+    """
+    step = (batch.node_depth - 1).clamp(min=0)
+    picked = step_logprobs[batch.node_row, step, batch.node_token.clamp(min=0)]
+    return torch.where(batch.node_token >= 0, picked, 0.0)
+
+
+def valid_mass(batch: PackedBatch, node_logprobs: Tensor) -> Tensor:
+    """[B] the probability that the model writes one of the query's docIDs (negatives not among them)."""
+    probs = torch.where(batch.doc_negative, 0.0, doc_scores(batch, node_logprobs, "sum").exp())
+    return probs.new_zeros(len(batch.query_ids)).index_add(0, batch.doc_query, probs)
+
+
+def valid_mass_by_step(batch: PackedBatch, node_logprobs: Tensor) -> Tensor:
+    """[B, L] the probability that the model, at each counted token of the top docID, writes one that is valid there.
+
+    Valid is what a docID of the query (negatives not among them) has after the same prefix. NaN after the docID's end.
+    The batch holds every docID, the top one of a query before its others.
+    """
+    first = torch.searchsorted(batch.doc_query, torch.arange(len(batch.query_ids), device=batch.doc_query.device))
+    path = batch.doc_path[first]
+    mass = valid_logmass(batch, node_logprobs).exp()
+    return torch.where(path >= 0, mass[path.clamp(min=0)], torch.nan)

@@ -1,0 +1,1 @@
+"""docIDs out of embeddings: sparse codes, k-means, collisions, the item table."""

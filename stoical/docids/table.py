@@ -1,0 +1,67 @@
+"""The table of items: which item has which docID, and its text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+@dataclass(frozen=True)
+class DocIDTable:
+    """Which item has which docID: parallel lists; item ids are distinct, docIDs need not be."""
+
+    item_ids: list[str]
+    docids: list[str]
+    texts: list[str]
+
+    @cached_property
+    def docid_of(self) -> dict[str, str]:
+        """From item id to docID."""
+        return dict(zip(self.item_ids, self.docids, strict=True))
+
+    @cached_property
+    def text_of(self) -> dict[str, str]:
+        """From item id to text."""
+        return dict(zip(self.item_ids, self.texts, strict=True))
+
+    @cached_property
+    def items_of(self) -> dict[str, list[str]]:
+        """From docID to item ids, in order."""
+        found: dict[str, list[str]] = {}
+        for item, docid in zip(self.item_ids, self.docids, strict=True):
+            found.setdefault(docid, []).append(item)
+        return found
+
+    def to_arrow(self) -> pa.Table:
+        """The table as `save` writes it: columns item_id, docid and text."""
+        return pa.table({"item_id": self.item_ids, "docid": self.docids, "text": self.texts})
+
+    def save(self, path: str | Path) -> None:
+        """Write a parquet file."""
+        pq.write_table(self.to_arrow(), path, compression="zstd")
+
+    @classmethod
+    def load(cls, path: str | Path) -> DocIDTable:
+        """Read what `save` wrote. ValueError for a file that is no such table, or names an item twice."""
+        try:
+            table = pq.read_table(path)
+        except FileNotFoundError:
+            raise ValueError(f"there is no docID table {path}; data_prep writes items.parquet") from None
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"{path} is not a readable parquet file: {error}") from None
+        missing = {"item_id", "docid", "text"} - set(table.column_names)
+        if missing:
+            raise ValueError(
+                f"{path} has no column {', '.join(sorted(missing))}; a docID table has item_id, docid, text"
+            )
+        item_ids: Sequence[str] = table["item_id"].to_pylist()
+        first: dict[str, int] = {}
+        for row, item in enumerate(item_ids):
+            if first.setdefault(item, row) != row:
+                raise ValueError(f"{path}[{row}]: item {item!r} was there before, at {path}[{first[item]}]")
+        return cls(list(item_ids), table["docid"].to_pylist(), table["text"].to_pylist())

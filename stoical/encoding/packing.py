@@ -1,0 +1,264 @@
+"""Examples to batches: prompts and trie nodes of several queries in one rectangle of tokens.
+
+Dimension letters: B queries, P prompt columns, I node columns (inner trie nodes), T = P + I, M trie nodes of the whole
+batch (each query's root included), D docIDs of the batch, L tokens of the longest docID.
+
+Row b of `input_ids` is
+
+    [ prompt of query b, right-padded to P | its inner nodes, level by level, padded to I ]
+
+Leaves are never inputs: their log-probability is read at their parent. Roots are not inputs either: what follows the
+root is read at the last prompt token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from stoical.common.lazy import torch
+from stoical.encoding.tokenized import TokenizedQuery
+from stoical.trie.mixed_prefix import fed_tokens, prefix_weights
+from stoical.trie.node_weights import (
+    UNLISTED,
+    Floats,
+    TargetSettings,
+    best_ranks,
+    node_targets,
+    node_weights,
+    num_points,
+)
+from stoical.trie.prefix_tree import DocIDTrie, DuplicateDocIDError, Ints, build_trie, places
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """B queries and their tries as tensors (see the module docstring for the dimension letters).
+
+    input_ids, position_ids [B, T] int64; prompt_width = P; prompt_lengths [B]; node_mask [B, I, T] bool, which columns
+    each node column attends to. Per trie node, [M] int64: node_row its query, node_col the column of [B, T] where its
+    parent stands (so its log-probability is read there), node_token (-1 at roots), node_parent (an index into M; a root
+    is its own), node_depth, node_rank the best rank of the docIDs at or below it (`targets.UNLISTED` if all are
+    negatives); float32: node_weights, and node_target, its share of the target at its parent (`targets.node_targets`).
+    doc_path [D, L] the counted nodes of each docID (indices into M, padded with -1); doc_query, doc_rank [D];
+    doc_negative [D] bool. num_tokens: input tokens that are no padding; num_points: Eq. 11's points in the batch;
+    num_dropped: documents that truncation dropped.
+    """
+
+    query_ids: tuple[str, ...]
+    prompt_width: int
+    num_tokens: int
+    num_points: int
+    num_dropped: int
+    input_ids: Tensor
+    position_ids: Tensor
+    prompt_lengths: Tensor
+    node_mask: Tensor
+    node_row: Tensor
+    node_col: Tensor
+    node_token: Tensor
+    node_parent: Tensor
+    node_depth: Tensor
+    node_rank: Tensor
+    node_weights: Tensor
+    node_target: Tensor
+    doc_path: Tensor
+    doc_query: Tensor
+    doc_rank: Tensor
+    doc_negative: Tensor
+
+    def _map(self, function: Any) -> Self:
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: function(v) for k, v in tensors.items() if isinstance(v, torch.Tensor)})
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same batch with every tensor on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory; the data loader calls this for GPU runs."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+
+@dataclass(frozen=True, slots=True)
+class _PackedQuery:
+    """One query's part of a batch in numpy; node indices are local to it, `kept` are the trie's nodes that stay."""
+
+    query: TokenizedQuery
+    trie: DocIDTrie
+    weights: Floats
+    targets: Floats
+    ranks: Ints
+    kept: Ints
+    inner: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class TrieTargetCollator:
+    """Packs `TokenizedQuery`s into a `PackedBatch`, with the node weights that `targets` asks for.
+
+    Weights and targets are those of the trie without negatives, to the bit, and 0 on nodes that lead to negatives only.
+    With `prune`, trie nodes that carry no weight are left out: next-token prediction then costs one docID's tokens, not
+    the whole trie's. Evaluation, and objectives that look at the whole trie, need `prune=False`.
+    """
+
+    targets: TargetSettings
+    pad_id: int
+    prune: bool
+
+    def __call__(self, queries: Sequence[TokenizedQuery]) -> dict[str, PackedBatch]:
+        """Pack; the dict is what `transformers.Trainer` expects of a collator.
+
+        Raises `ValueError` naming the query and both docIDs where two docIDs have the same token ids.
+        """
+        return {"batch": _assemble([self._pack(query) for query in queries], self.targets, self.pad_id)}
+
+    def _pack(self, query: TokenizedQuery) -> _PackedQuery:
+        try:
+            trie = build_trie(query.docid_ids)
+        except DuplicateDocIDError as error:
+            raise ValueError(
+                f"query {query.query_id!r}: docIDs {query.docids[error.first]!r} and {query.docids[error.second]!r} "
+                "have the same token ids, so the model cannot tell them apart; rename one of them"
+            ) from error
+        listed = build_trie(query.docid_ids[: query.num_listed]) if query.num_negatives else trie
+        ranks, place = np.asarray(query.ranks[: query.num_listed]), places(listed, trie)
+        targets = node_targets(listed, ranks, self.targets)
+        weights = _spread(self._weights(query, listed, ranks, targets), place, trie.num_nodes)
+        kept = self._kept(trie, weights) if self.prune else np.arange(1, trie.num_nodes)
+        kept = np.concatenate([[0], kept])
+        return _PackedQuery(
+            query=query,
+            trie=trie,
+            weights=weights,
+            targets=_spread(targets, place, trie.num_nodes),
+            ranks=_spread(best_ranks(listed, ranks), place, trie.num_nodes, rest=UNLISTED),
+            kept=kept,
+            inner=np.unique(trie.parent[kept[1:]])[1:],
+        )
+
+    def _weights(self, query: TokenizedQuery, trie: DocIDTrie, ranks: Ints, targets: Floats) -> Floats:
+        weights = node_weights(trie, ranks, self.targets)
+        if query.mixed is not None:
+            weights = prefix_weights(trie, ranks, weights, targets, query.mixed)
+        uncounted = np.asarray(query.counted[: query.num_listed]) < (trie.path >= 0).sum(axis=1)
+        weights[trie.leaf[uncounted]] = 0.0
+        return weights
+
+    @staticmethod
+    def _kept(trie: DocIDTrie, weights: Floats) -> Ints:
+        """The nodes with weight, and on a mixed prefix those without that lead to them.
+
+        Several in a row where docIDs end, with terminators that do not count, along the way.
+        """
+        wanted = weights > 0
+        for _ in range(int(trie.depth.max())):
+            wanted[trie.parent[wanted]] = True
+        return 1 + np.flatnonzero(wanted[1:])
+
+
+def _spread(values: npt.NDArray[Any], place: Ints, size: int, rest: int = 0) -> npt.NDArray[Any]:
+    """[size] `values` put into their places, and `rest` everywhere else."""
+    spread = np.full(size, rest, dtype=values.dtype)
+    spread[place] = values
+    return spread
+
+
+def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: int) -> PackedBatch:
+    prompt_lengths = np.array([len(part.query.prompt_ids) for part in packed])
+    width = int(prompt_lengths.max())
+    inner_width = max(len(part.inner) for part in packed)
+    rows, total = len(packed), width + inner_width
+
+    input_ids = np.full((rows, total), pad_id, dtype=np.int64)
+    position_ids = np.tile(np.arange(total), (rows, 1))
+    mask = np.zeros((rows, inner_width, total), dtype=bool)
+    mask[:, np.arange(inner_width), width + np.arange(inner_width)] = (
+        True  # padding attends to itself, never to nothing
+    )
+    nodes: list[dict[str, npt.NDArray[Any]]] = []
+    docs: list[dict[str, npt.NDArray[Any]]] = []
+    offset = 0
+    for row, part in enumerate(packed):
+        query, trie, inner = part.query, part.trie, part.inner
+        length, columns = prompt_lengths[row], width + np.arange(len(inner))
+        input_ids[row, :length] = query.prompt_ids
+        input_ids[row, columns] = fed_tokens(trie, inner, query.mixed)
+        position_ids[row, columns] = length + trie.depth[inner] - 1
+        mask[row, : len(inner), :length] = True
+        mask[row, : len(inner), width : width + len(inner)] = trie.ancestors(inner)
+        nodes.append(_node_fields(part, row, offset, width))
+        docs.append(_doc_fields(part, row, offset))
+        offset += len(part.kept)
+    return PackedBatch(
+        query_ids=tuple(part.query.query_id for part in packed),
+        prompt_width=width,
+        num_tokens=int(prompt_lengths.sum()) + sum(len(part.inner) for part in packed),
+        num_points=sum(num_points(np.asarray(part.query.ranks[: part.query.num_listed]), targets) for part in packed),
+        num_dropped=sum(part.query.num_dropped for part in packed),
+        input_ids=torch.from_numpy(input_ids),
+        position_ids=torch.from_numpy(position_ids),
+        prompt_lengths=torch.from_numpy(prompt_lengths),
+        node_mask=torch.from_numpy(mask),
+        **_concatenate(nodes),
+        **_concatenate(docs),
+    )
+
+
+def _node_fields(part: _PackedQuery, row: int, offset: int, width: int) -> dict[str, npt.NDArray[Any]]:
+    trie, kept = part.trie, part.kept
+    parent = trie.parent[kept]
+    return {
+        "node_row": np.full(len(kept), row),
+        "node_col": np.where(parent == 0, len(part.query.prompt_ids) - 1, width + np.searchsorted(part.inner, parent)),
+        "node_token": trie.token[kept],
+        "node_parent": offset + np.searchsorted(kept, parent),
+        "node_depth": trie.depth[kept],
+        "node_rank": part.ranks[kept],
+        "node_weights": part.weights[kept].astype(np.float32),
+        "node_target": part.targets[kept].astype(np.float32),
+    }
+
+
+def _doc_fields(part: _PackedQuery, row: int, offset: int) -> dict[str, npt.NDArray[Any]]:
+    """The docIDs whose every counted node is kept: all of them, unless the trie was pruned."""
+    query, path, kept = part.query, part.trie.path, part.kept
+    counted = np.where(np.arange(path.shape[1]) < np.asarray(query.counted)[:, None], path, -1)
+    place = np.full(part.trie.num_nodes + 1, -2)  # -2: pruned away
+    place[kept] = offset + np.arange(len(kept))
+    place[-1] = -1  # what the -1 padding of a path picks
+    local = place[counted]
+    whole = (local != -2).all(axis=1)
+    negative = np.arange(len(path)) >= len(path) - query.num_negatives
+    return {
+        "doc_path": local[whole],
+        "doc_query": np.full(int(whole.sum()), row),
+        "doc_rank": np.asarray(query.ranks)[whole],
+        "doc_negative": negative[whole],
+    }
+
+
+def _concatenate(parts: Sequence[dict[str, npt.NDArray[Any]]]) -> dict[str, Tensor]:
+    """Concatenate the queries' arrays field by field; docID paths are padded with -1 to the longest."""
+    longest = max((part["doc_path"].shape[1] for part in parts if "doc_path" in part), default=0)
+    joined = {}
+    for name in parts[0]:
+        arrays = [part[name] for part in parts]
+        if name == "doc_path":
+            arrays = [_widened(array, longest) for array in arrays]
+        joined[name] = torch.from_numpy(np.concatenate(arrays))
+    return joined
+
+
+def _widened(paths: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.int64]:
+    """What `np.pad` would make, at a tenth of its cost for arrays this small."""
+    wide = np.full((len(paths), width), -1)
+    wide[:, : paths.shape[1]] = paths
+    return wide

@@ -1,0 +1,139 @@
+"""Dataset rows to `TokenizedQuery`s: shuffle, truncate, render, tokenize."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from stoical.data.dataset import RankingDataset
+from stoical.data.negatives import NegativeSampler
+from stoical.data.rows import Doc, RankingRow
+from stoical.encoding.prompts import Attempt, PromptTemplate, shuffled
+from stoical.encoding.tokenization import DocIDTokenizer, encode_prompt
+from stoical.encoding.tokenized import TokenizedQuery
+
+
+@dataclass(frozen=True, slots=True)
+class QueryEncoder:
+    """Everything between a dataset row and token ids. max_length: of the prompt and the longest docID, in tokens."""
+
+    template: PromptTemplate
+    tokenizer: PreTrainedTokenizerBase
+    docid_tokenizer: DocIDTokenizer
+    max_length: int
+    seed: int
+
+    def encode(
+        self, row: RankingRow, epoch: int = 0, negatives: bool = False, attempt: Attempt | None = None
+    ) -> TokenizedQuery:
+        """Shuffle (by seed, epoch and query id), render and tokenize; rank r is a doc's own, or its place in the row.
+
+        With an `attempt`, the prompt asks to correct it; the targets are the same.
+
+        A query that is too long loses whole documents, the lowest-ranked first, from prompt and trie alike. Raises
+        `ValueError` naming the query where even its top document does not fit, and for docIDs that make no tokens.
+        """
+        try:
+            docids = [self.docid_tokenizer(doc.docid) for doc in (*row.docs, *(row.negatives if negatives else ()))]
+            docs, prompt_ids = self._fit(row, docids, epoch, attempt)
+        except ValueError as error:
+            raise ValueError(f"query {row.query_id!r}: {error}") from error
+        kept_negatives = row.negatives if negatives else ()
+        ids = [*docids[: len(docs)], *docids[len(row.docs) :]]
+        return TokenizedQuery(
+            query_id=row.query_id,
+            prompt_ids=prompt_ids,
+            docids=[doc.docid for doc in (*docs, *kept_negatives)],
+            docid_ids=ids,
+            counted=[self.docid_tokenizer.counted(tokens) for tokens in ids],
+            ranks=[*row.ranks[: len(docs)], *[len(docs) + 1] * len(kept_negatives)],
+            num_negatives=len(kept_negatives),
+            num_dropped=len(row.docs) - len(docs),
+        )
+
+    def with_negatives(self, query: TokenizedQuery, docids: Sequence[str]) -> TokenizedQuery:
+        """The same query, prompt included, with these docIDs as negatives, for an objective to compare with.
+
+        One that does not fit beside the prompt, or has the token ids of another of the query's, is left out.
+        """
+        room, taken = self.max_length - len(query.prompt_ids), {tuple(ids) for ids in query.docid_ids}
+        added: dict[tuple[int, ...], str] = {}
+        for docid in docids:
+            ids = tuple(self.docid_tokenizer(docid))
+            if len(ids) <= room and ids not in taken:
+                added.setdefault(ids, docid)
+        return replace(
+            query,
+            docids=[*query.docids, *added.values()],
+            docid_ids=[*query.docid_ids, *map(list, added)],
+            counted=[*query.counted, *map(self.docid_tokenizer.counted, added)],
+            ranks=[*query.ranks, *[len(query.docids) + 1] * len(added)],
+            num_negatives=len(added),
+        )
+
+    def render(self, row: RankingRow, docs: Sequence[Doc], epoch: int, attempt: Attempt | None = None) -> str:
+        """The prompt's text with `docs` shuffled for this epoch."""
+        return self.template.render(row.query, shuffled(docs, self.seed, epoch, row.query_id), attempt)
+
+    def _fit(
+        self, row: RankingRow, docid_ids: Sequence[Sequence[int]], epoch: int, attempt: Attempt | None
+    ) -> tuple[Sequence[Doc], list[int]]:
+        """As many of the top documents as fit, found by bisection, and the prompt that holds them."""
+        negatives = docid_ids[len(row.docs) :]
+
+        def budget(count: int) -> int:
+            return self.max_length - max(len(ids) for ids in (*docid_ids[:count], *negatives))
+
+        def prompt(count: int) -> list[int]:
+            return encode_prompt(self.tokenizer, self.render(row, row.docs[:count], epoch, attempt))
+
+        kept, too_many, prompt_ids = 0, len(row.docs) + 1, []
+        count = len(row.docs)  # most queries fit as they are
+        while too_many - kept > 1:
+            ids = prompt(count)
+            if len(ids) <= budget(count):
+                kept, prompt_ids = count, ids
+            else:
+                too_many = count
+            count = (kept + too_many) // 2
+        if not kept:
+            raise ValueError(
+                f"the prompt with its top document alone is {len(prompt(1))} tokens, and prompt.max_length="
+                f"{self.max_length} leaves {budget(1)}; raise prompt.max_length or shorten the document"
+            )
+        return row.docs[:kept], prompt_ids
+
+
+class EncodedDataset(Dataset[TokenizedQuery]):
+    """A split of a dataset as the data loader sees it; `set_epoch` (which accelerate calls) picks shuffle and sample.
+
+    negatives: with those of the rows, as evaluation scores them. sampler: with negatives drawn anew every epoch, as
+    training may compare with them; they change neither the prompt nor which documents fit.
+    """
+
+    def __init__(
+        self,
+        rows: RankingDataset,
+        encoder: QueryEncoder,
+        negatives: bool = False,
+        sampler: NegativeSampler | None = None,
+    ) -> None:
+        self.rows, self.encoder, self.negatives, self.sampler = rows, encoder, negatives, sampler
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> TokenizedQuery:
+        row = self.rows[index]
+        query = self.encoder.encode(row, self.epoch, self.negatives)
+        if self.sampler is None:
+            return query
+        return self.encoder.with_negatives(query, self.sampler.draw(row, self.epoch))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle every query's documents, and draw its negatives, anew for this epoch."""
+        self.epoch = epoch

@@ -1,0 +1,37 @@
+"""One query as token ids, between the dataset's row and the packed batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from stoical.trie.mixed_prefix import MixedPrefix
+
+Terminator = Literal["eos", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedQuery:
+    """One query, ready to pack: prompt ids (one BOS, no docID), docIDs and their ids (terminator included), ranks.
+
+    The last `num_negatives` docIDs are negatives: scored, but no part of the loss (an objective may compare with them).
+    `counted` says for each docID how many of its tokens the loss and the score count (all, or all but the terminator);
+    `num_dropped` documents did not fit.
+    With `mixed`, the loss is that of another prefix than the top docID's.
+    """
+
+    query_id: str
+    prompt_ids: Sequence[int]
+    docids: Sequence[str]
+    docid_ids: Sequence[Sequence[int]]
+    counted: Sequence[int]
+    ranks: Sequence[int]
+    num_negatives: int = 0
+    num_dropped: int = 0
+    mixed: MixedPrefix | None = None
+
+    @property
+    def num_listed(self) -> int:
+        """How many of the docIDs, the first ones, are no negatives."""
+        return len(self.docids) - self.num_negatives

@@ -1,0 +1,60 @@
+"""Attention over a prompt and trie nodes: the kernel, and the masks in the form that each implementation wants.
+
+Dimension letters: B queries, I node columns, T columns in all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from stoical.encoding.packing import PackedBatch
+from stoical.models.layouts import TRIE_ATTENTION
+
+
+def trie_sdpa_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """SDPA that takes a mask for the last rows only, [B, 1, I, T]: the T - I rows before them are plain causal.
+
+    The prompt's rows then run on the fast causal kernel and no [T, T] mask exists. Given a mask for every row, or none,
+    it is transformers' own `sdpa`.
+    """
+    rows = query.shape[2]
+    masked = 0 if attention_mask is None else attention_mask.shape[-2]
+    if masked in (0, rows) or key.shape[2] != rows:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    prompt = rows - masked
+    causal, _ = sdpa_attention_forward(
+        module, query[:, :, :prompt], key[:, :, :prompt], value[:, :, :prompt], None, **kwargs
+    )
+    nodes, _ = sdpa_attention_forward(module, query[:, :, prompt:], key, value, attention_mask, **kwargs)
+    return torch.cat([causal, nodes], dim=1), None
+
+
+AttentionInterface.register(TRIE_ATTENTION, trie_sdpa_attention)
+AttentionMaskInterface.register(TRIE_ATTENTION, sdpa_mask)
+
+
+def trie_mask(model: nn.Module, batch: PackedBatch) -> Tensor | None:
+    """The mask in the form that the model's attention wants: node rows only, all rows, or all rows additive."""
+    attention = extract_model_from_parallel(model).config._attn_implementation
+    rows, nodes, total = batch.node_mask.shape
+    if attention == TRIE_ATTENTION:
+        return batch.node_mask[:, None] if nodes else None
+    causal = torch.ones(total - nodes, total, dtype=torch.bool, device=batch.node_mask.device).tril()
+    mask = torch.cat([causal.expand(rows, -1, -1), batch.node_mask], dim=1)[:, None]
+    if attention == "sdpa":
+        return mask
+    return additive(mask, next(model.parameters()).dtype)
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A bool mask as `eager` attention adds it to the scores; given the bool one, eager is silently wrong."""
+    return torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)

@@ -1,0 +1,1 @@
+"""Mitigations of the mismatch between training and inference, one file a method."""

@@ -1,0 +1,95 @@
+"""MIXER (Ranzato et al. 2016) on a trie: from teacher forcing to REINFORCE, a token at a time from the docID's end.
+
+Dimension letters: M trie nodes, B queries.
+
+The first s tokens of the top docID are taught as the recipe does; from there the model walks on by itself and is paid
+for the docID that it reaches. s starts at the docID's length and falls, so that the policy gradient begins where the
+model is good already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from stoical.common.lazy import torch
+from stoical.common.options import option
+from stoical.decoding.choices import Reduction
+from stoical.decoding.walks import gold_child, visited
+from stoical.encoding.packing import PackedBatch
+from stoical.objectives.mitigations.reinforce import PolicySettings, policy_gradient
+from stoical.objectives.objective import Method, Objective, ObjectiveOutput, StepContext, check_at_least, weighted_nll
+from stoical.trie.node_weights import TargetSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass
+class MixerSettings(PolicySettings, Method):
+    """From teacher forcing to REINFORCE, a token at a time from the docID's end."""
+
+    replaces_loss: ClassVar[bool] = True
+    follows_reward: ClassVar[bool] = True
+
+    warmup: int = option(0, "optimizer steps of teacher forcing alone")
+    stage: int = option(100, "optimizer steps until one more token is the model's")
+    forced: int = option(
+        0,
+        "tokens that are taught to the end of the run, at least. 0 is the paper's; but where no token is taught, "
+        "nothing says that invalid tokens are wrong",
+    )
+
+    @property
+    def summary(self) -> str:
+        """What it trains in place of the loss, in one line for the model card."""
+        return (
+            "in place of the loss on the top docID's path: that loss on its first s tokens, s falling during training, "
+            "and after them `-(R(d) - b) log p(d)` for docIDs d that the model writes, R the reward and b a baseline"
+        )
+
+    def check(self) -> None:
+        """Raise `ValueError` where a setting makes no sense."""
+        self.check_policy("mixer")
+        for key, least in (("warmup", 0), ("stage", 1), ("forced", 0)):
+            check_at_least("mixer", key, getattr(self, key), least)
+
+    def within_list(self) -> str | None:
+        """Always: it draws docIDs of the list."""
+        return ""
+
+    def build(self, loss: TargetSettings, score: Reduction) -> Objective:
+        """The objective of these settings."""
+        return Mixer(self)
+
+
+def own_tokens(step: int, warmup: int, stage: int) -> int:
+    """How many of a docID's last tokens REINFORCE has at an optimizer step: 0 in warm-up, then one more a stage."""
+    return 0 if step < warmup else 1 + (step - warmup) // stage
+
+
+def forced_steps(batch: PackedBatch, own: int, at_least: int) -> Tensor:
+    """[B] s: the top docID's length without its `own` last tokens, though `at_least` so many while it has them."""
+    gold = visited(batch, gold_child(batch))[0] & (batch.node_token >= 0)
+    length = torch.zeros_like(batch.prompt_lengths).index_add(0, batch.node_row, gold.long())
+    return torch.minimum(length, (length - own).clamp(min=at_least))
+
+
+@dataclass(frozen=True)
+class Mixer(Objective):
+    """In place of the loss on the top docID's path: that loss on the first s steps, REINFORCE on the rest."""
+
+    settings: MixerSettings
+
+    def __call__(self, context: StepContext) -> ObjectiveOutput:
+        """Sum over the micro-batch; nats for the taught steps, no unit for the others."""
+        batch, settings = context.batch, self.settings
+        own = own_tokens(context.step, settings.warmup, settings.stage)
+        forced = forced_steps(batch, own, settings.forced)
+        weights = torch.where(batch.node_depth <= forced[batch.node_row], batch.node_weights, 0.0)
+        taught = weighted_nll(context.node_logprobs, weights)
+        logs = {"forced_steps": float(forced.float().mean())}
+        if own == 0:
+            return ObjectiveOutput(taught, logs)
+        rest = policy_gradient(batch, context.node_logprobs, settings, forced, gold_child(batch))
+        return ObjectiveOutput(taught + rest.loss_sum, logs | rest.logs)

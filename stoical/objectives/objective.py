@@ -1,0 +1,154 @@
+"""What a term of the training loss is: an `Objective` over a packed batch and its node log-probabilities.
+
+Dimension letters: M trie nodes, B queries. Log-probabilities are float32 and in nats.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from stoical.common.lazy import torch
+from stoical.decoding.choices import Reduction
+from stoical.decoding.walks import reach
+from stoical.encoding.packing import PackedBatch
+from stoical.trie.node_weights import TargetSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedConfig
+
+    from stoical.models.forward import NodeOutput
+
+Normalizer = Literal["queries", "points", "weights"]
+
+
+def weighted_nll(node_logprobs: Tensor, node_weights: Tensor) -> Tensor:
+    """-(node_weights * node_logprobs).sum(): Eq. 11 summed over the batch, a scalar in nats; both inputs are [M]."""
+    return -(node_weights * node_logprobs).sum()
+
+
+def normalizer(batch: PackedBatch, kind: Normalizer) -> Tensor:
+    """What the loss is divided by, summed over the global batch: queries, Eq. 11 points, or node weights; scalar."""
+    if kind == "weights":
+        return batch.node_weights.sum()
+    count = len(batch.query_ids) if kind == "queries" else batch.num_points
+    return torch.tensor(float(count), device=batch.node_weights.device)
+
+
+@dataclass(frozen=True, slots=True)
+class StepContext:
+    """What an objective sees of one micro-batch.
+
+    output: what `forward.node_logprobs` gave for the batch, with its graph; its hidden states are there if one of the
+    objectives' `needs_hidden` is set. step: optimizer steps done so far. forward: another differentiable pass, over a
+    batch of the caller's making and, as a second argument if wanted, an `embeddings.Mixture` in places of its tokens;
+    predict: the same, of tokens, in eval mode and without a graph.
+    """
+
+    batch: PackedBatch
+    output: NodeOutput
+    step: int
+    forward: Callable[..., NodeOutput]
+    predict: Callable[[PackedBatch], NodeOutput]
+
+    @property
+    def node_logprobs(self) -> Tensor:
+        """[M] log p(node | its prefix, prompt), nats."""
+        return self.output.logprobs
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveOutput:
+    """loss_sum: a scalar in nats, a sum over the micro-batch, which the trainer normalises; logs: floats to report."""
+
+    loss_sum: Tensor
+    logs: dict[str, float] = field(default_factory=dict)
+
+
+class Method(ABC):
+    """The settings of a mitigation, and all that the rest of the library has to know of it.
+
+    A recipe turns it on by giving its section under `mitigations`. A settings class states what differs from here.
+    """
+
+    replaces_loss: ClassVar[bool] = False  # it trains the top docID's path in place of the loss
+    follows_reward: ClassVar[bool] = False  # it follows the gradient of the expected reward
+    trains_on_score: ClassVar[bool] = False  # it reads eval.score, which a resumed run must then keep
+    packed_only: ClassVar[str | None] = None  # why layout=pointwise cannot run it
+
+    @property
+    @abstractmethod
+    def summary(self) -> str:
+        """What it adds to the loss, or trains in its place, in one line for the model card."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise `ValueError` where a setting is missing, out of range, or set but without effect."""
+
+    @abstractmethod
+    def build(self, loss: TargetSettings, score: Reduction) -> Objective:
+        """The term of the training loss, beside the recipe's `loss`; `score` is how evaluation scores a docID."""
+
+    def within_list(self) -> str | None:
+        """What makes it choose among the docIDs of one list: a setting, or "" for the method itself; None: nothing."""
+        return None
+
+    def needs_negatives(self) -> str | None:
+        """What makes it compare with negatives: a setting, or "" for the method itself; None: nothing does."""
+        return None
+
+    def check_model(self, config: PreTrainedConfig, split: str | None) -> None:
+        """Raise `ValueError` where it does not go with the model, or with how its weights are `split`."""
+        return
+
+
+class Objective(ABC):
+    """A term of the training loss. The trainer adds the terms' sums and divides once by the global normalizer.
+
+    Most are a function of the context and nothing else. One that keeps something of its own (a discriminator, a running
+    mean) overrides `after_step` and the state's two methods.
+    """
+
+    needs_whole_trie: bool = True  # must every trie node be in the batch, also those without weight?
+    needs_hidden: bool = False  # must the output hold the hidden states?
+    keeps_state: bool = False  # does a checkpoint hold `state_dict` for it?
+
+    @abstractmethod
+    def __call__(self, context: StepContext) -> ObjectiveOutput:
+        """The term's sum over the micro-batch."""
+
+    def after_step(self) -> None:
+        """Called on every process after each optimizer step. Most have nothing to do then."""
+        return
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold beside the model, as `torch.save` takes it."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the state of a checkpoint, which is only called with what `state_dict` gave, if not empty."""
+        return
+
+
+def loss_weights(context: StepContext, settings: TargetSettings) -> Tensor:
+    """[M] what each node carries in the paper's loss: as packed, and under `reach` times v(u) of its parent u."""
+    weights = context.batch.node_weights
+    if settings.visits == "reach":
+        weights = weights * reach(context.batch, context.node_logprobs)[context.batch.node_parent]
+    return weights
+
+
+def check_weight(method: str, weight: float) -> None:
+    """Raise `ValueError` unless the weight of a term of the loss is a finite number, 0 or more."""
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"mitigations.{method}.weight={weight} must be a finite number, 0 or more")
+
+
+def check_at_least(method: str, key: str, value: int, least: int) -> None:
+    """Raise `ValueError` where a count is smaller than it can be."""
+    if value < least:
+        raise ValueError(f"mitigations.{method}.{key}={value} must be at least {least}")

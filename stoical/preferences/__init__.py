@@ -1,0 +1,1 @@
+"""DPO and SPIN by TRL, on token ids that are never tokenized again."""

@@ -1,0 +1,180 @@
+"""Preference pairs: of two outputs for one prompt, the one to prefer, as token ids that are never tokenized again.
+
+Three sources: `ranking`, documents above others; `beam`, the right answer above the model's own errors on the trie;
+`free`, the right answer above what the model writes without constraint.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import combinations, pairwise
+
+import datasets
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import nn
+from tqdm.auto import tqdm
+
+from stoical.decoding.choices import Reduction
+from stoical.decoding.free_run import beam_scores
+from stoical.decoding.sampling import free_outputs
+from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.encoding.queries import EncodedDataset
+from stoical.encoding.tokenized import TokenizedQuery
+from stoical.models.forward import node_logprobs
+from stoical.models.layouts import Layout
+from stoical.preferences.settings import PairSettings, Which
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Prompt ids (one BOS) and the ids of two outputs for it, terminators included; the first is to be preferred."""
+
+    query_id: str
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+
+
+def ranking_pairs(query: TokenizedQuery, which: Which, per_query: int | None, seed: str) -> Iterator[Pair]:
+    """Documents above documents of a worse rank; documents that share a rank make no pair."""
+    places = range(len(query.ranks) - query.num_negatives)
+    found = {"top": [(0, place) for place in places[1:]], "adjacent": list(pairwise(places))}.get(which)
+    picked = [(i, j) for i, j in (found or combinations(places, 2)) if query.ranks[i] < query.ranks[j]]
+    if which == "random":
+        assert per_query is not None
+        picked = sorted(random.Random(seed).sample(picked, min(per_query, len(picked))))
+    for better, worse in picked[:per_query]:
+        yield _pair(query, query.docid_ids[better], query.docid_ids[worse])
+
+
+def beam_pairs(query: TokenizedQuery, scores: Sequence[float], per_query: int | None) -> Iterator[Pair]:
+    """The first document above those that a beam search puts before it, best first.
+
+    scores: of the query's docIDs in the search's result, -inf for those that it did not find. Documents that share the
+    first rank are no errors; of equal scores the first document comes first.
+    """
+    wrong = [place for place, rank in enumerate(query.ranks) if rank > query.ranks[0] and scores[place] > scores[0]]
+    for place in sorted(wrong, key=lambda place: -scores[place])[:per_query]:
+        yield _pair(query, query.docid_ids[0], query.docid_ids[place])
+
+
+def free_pairs(query: TokenizedQuery, outputs: Sequence[list[int]], counts: Counter[str]) -> Iterator[Pair]:
+    """The first document above every different output, which need not be a docID at all.
+
+    Outputs that are a document of the first rank would teach nothing or the wrong thing: they and repeated ones are
+    left out, and counted in `counts`.
+    """
+    right = [list(ids) for ids, rank in zip(query.docid_ids, query.ranks, strict=True) if rank == query.ranks[0]]
+    seen: list[list[int]] = []
+    for ids in outputs:
+        if ids in right:
+            counts["right_outputs"] += 1
+        elif ids in seen:
+            counts["repeated_outputs"] += 1
+        else:
+            seen.append(ids)
+            yield _pair(query, query.docid_ids[0], ids)
+
+
+def _pair(query: TokenizedQuery, chosen: Sequence[int], rejected: Sequence[int]) -> Pair:
+    return Pair(query.query_id, list(query.prompt_ids), list(chosen), list(rejected))
+
+
+@dataclass(frozen=True, slots=True)
+class PairMaker:
+    """Makes the pairs of a split, shared out over the processes; prompts are those of the dataset's epoch.
+
+    score and layout are the checkpoint's, for the beam search.
+    """
+
+    dataset: EncodedDataset
+    collator: TrieTargetCollator
+    settings: PairSettings
+    score: Reduction
+    layout: Layout
+    batch_size: int
+    seed: str
+
+    def __call__(self, model: nn.Module, progress: bool = False) -> tuple[list[Pair], dict[str, int]]:
+        """The pairs in the split's order, and counts: queries, pairs, and what was left out or cut short.
+
+        Every process calls it and gets the whole result. A model that is not yet shared out over processes.
+        """
+        state = PartialState()
+        picked = self._sample()
+        mine = picked[state.process_index :: state.num_processes]
+        counts: Counter[str] = Counter()
+        found = list(self._found(model, mine, counts, progress and state.is_main_process))
+        if state.num_processes > 1:
+            found = gather_object(found)
+            counts = sum(gather_object([counts]), Counter())
+        pairs = [pair for _, own in sorted(found, key=lambda item: item[0]) for pair in own]
+        without = sum(not own for _, own in found)
+        report = {"queries": len(picked), "pairs": len(pairs), "queries_without_pairs": without}
+        report |= {name: count for name, count in sorted(counts.items()) if count}
+        return pairs, report
+
+    def _sample(self) -> list[int]:
+        total, wanted = len(self.dataset), self.settings.num_queries
+        if wanted is None or wanted >= total:
+            return list(range(total))
+        return sorted(random.Random(self.seed).sample(range(total), wanted))
+
+    def _found(
+        self, model: nn.Module, indices: list[int], counts: Counter[str], show: bool
+    ) -> Iterator[tuple[int, list[Pair]]]:
+        starts = range(0, len(indices), self.batch_size)
+        for start in tqdm(starts, desc="making pairs", unit="batch", disable=not show):
+            chosen = indices[start : start + self.batch_size]
+            queries = [self.dataset[index] for index in chosen]
+            counts["dropped_docs"] += sum(query.num_dropped for query in queries)
+            yield from zip(chosen, self._pairs(model, queries, counts), strict=True)
+
+    def _pairs(self, model: nn.Module, queries: list[TokenizedQuery], counts: Counter[str]) -> list[list[Pair]]:
+        source, limit = self.settings.source, self.settings.per_query
+        if source == "ranking":
+            which = self.settings.pairs
+            return [list(ranking_pairs(q, which, limit, f"{self.seed}/{q.query_id}")) for q in queries]
+        if source == "beam":
+            scores = self._beams(model, queries)
+            return [list(beam_pairs(q, own, limit)) for q, own in zip(queries, scores, strict=True)]
+        outputs = self._outputs(model, queries, counts)
+        return [list(free_pairs(q, own, counts)) for q, own in zip(queries, outputs, strict=True)]
+
+    @torch.no_grad()
+    def _beams(self, model: nn.Module, queries: list[TokenizedQuery]) -> list[list[float]]:
+        """What a constrained beam search finds, read off one exact forward (`free_run.beam_scores`)."""
+        training = model.training
+        model.eval()
+        batch = self._packed(model, queries)
+        logprobs = node_logprobs(model, batch, self.layout).logprobs
+        model.train(training)
+        scores = beam_scores(batch, logprobs, self.settings.num_beams, self.score)
+        return [own.tolist() for own in torch.split(scores, [len(q.docids) for q in queries])]
+
+    def _outputs(
+        self, model: nn.Module, queries: list[TokenizedQuery], counts: Counter[str]
+    ) -> Iterator[tuple[list[int], ...]]:
+        """The outputs of every query."""
+        eos, settings = int(self.dataset.encoder.tokenizer.eos_token_id), self.settings
+        batch = self._packed(model, queries)
+        draws = []
+        for draw in range(settings.per_query or 1):
+            seeds = [f"{self.seed}/{query.query_id}/{draw}" for query in queries]
+            draws.append(free_outputs(model, batch, eos, settings.max_new_tokens, settings.temperature, seeds))
+            counts["cut_outputs"] += sum(ids[-1] != eos for ids in draws[-1])
+        return zip(*draws, strict=True)
+
+    def _packed(self, model: nn.Module, queries: list[TokenizedQuery]) -> PackedBatch:
+        return self.collator(queries)["batch"].to(next(model.parameters()).device)
+
+
+def as_dataset(pairs: Sequence[Pair]) -> datasets.Dataset:
+    """The pairs as TRL takes them: a column a field."""
+    columns = {field.name: [getattr(pair, field.name) for pair in pairs] for field in fields(Pair)}
+    return datasets.Dataset.from_dict(columns)

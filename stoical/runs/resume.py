@@ -1,0 +1,146 @@
+"""Going on with a run: from which checkpoint, and whether it is the same run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from omegaconf import OmegaConf
+
+from stoical.common.differences import describe, differences, flat
+from stoical.common.files import file_sha256
+from stoical.config.loading import build_recipe, read_layer
+from stoical.config.recipe import Recipe
+from stoical.data.files import split_sha256
+from stoical.encoding.prompts import load_template
+from stoical.runs.checkpoints import RECORD, UNFINISHED, last_checkpoint, missing_files
+from stoical.runs.processes import sharding
+
+FREE = (  # what may differ in a resumed run: nothing here reaches the weights of any step
+    *("output", "resume", "resume_force", "dry_run"),  # where to write, and how this run was started
+    *("data.path", "data.generated"),  # the files themselves are compared
+    *("eval.*", "training.eval_*"),  # evaluation draws no random numbers (but see `is_free`)
+    *("training.logging_*", "training.log_*", "training.disable_tqdm", "training.report_to", "training.run_name"),
+    *("training.project", "training.trackio_*", "training.include_num_input_tokens_seen"),  # what is told to whom
+    *("training.save_*", "training.push_to_hub", "training.hub_*"),  # what is kept and shared
+    *("training.dataloader_num_workers", "training.dataloader_pin_memory", "training.dataloader_prefetch_factor"),
+    "training.ddp_timeout",
+)
+LENGTH = ("training.max_steps", "training.num_train_epochs")  # free where the schedule does not end with the run
+ENDLESS = ("constant", "constant_with_warmup", "inverse_sqrt")
+METRIC_DRIVEN = ("reduce_lr_on_plateau", "greedy")  # schedules for which evaluations are part of the training
+
+
+def fingerprint(recipe: Recipe) -> dict[str, Any]:
+    """What defines a run beside its recipe: the contents of data and template, and how it is spread over processes."""
+    template = repr(load_template(recipe.prompt.template))
+    data = {split: split_sha256(recipe.data.path, split) for split in ("train", "test")}
+    if recipe.data.generated is not None and Path(recipe.data.generated).is_file():
+        data["generated"] = file_sha256(recipe.data.generated)
+    return {
+        "num_processes": PartialState().num_processes,
+        "sharding": sharding(recipe.training) or "none",
+        "data_sha256": data,
+        "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
+    }
+
+
+def resume_from(recipe: Recipe) -> Path | None:
+    """The checkpoint to go on from, or None to start.
+
+    Raises `ValueError` where a run would be overwritten, where there is no checkpoint or only part of one, and where
+    it is of another recipe, dataset or number of processes (but for `resume_force`).
+    """
+    checkpoint = _find(recipe)
+    if checkpoint is not None:
+        _check_whole(checkpoint)
+        changes = changed(checkpoint, recipe)
+        if changes and not recipe.resume_force:
+            raise ValueError(
+                f"{checkpoint} was not trained with the settings given: {describe(changes)}. Give those it was trained "
+                "with, or another output= for a new run; resume_force=true goes on with the new ones"
+            )
+    return checkpoint
+
+
+def _find(recipe: Recipe) -> Path | None:
+    output = Path(str(recipe.output))
+    last = last_checkpoint(output)
+    if recipe.resume is None:
+        if last is not None:
+            raise ValueError(f"{output} already holds a run ({last.name}); set resume=auto to continue it, or output=")
+        return None
+    if recipe.resume == "auto":
+        return last
+    given = Path(recipe.resume)
+    if not given.is_dir():
+        raise ValueError(
+            f"resume={recipe.resume}: no such checkpoint directory (resume=auto takes the last of {output})"
+        )
+    if last is not None and not last.samefile(given):
+        raise ValueError(
+            f"resume={recipe.resume}: {output} holds {last.name}, which training from there would mix with; delete the "
+            "checkpoints after it, or set another output="
+        )
+    return given
+
+
+def _check_whole(checkpoint: Path) -> None:
+    """Raise `ValueError` for a directory that is no checkpoint, or not all of one."""
+    if UNFINISHED in checkpoint.absolute().parts:
+        raise ValueError(f"{checkpoint} was not written to its end; take a checkpoint-N of the run directory itself")
+    if not (checkpoint / RECORD).is_file() or not (checkpoint / "recipe.yaml").is_file():
+        raise ValueError(
+            f"{checkpoint} has no {RECORD} or no recipe.yaml, so it is not one of this version's checkpoints, or part "
+            "of one; to start from its weights alone set model.name= to it"
+        )
+    record = read_record(checkpoint)
+    missing = missing_files(checkpoint, record)
+    if missing:
+        raise ValueError(
+            f"{checkpoint} lacks all or part of {', '.join(missing)}; delete it to resume from the one before"
+        )
+    if not any(name.startswith("rng_state") for name in record["files"]):
+        raise ValueError(f"{checkpoint} holds weights alone (training.save_only_model), from which no run can go on")
+
+
+def read_record(checkpoint: Path) -> dict[str, Any]:
+    """What `fingerprint` gave the run that saved this checkpoint, and the sizes of its files in bytes."""
+    record: dict[str, Any] = json.loads((checkpoint / RECORD).read_text())
+    return record
+
+
+def changed(checkpoint: Path, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Key to (value in the checkpoint, value now), for all that differs and can change the weights."""
+    saved = build_recipe([read_layer(checkpoint / "recipe.yaml")])
+    record = read_record(checkpoint)
+    before = flat(OmegaConf.to_container(OmegaConf.structured(saved)))
+    after = flat(OmegaConf.to_container(OmegaConf.structured(recipe)))
+    now = fingerprint(recipe)
+    before |= flat({name: record.get(name) for name in now})
+    after |= flat(now)
+    return {key: pair for key, pair in differences(before, after).items() if not is_free(key, recipe)}
+
+
+def is_free(key: str, recipe: Recipe) -> bool:
+    """May this setting differ in a resumed run?"""
+    schedule = recipe.training.get("lr_scheduler_type", "linear")
+    if key in LENGTH:
+        return schedule in ENDLESS and not 0 < recipe.training.get("warmup_steps", 0) < 1  # a share of the run
+    evaluation = fnmatchcase(key, "eval.*") or fnmatchcase(key, "training.eval_*")
+    if evaluation and (schedule in METRIC_DRIVEN or recipe.training.get("load_best_model_at_end")):
+        return False
+    if key == "eval.score" and any(method.trains_on_score for method in recipe.mitigations.methods.values()):
+        return False
+    return any(fnmatchcase(key, pattern) for pattern in FREE)
+
+
+def steps_done(checkpoint: Path | None) -> int:
+    """Optimizer steps behind a checkpoint; 0 for none."""
+    if checkpoint is None:
+        return 0
+    return int(json.loads((checkpoint / "trainer_state.json").read_text())["global_step"])

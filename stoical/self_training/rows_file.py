@@ -1,0 +1,31 @@
+"""A file of generated rows: written whole or not at all, with where it comes from beside it, and read for training.
+
+`generated.parquet` holds the rows; `generated.json`, written last, what they were made from, their counts and the
+parquet's SHA-256. A row says which row of the training split it is made of, in which shuffle of its documents
+(`epoch`), and what its method has made of it (`bash_rows`, `rac_rows`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stoical.common.files import file_sha256, write_whole
+from stoical.encoding.generated_rows import RECORD_FILE, ROWS_FILE, SCHEMAS
+
+
+def write_generated(folder: Path, records: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> None:
+    """Write both files; a kill in between leaves rows without a record, which count as not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECORD_FILE).unlink(missing_ok=True)
+    draft = folder / f"{ROWS_FILE}.new"
+    schema = SCHEMAS[provenance["made_from"]["method"]]
+    pq.write_table(pa.Table.from_pylist(list(records), schema=schema), draft)
+    draft.replace(folder / ROWS_FILE)
+    record = {**provenance, "rows_sha256": file_sha256(folder / ROWS_FILE)}
+    write_whole(folder / RECORD_FILE, json.dumps(record, indent=2) + "\n")

@@ -1,0 +1,1 @@
+"""The trainer and all around it: optimizer, launcher, memory, progress."""

@@ -1,0 +1,77 @@
+"""A recipe's training section as `transformers.TrainingArguments`, for this machine and this many processes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+from transformers.utils import is_torch_bf16_gpu_available
+
+from stoical.config.recipe import Recipe
+from stoical.runs.processes import join_processes, no_accelerator
+from stoical.training.launch import check_sharding, keep_gradients_sharded
+
+
+def micro_batches(recipe: Recipe, processes: int) -> tuple[int, int]:
+    """(queries a device, accumulation steps) that make up the global batch on so many processes.
+
+    `per_device_train_batch_size` is an upper limit: the largest size under it that divides a process's share is taken.
+    Raises `ValueError` where the global batch cannot be shared out evenly.
+    """
+    share, rest = divmod(recipe.global_batch_size, processes)
+    if rest or not share:
+        raise ValueError(
+            f"global_batch_size={recipe.global_batch_size} cannot be shared evenly by {processes} processes"
+        )
+    limit = int(recipe.training["per_device_train_batch_size"])
+    if limit < 1:
+        raise ValueError(f"training.per_device_train_batch_size={limit} must be at least 1")
+    micro = max(size for size in range(1, min(share, limit) + 1) if share % size == 0)
+    return micro, share // micro
+
+
+def training_arguments(
+    recipe: Recipe, kind: type[TrainingArguments] = TrainingArguments, more: Mapping[str, Any] | None = None
+) -> TrainingArguments:
+    """The recipe's training section as `TrainingArguments`, or a subclass of it with `more` fields.
+
+    Raises `ValueError` where they cannot be had here.
+    """
+    micro, accumulated = micro_batches(recipe, join_processes(recipe))
+    if recipe.training.get("bf16") and not is_torch_bf16_gpu_available() and not recipe.training.get("use_cpu"):
+        raise ValueError(
+            "training.bf16=true, and no device here computes in it: set training.bf16=false for float32, or run on a "
+            "GPU (dry_run=true needs none)"
+        )
+    own = {"per_device_train_batch_size": micro, "report_to": "none"}  # trackers are ours to build, and to guard
+    try:
+        arguments = kind(
+            output_dir=str(recipe.output),
+            seed=recipe.seed,
+            remove_unused_columns=False,
+            gradient_accumulation_steps=accumulated,
+            **(machine_defaults(recipe) | dict(more or {}) | recipe.training | own),
+        )
+    except (ValueError, ImportError) as error:
+        raise ValueError(f"training: {error}") from error
+    check_sharding(recipe, arguments)
+    keep_gradients_sharded(recipe, arguments)
+    arguments._n_gpu = min(1, arguments.n_gpu)  # plain `python` on several GPUs: one of them, never DataParallel
+    return arguments
+
+
+def machine_defaults(recipe: Recipe) -> dict[str, Any]:
+    """Training arguments that depend on the machine or on how stoical works, not on the experiment."""
+    return {
+        "ddp_find_unused_parameters": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "disable_tqdm": not sys.stderr.isatty(),
+        "use_cpu": no_accelerator(),
+        "logging_nan_inf_filter": False,  # it waits for the device at every step; the trainer refuses such a loss
+        "run_name": Path(str(recipe.output)).name,
+        "project": "stoical",
+    }

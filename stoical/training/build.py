@@ -1,0 +1,133 @@
+"""A recipe to its trainer: training rows, collator, optimizer, objectives, trackers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from omegaconf import OmegaConf
+from peft import PeftModel
+from transformers import (
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+)
+
+from stoical.build.encoder import build_encoder, build_tokenizer
+from stoical.build.evaluator import build_evaluator
+from stoical.build.model import build_config, build_trainable, meta_model
+from stoical.config.recipe import Recipe
+from stoical.config.self_training import BashSettings
+from stoical.data.dataset import RankingDataset, load_split
+from stoical.data.files import load_manifest, split_sha256
+from stoical.data.negatives import NegativeSampler
+from stoical.encoding.generated_rows import RECORD_FILE, WithGenerated, read_provenance
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.encoding.queries import EncodedDataset, QueryEncoder
+from stoical.encoding.tokenization import pad_id
+from stoical.objectives.build import build_objectives
+from stoical.objectives.objective import Objective
+from stoical.runs.model_card import CardSource
+from stoical.runs.processes import sharding
+from stoical.runs.resume import fingerprint
+from stoical.training.adafactor import Adafactor
+from stoical.training.arguments import training_arguments
+from stoical.training.memory_fit import largest_batch, run_memory, shortage
+from stoical.training.tracking import build_trackers
+from stoical.training.trainer import StoicalTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def training_collator(
+    recipe: Recipe, objectives: Mapping[str, Objective], tokenizer: PreTrainedTokenizerBase
+) -> TrieTargetCollator:
+    """Packs queries for training: without nodes that carry no weight, unless an objective looks at the whole trie."""
+    prune = not any(objective.needs_whole_trie for objective in objectives.values())
+    return TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune)
+
+
+def build_trainer(recipe: Recipe) -> StoicalTrainer:
+    """Everything, ready for `.train()`."""
+    arguments = training_arguments(recipe)
+    trackers = build_trackers(recipe, arguments)
+    train, test = load_split(recipe.data.path, "train"), load_split(recipe.data.path, "test")
+    recipe.mitigations.check_lists(train.longest_list())
+    tokenizer = build_tokenizer(recipe, train)
+    encoder = build_encoder(recipe, tokenizer)
+    objectives = build_objectives(recipe.loss, recipe.mitigations, recipe.eval.score)
+    dataset, collator = training_rows(recipe, train, encoder), training_collator(recipe, objectives, tokenizer)
+    config = build_config(recipe, tokenizer)
+    recipe.mitigations.check_model(config, sharding(recipe.training))
+    if arguments.process_index == 0:
+        batch = largest_batch(dataset, arguments.per_device_train_batch_size, collator)
+        warning = shortage(run_memory(recipe, meta_model(recipe, config), config, batch), recipe.layout)
+        if warning:
+            logger.warning(warning)
+    model = build_trainable(recipe, config)
+    return StoicalTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=collator,
+        processing_class=tokenizer,
+        callbacks=trackers,
+        optimizer_cls_and_kwargs=_adafactor(arguments) if recipe.optimizer == "adafactor" else None,
+        objectives=objectives,
+        loss_normalizer=recipe.loss.normalizer,
+        evaluator=build_evaluator(recipe, test, encoder, recipe.eval.num_queries),
+        layout=recipe.layout,
+        recipe_yaml=OmegaConf.to_yaml(recipe),
+        card=CardSource(
+            recipe,
+            load_manifest(recipe.data.path),
+            adapter=isinstance(model, PeftModel),
+            generated=rows_made_from(recipe),
+        ),
+        fingerprint=fingerprint(recipe),
+    )
+
+
+def _adafactor(arguments: TrainingArguments) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """The paper's optimizer (Appendix A.1); `training.optim=adafactor` would drop beta1, and fail on shards."""
+    return Adafactor, {"lr": arguments.learning_rate, "weight_decay": arguments.weight_decay}
+
+
+def rows_made_from(recipe: Recipe) -> dict[str, Any] | None:
+    """What the rows of data.generated were made from; None for a recipe without them."""
+    record = read_provenance(Path(recipe.data.generated)) if recipe.data.generated is not None else None
+    return None if record is None else record["made_from"]
+
+
+def training_rows(recipe: Recipe, train: RankingDataset, encoder: QueryEncoder) -> EncodedDataset:
+    """The dataset that a recipe trains on: the training split, with data.num_negatives or the rows of data.generated.
+
+    Raises `ValueError` for a file that is missing or unfinished, or made for other data, another seed or kind of loss.
+    """
+    if recipe.data.generated is None:
+        count = recipe.data.num_negatives
+        sampler = NegativeSampler(train.docids(), count, recipe.seed) if count else None
+        return EncodedDataset(train, encoder, sampler=sampler)
+    path = Path(recipe.data.generated)
+    record = read_provenance(path)
+    if record is None:
+        raise ValueError(
+            f"data.generated={path}: there is no such file, or no {RECORD_FILE} beside it that was written with it; "
+            "stoical self-train makes both"
+        )
+    made_from = record["made_from"]
+    for key, name, now in (
+        ("train_sha256", f"data.path={recipe.data.path}", split_sha256(recipe.data.path, "train")),
+        ("seed", f"seed={recipe.seed}", recipe.seed),
+    ):
+        if made_from[key] != now:
+            raise ValueError(
+                f"data.generated={path} does not go with {name}: its {key} is {made_from[key]}, and here it is {now}; "
+                "have stoical self-train generate rows for this recipe"
+            )
+    if made_from["method"] == "bash":
+        BashSettings(**made_from["settings"]).check(recipe.loss, recipe.mitigations.chosen)
+    return WithGenerated(train, encoder, pq.read_table(path), made_from)

@@ -1,0 +1,55 @@
+"""What the trainer tells others at the events of its loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from stoical.encoding.queries import EncodedDataset
+from stoical.objectives.objective import Objective
+
+
+class AfterStep(TrainerCallback):
+    """Tells the objectives that the optimizer has stepped."""
+
+    def __init__(self, objectives: Iterable[Objective]) -> None:
+        self.objectives = list(objectives)
+
+    def on_optimizer_step(self, *arguments: Any, **kwargs: Any) -> None:
+        """Once a step, on every process."""
+        for objective in self.objectives:
+            objective.after_step()
+
+
+class Cadence(TrainerCallback):
+    """What transformers 5.23 forgets to tell a run that resumes."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Log, evaluate and save as often as is asked now, not as the checkpoint's run did."""
+        state.compute_steps(args, state.max_steps)
+
+
+class EpochShuffle(TrainerCallback):
+    """What transformers 5.23 and accelerate 1.15 forget to tell the dataset."""
+
+    def on_epoch_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: DataLoader[Any],
+        **kwargs: Any,
+    ) -> None:
+        """Tell the dataset the epoch.
+
+        The loader of several processes never does, and that of one does not in an epoch that a resumed run begins in
+        the middle: every query's documents would be shuffled as in epoch 0.
+        """
+        dataset = train_dataloader.dataset
+        assert isinstance(dataset, EncodedDataset)
+        dataset.set_epoch(int(state.epoch or 0))

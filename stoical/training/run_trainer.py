@@ -1,0 +1,150 @@
+"""What every trainer here shares: ranking metrics as evaluation, checkpoints that are whole, a run's files, no NaN."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+from transformers import Trainer, TrainerControl
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from stoical.encoding.prompts import TEMPLATE_FILE
+from stoical.evaluation.evaluator import Evaluator
+from stoical.runs.checkpoints import UNFINISHED, last_checkpoint, prune, publish
+from stoical.runs.model_card import CardSource
+from stoical.training.callbacks import Cadence
+from stoical.training.loss_watch import LossWatch
+from stoical.training.movement import MovementCheck
+from stoical.training.progress import LogLines, MetricsFile, ProgressBar
+
+logger = logging.getLogger(__name__)
+
+
+class RunTrainer(Trainer):
+    """A `transformers.Trainer`, or a subclass beside this one, that keeps a run directory as all commands read it.
+
+    Subclasses add every micro-batch's loss to `losses`. Every other argument is the next class's.
+    """
+
+    control: TrainerControl
+
+    def __init__(
+        self,
+        *,
+        evaluator: Evaluator,
+        recipe_yaml: str,
+        card: CardSource,
+        fingerprint: Mapping[str, Any],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(eval_dataset=evaluator.dataset, **kwargs)
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+        self.losses = LossWatch()
+        bar = [] if self.args.disable_tqdm else [ProgressBar]
+        for callback in (*bar, LogLines, MetricsFile, Cadence, MovementCheck):
+            self.add_callback(callback)
+        self.evaluator, self.card = evaluator, card
+        self.recipe_yaml, self.fingerprint = recipe_yaml, fingerprint
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As transformers does; FSDP2 then adds up gradients in float32 under bf16 too, as DDP with autocast does."""
+        super().create_accelerator_and_postprocess()
+        if self.accelerator.is_fsdp2 and self.accelerator.mixed_precision != "no":
+            plugin = self.accelerator.state.fsdp_plugin
+            plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, reduce_dtype=torch.float32)
+
+    def _refuse_nan(self) -> None:
+        """Raise `ValueError`, on every process, where a loss since the last look was not finite."""
+        broken = self.losses.first_broken(self.accelerator)
+        if broken is None:
+            return
+        saved = last_checkpoint(str(self.args.output_dir))
+        raise ValueError(
+            f"the loss is {broken.value} at step {broken.step}, queries {', '.join(broken.query_ids)}; "
+            f"the last checkpoint is {saved or 'none yet'}. "
+            "Lower training.learning_rate, or look at these queries with dry_run=true"
+        )
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Ranking metrics of the test split's sample (`eval.num_queries`)."""
+        self._refuse_nan()
+        result = self.evaluator(self.model_wrapped)
+        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in result.metrics.items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Keep recipe, prompt template and a model card beside the weights: what it takes to use them elsewhere."""
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:  # every process comes here; one of them writes
+            directory = Path(output_dir or str(self.args.output_dir))
+            (directory / "recipe.yaml").write_text(self.recipe_yaml)
+            (directory / TEMPLATE_FILE).write_text(OmegaConf.to_yaml(self.evaluator.dataset.encoder.template))
+            self._write_card(directory)
+
+    def _write_card(self, directory: Path) -> None:
+        (directory / "README.md").write_text(self.card.render(self.state.global_step, self.state.log_history))
+
+    def create_model_card(self, *arguments: Any, **kwargs: Any) -> None:
+        """Write the card of the run directory; transformers calls this before a push, and its own would replace it."""
+        if self.is_world_process_zero():
+            self._write_card(Path(str(self.args.output_dir)))
+
+    def init_hf_repo(self, *arguments: Any, **kwargs: Any) -> None:
+        """Make the repository on the hub, before the first step. Raises `ValueError` where that is not possible."""
+        try:
+            super().init_hf_repo(*arguments, **kwargs)
+        except Exception as error:
+            raise ValueError(
+                f"training.push_to_hub=true: {error}; log in with `hf auth login`, or leave it out and push afterwards "
+                f"with: hf upload NAME {self.args.output_dir}/checkpoint-N"
+            ) from error
+
+    def share(self) -> None:
+        """Push weights, recipe and card to the hub after training. A failure is a warning: nothing is lost by it."""
+        self._try_push(self.push_to_hub)
+
+    def _try_push(self, push: Callable[[], Any]) -> None:
+        try:
+            push()
+        except Exception as error:
+            logger.warning(
+                f"pushing to the hub failed ({type(error).__name__}: {error}); nothing is lost here, and after the run "
+                f"you can push it with: hf upload {self.hub_model_id} {self.args.output_dir} --exclude 'checkpoint-*'"
+            )
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where transformers writes checkpoints, and may delete them: apart from those that are whole."""
+        return str(Path(str(self.args.output_dir)) / UNFINISHED)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint aside, and move it to its place when all processes have; not where weights are broken."""
+        self._refuse_nan()
+        super()._save_checkpoint(model, trial)
+        output, name = Path(str(self.args.output_dir)), f"checkpoint-{self.state.global_step}"
+        staged, final = output / UNFINISHED / name, output / name
+        if self.state.best_model_checkpoint == str(staged):
+            self.state.best_model_checkpoint = str(final)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
+            publish(staged, final, self.fingerprint)
+            prune(output, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._try_push(partial(super()._push_from_checkpoint, str(final)))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing: transformers would push before the checkpoint is in its place, and `_save_checkpoint` does after."""

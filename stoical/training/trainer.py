@@ -1,0 +1,150 @@
+"""A thin `transformers.Trainer`: the sum of the objectives, one normalizer, and evaluation by ranking metrics."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stoical.encoding.packing import PackedBatch
+from stoical.models.forward import NodeOutput, node_logprobs, packed_difference
+from stoical.models.layouts import Layout
+from stoical.objectives.objective import Normalizer, Objective, StepContext, normalizer
+from stoical.training.callbacks import AfterStep, EpochShuffle
+from stoical.training.run_trainer import RunTrainer
+from stoical.training.throughput import Throughput
+
+logger = logging.getLogger(__name__)
+
+OBJECTIVES_FILE = "objectives.pt"  # in a checkpoint, where an objective keeps something
+SELF_CHECK_LIMIT = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}  # nats, by the logits' precision
+
+
+class StoicalTrainer(RunTrainer):
+    """Trains on `PackedBatch`es. The loss is sum(objectives) / normalizer, both over the global batch.
+
+    The global batch is all processes and all accumulation steps; DDP, FSDP and DeepSpeed average gradients over
+    processes, so the loss is multiplied by their number. Every other argument is `RunTrainer`'s.
+    """
+
+    loss_is_scaled_for_ga = True  # `_get_num_items_in_batch` counts the whole accumulation window
+
+    def __init__(
+        self,
+        *,
+        objectives: Mapping[str, Objective],
+        loss_normalizer: Normalizer,
+        layout: Layout,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.throughput = Throughput()
+        for callback in (self.throughput, EpochShuffle, AfterStep(objectives.values())):
+            self.add_callback(callback)
+        self.objectives, self.loss_normalizer, self.layout = objectives, loss_normalizer, layout
+        self._checked = layout == "pointwise"
+        self._pending: dict[str, list[float]] = defaultdict(list)
+        self._dropped_docs = 0
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, PackedBatch],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """This micro-batch's share of the global loss, in nats per unit of the normalizer."""
+        assert not return_outputs and num_items_in_batch is not None
+        batch = inputs["batch"]
+        if not self._checked:
+            self._self_check(model, batch)
+        output = node_logprobs(model, batch, self.layout, hidden=any(o.needs_hidden for o in self.objectives.values()))
+        context = StepContext(
+            batch=batch,
+            output=output,
+            step=self.state.global_step,
+            forward=lambda other, mixture=None: node_logprobs(model, other, self.layout, mixture=mixture),
+            predict=lambda other: self._predict(model, other),
+        )
+        loss_sum = torch.zeros((), device=output.logprobs.device)
+        for objective in self.objectives.values():
+            term = objective(context)
+            loss_sum = loss_sum + term.loss_sum
+            for name, value in term.logs.items():
+                self._pending[name].append(value)
+        self._dropped_docs += batch.num_dropped
+        self.losses.add(loss_sum, self.state.global_step + 1, batch.query_ids)
+        self.throughput.count(batch)
+        return loss_sum * self.accelerator.num_processes / num_items_in_batch
+
+    def _predict(self, model: nn.Module, batch: PackedBatch) -> NodeOutput:
+        """A pass that samples are drawn from: no dropout, no embedding noise, no graph."""
+        training = model.training
+        model.eval()
+        with torch.no_grad():
+            output = node_logprobs(model, batch, self.layout)
+        model.train(training)
+        return output
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, PackedBatch]], device: torch.device) -> Tensor:
+        """The normalizer summed over the accumulation window and all processes."""
+        counts = [normalizer(sample["batch"], self.loss_normalizer).to(device) for sample in batch_samples]
+        total = torch.stack(counts).sum() if counts else torch.zeros((), device=device)
+        summed: Tensor = self.accelerator.reduce(total, reduction="sum")
+        return summed
+
+    def _self_check(self, model: nn.Module, batch: PackedBatch) -> None:
+        """Compare the packed layout with the pointwise one on the first batch, once, and say the difference."""
+        self._checked = True
+        training = model.training
+        model.eval()
+        difference = packed_difference(model, batch, self.layout)
+        model.train(training)
+        precision = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else torch.float32
+        limit = max(SELF_CHECK_LIMIT[precision], SELF_CHECK_LIMIT.get(next(model.parameters()).dtype, 0.0))
+        said = f"self-check: {self.layout} and pointwise log-probabilities differ by at most {difference:.1e} nats"
+        if not difference < limit:
+            raise ValueError(f"{said}, over the {limit:g} that {precision} allows: this model cannot branch")
+        if self.is_world_process_zero():
+            logger.warning(said)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the rates, what the objectives reported and the documents that truncation dropped, since the last log."""
+        self._refuse_nan()
+        if "loss" in logs:
+            logs |= self.throughput.since_last_log(self.accelerator)
+            logs |= {name: sum(values) / len(values) for name, values in self._pending.items()}
+            self._pending.clear()
+            if self._dropped_docs:
+                logs["dropped_docs"] = float(self._dropped_docs)
+                self._dropped_docs = 0
+        super().log(logs, start_time)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """With them, what the objectives keep, by the section of the recipe that turns each of them on."""
+        super()._save_optimizer_and_scheduler(output_dir)
+        state = {name: one.state_dict() for name, one in self.objectives.items() if one.keeps_state}
+        if state and self.args.should_save:
+            torch.save(state, Path(output_dir) / OBJECTIVES_FILE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Raises `ValueError` where the checkpoint's objectives are not those that this recipe has."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        path = Path(checkpoint) / OBJECTIVES_FILE
+        kept = torch.load(path, map_location=self.args.device) if path.is_file() else {}
+        wanted = {name for name, objective in self.objectives.items() if objective.keeps_state}
+        if wanted != set(kept):
+            raise ValueError(
+                f"{checkpoint} holds the state of {', '.join(sorted(kept)) or 'no mitigation'} ({OBJECTIVES_FILE}), "
+                f"and this recipe wants that of {', '.join(sorted(wanted)) or 'none'}. Give the mitigations that it "
+                f"was trained with, or start a new run from its weights (model.name={checkpoint})"
+            )
+        for name, state in kept.items():
+            self.objectives[name].load_state_dict(state)

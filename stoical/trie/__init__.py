@@ -1,0 +1,1 @@
+"""The prefix tree of docIDs, the loss's weights on its nodes, the expert's path. numpy only."""

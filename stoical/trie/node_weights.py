@@ -1,0 +1,200 @@
+"""Rank-aware weights: how much of the loss each trie node carries.
+
+Every variant of SToICaL (Eq. 11) is `-(weight * log p(node | its prefix, prompt)).sum()` over trie nodes; this file
+holds the weights. Ranks start at 1; documents may share a rank (ties).
+
+Dimension letters: D docIDs, N trie nodes (root first). All arrays are float64; weights have no unit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from stoical.common.options import option
+from stoical.trie.prefix_tree import DocIDTrie, Ints
+
+Floats = npt.NDArray[np.float64]
+ItemWeight = Literal["indicator", "fractional", "stepwise"]
+TokenTarget = Literal["one_hot", "trie", "every_node"]
+Visits = Literal["mass", "uniform", "reach"]
+
+UNLISTED = np.iinfo(np.int64).max  # the rank of negatives: no target ever leads to them
+
+
+@dataclass
+class TargetSettings:
+    """Which row of the weight table to train on; the `loss:` section of a recipe."""
+
+    item: ItemWeight = option(
+        "indicator", "lambda(r), how much a docID of rank r counts: 1[r = 1], r^-alpha, or (n_q - r + 1) / n_q"
+    )
+    alpha: float | None = option(None, "of item=fractional")
+    token: TokenTarget = option(
+        "one_hot",
+        "the target at a trie node: one_hot (the docID's own token), trie (shares of mu(r) = r^-beta below it, along "
+        "each docID), every_node (the same at every inner node)",
+    )
+    beta: float | None = option(None, "of token=trie and every_node: mu(r) = r^-beta")
+    visits: Visits | None = option(
+        None,
+        "of token=every_node: how much each inner node counts, by the target's mass, uniformly, or by the model's own "
+        "reach",
+    )
+
+    def check(self) -> None:
+        """Raise `ValueError` where a setting is missing, or set but without effect."""
+        needs = {
+            "alpha": (self.alpha, self.item == "fractional", "loss.item=fractional"),
+            "beta": (self.beta, self.token != "one_hot", "loss.token=trie or every_node"),
+            "visits": (self.visits, self.token == "every_node", "loss.token=every_node"),
+        }
+        for key, (value, used, user) in needs.items():
+            if used and value is None:
+                raise ValueError(f"loss.{key} must be set with {user}")
+            if not used and value is not None:
+                raise ValueError(f"loss.{key}={value} has no effect: only {user} reads it; remove one of the two")
+            if isinstance(value, float) and not 0 <= value < math.inf:
+                raise ValueError(f"loss.{key}={value} must be a finite number, 0 or more")
+        if self.token == "every_node" and self.item != "indicator":
+            raise ValueError(
+                f"loss.item={self.item} conflicts with loss.token=every_node, whose weights come from loss.beta and "
+                "loss.visits alone; remove one of the two"
+            )
+
+
+def node_weights(trie: DocIDTrie, ranks: Ints, settings: TargetSettings) -> Floats:
+    """[N] the weight of every trie node under `settings`, for docIDs of these ranks [D]; 0 at the root."""
+    if settings.token == "every_node":
+        assert settings.beta is not None and settings.visits is not None
+        return every_node_weights(trie, leaf_scores(ranks, settings.beta), settings.visits)
+    lam = item_weights(ranks, settings.item, settings.alpha or 0.0)
+    if settings.token == "one_hot":
+        return one_hot_weights(trie, lam)
+    assert settings.beta is not None
+    return trie_weights(trie, ranks, lam, leaf_scores(ranks, settings.beta))
+
+
+def num_points(ranks: Ints, settings: TargetSettings) -> int:
+    """How many (query, docID, rank) points of Eq. 11 carry loss: the docIDs with lambda(r) > 0."""
+    if settings.token == "every_node":
+        return len(ranks)
+    return int((item_weights(ranks, settings.item, settings.alpha or 0.0) > 0).sum())
+
+
+def item_weights(ranks: Ints, kind: ItemWeight, alpha: float = 1.0) -> Floats:
+    """lambda(r) of each docID, [D] (section 4.2): 1[r = 1], r^-alpha or (n_q - r + 1) / n_q."""
+    if kind == "indicator":
+        return (ranks == 1).astype(np.float64)
+    if kind == "fractional":
+        return leaf_scores(ranks, alpha)
+    return (len(ranks) - ranks.astype(np.float64) + 1) / len(ranks)
+
+
+def leaf_scores(ranks: Ints, beta: float) -> Floats:
+    """mu(r) = r^-beta of each docID, [D] (section 4.3)."""
+    return ranks.astype(np.float64) ** -beta
+
+
+def best_ranks(trie: DocIDTrie, ranks: Ints) -> Ints:
+    """[N] the best (smallest) of `ranks` [D] among the docIDs that end at or below each node."""
+    below = trie.path >= 0
+    best = np.full(trie.num_nodes, ranks.min())
+    best[1:] = UNLISTED
+    np.minimum.at(best, trie.path[below], np.repeat(ranks, below.sum(axis=1)))
+    return best
+
+
+def node_targets(trie: DocIDTrie, ranks: Ints, settings: TargetSettings) -> Floats:
+    """[N] each node's share of a rank-aware target at its parent, whether `settings` train that parent or not.
+
+    m(n) / m(parent(n)), where a docID's mass is mu(r), or lambda(r) if targets are one-hot (which is this target at
+    every node, by mass: `every_node_weights`). Where siblings have no mass, as next-token prediction leaves all but one
+    path, the target is the one that leads to the best-ranked docID. 0 at the root.
+    """
+    item = item_weights(ranks, settings.item, settings.alpha or 0.0)
+    scores = item if settings.beta is None else leaf_scores(ranks, settings.beta)
+    mass = subtree_sums(trie, scores)
+    shares, best = sibling_shares(trie, mass), best_ranks(trie, ranks)
+    massless = mass[trie.parent] == 0
+    if massless.any():
+        families = np.minimum.reduceat(np.append(best, 0), trie.child_start[:-1])
+        leads = best == families[trie.parent]
+        first = sibling_shares(trie, leads.astype(np.float64))
+        shares = np.where(massless, first, shares)
+    return shares
+
+
+def subtree_sums(trie: DocIDTrie, values: Floats) -> Floats:
+    """[N] the sum of `values` [D] over the docIDs that end at or below each node: m(n) when the values are mu(r)."""
+    below = trie.path >= 0
+    shares = np.repeat(values, below.sum(axis=1))
+    sums = np.bincount(trie.path[below], weights=shares, minlength=trie.num_nodes).astype(np.float64)
+    sums[0] = values.sum()
+    return sums
+
+
+def sibling_shares(trie: DocIDTrie, mass: Floats) -> Floats:
+    """[..., N] each node's share of `mass` [..., N] among its siblings: the target y of section 4.3; 0 at the root.
+
+    This is m(n) / m(parent(n)); where a docID ends at the parent itself (no terminator token), that docID's own mass
+    is left out, so that the shares of the valid next tokens still sum to 1. Nodes whose siblings all have mass 0 get 0.
+    """
+    padded = np.concatenate([mass, np.zeros((*mass.shape[:-1], 1))], axis=-1)  # childless last nodes start at N
+    families = np.add.reduceat(padded, trie.child_start[:-1], axis=-1)
+    shares = np.divide(mass, families[..., trie.parent], out=np.zeros_like(mass), where=mass > 0)
+    shares[..., 0] = 0.0
+    return shares
+
+
+def one_hot_weights(trie: DocIDTrie, lam: Floats) -> Floats:
+    """[N] item-level reweighting with one-hot targets (Eq. 11 with Eq. 12): sum of lambda(r) over docIDs under n.
+
+    Next-token prediction on the top docID is the indicator lambda.
+    """
+    weights = subtree_sums(trie, lam)
+    weights[0] = 0.0
+    return weights
+
+
+def trie_weights(trie: DocIDTrie, ranks: Ints, lam: Floats, mu: Floats) -> Floats:
+    """[N] trie targets along the path of each docID of rank r, weighted by lambda(r) (section 4.3, Appendix D).
+
+    The targets for rank r count only the docIDs of rank >= r. With the indicator lambda only the top docID's path
+    remains, and this is the token-level loss of Table 1.
+    """
+    trained = np.flatnonzero(lam > 0)
+    on_path = np.zeros((len(ranks), trie.num_nodes), dtype=bool)
+    on_path[np.arange(len(ranks))[:, None], trie.path.clip(min=0)] = True
+    on_path[:, 0] = True
+    mass = _tail_sums(on_path * mu[:, None], ranks)[trained]  # [R, N]
+    on_path[np.arange(len(ranks)), trie.leaf] = False  # a docID predicts nothing where it ends
+    targets = on_path[trained].take(trie.parent, axis=1) * sibling_shares(trie, mass)
+    # einsum rather than @: BLAS would wake its threads for this little sum, in every worker of the data loader.
+    weights: Floats = np.einsum("r,rn->n", lam[trained], targets)
+    return weights
+
+
+def _tail_sums(values: Floats, ranks: Ints) -> Floats:
+    """[D, N] for each docID, `values` [D, N] summed over the docIDs of its rank or a lower one (r or more)."""
+    order = np.argsort(-ranks)
+    sums = values[order].cumsum(axis=0)
+    counted = np.searchsorted(-ranks[order], -ranks, side="right")  # how many docIDs rank r's sum holds
+    return sums[counted - 1]
+
+
+def every_node_weights(trie: DocIDTrie, mu: Floats, visits: Visits) -> Floats:
+    """[N] a target at every inner node u: v(u) * m(n) / m(u), not only on the top docID's path.
+
+    `mass`: v(u) = m(u), which makes it `one_hot_weights` with lambda = mu. `uniform`: v(u) = 1. `reach`: the bare
+    target, which the loss multiplies by the model's own probability of visiting u (`losses.reach`).
+    """
+    mass = subtree_sums(trie, mu)
+    if visits == "mass":
+        mass[0] = 0.0
+        return mass
+    return sibling_shares(trie, mass)
