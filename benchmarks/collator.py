@@ -120,7 +120,7 @@ def time_wordnet(options: CollatorOptions, directory: str) -> dict[str, dict[str
     queries = [dataset[index] for index in picked]
     results = {}
     for recipe in options.recipes.split(","):
-        targets = load_recipe([f"recipe=wordnet_{recipe}"]).loss
+        targets = load_recipe(f"recipe=wordnet_{recipe}").loss
         collator = TrieTargetCollator(targets, pad_id=0, prune=True)
 
         def end_to_end(collator: TrieTargetCollator = collator) -> None:
@@ -137,7 +137,7 @@ def time_esci(options: CollatorOptions) -> dict[str, dict[str, Times]]:
     queries = [random_query(seed, **ESCI) for seed in range(options.esci_queries)]
     results = {}
     for recipe in options.recipes.split(","):
-        variants = collator_parts(queries, load_recipe([f"recipe=wordnet_{recipe}"]).loss)
+        variants = collator_parts(queries, load_recipe(f"recipe=wordnet_{recipe}").loss)
         results[recipe] = interleaved(variants, budget=0.0, rounds=(options.rounds, options.rounds), few={})
     return results
 

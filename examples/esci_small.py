@@ -49,7 +49,7 @@ def main() -> None:
 
 def input_tokens(recipe_name: str, steps: int) -> float:
     """The tokens that a model reads in these steps, prompts and trie nodes, without padding; forward passes only."""
-    recipe = load_recipe([recipe_name])
+    recipe = load_recipe(recipe_name)
     train = load_split(recipe.data.path, "train")
     tokenizer = build_tokenizer(recipe, train)
     dataset = EncodedDataset(train, build_encoder(recipe, tokenizer))
@@ -61,7 +61,7 @@ def input_tokens(recipe_name: str, steps: int) -> float:
 
 def table() -> str:
     """Baselines and runs, a row each."""
-    ks = load_recipe(["recipe=esci_ntp"]).eval.recall_at
+    ks = load_recipe("recipe=esci_ntp").eval.recall_at
     train, test = load_split("data/esci", "train"), load_split("data/esci", "test")
     tops = defaultdict(float, {docid: 1.0 * count for docid, count in top_counts(train).items()})
     places = defaultdict(lambda: 0.5, mean_places(train))

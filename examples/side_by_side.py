@@ -15,9 +15,9 @@ from types import ModuleType
 
 import numpy as np
 
-import evaluate
-import self_train
-import train
+from stoical.commands import evaluate
+from stoical.commands import self_train
+from stoical.commands import train
 from stoical.reporting.tables import markdown
 
 Metrics = Mapping[str, float]

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 import stoical.training.run_trainer
-import train
+from stoical.commands import train
 from stoical.commands.shell import run
 from stoical.training.trainer import StoicalTrainer
 

@@ -22,8 +22,8 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
-import evaluate
-import train
+from stoical.commands import evaluate
+from stoical.commands import train
 from stoical.training.adafactor import Adafactor
 from stoical.training.launch import end_processes
 from tests.small_data import TINY

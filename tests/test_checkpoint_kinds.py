@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, PeftConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 from torch import nn
 
-import evaluate
+from stoical.commands import evaluate
 from stoical.data.dataset import load_split
 from stoical.decoding.beam_search import beam_search, greedy
 from stoical.decoding.device_trie import DeviceTrie

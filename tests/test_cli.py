@@ -12,8 +12,8 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState
 from tokenizers import normalizers
 
-import evaluate
-import train
+from stoical.commands import evaluate
+from stoical.commands import train
 from stoical.build.encoder import build_tokenizer
 from stoical.commands.shell import run
 from stoical.config.loading import list_recipes, load_recipe
@@ -279,7 +279,7 @@ def test_a_dry_run_shows_what_a_run_would_do(cli: Cli, tiny: Callable[..., list[
         assert f"--- query q{number}: " in out
         assert f"; deer{number} :" in out, "the prompt as the model reads it"
     assert "--- query q2" not in out
-    tokenizer = build_tokenizer(load_recipe(words))
+    tokenizer = build_tokenizer(load_recipe(*words))
     assert f"{tokenizer.bos_token_id}:'<s>'" in out, "prompt ids with their tokens"
     trie = out[out.index("trie (token id, token, weight in the loss)") : out.index("--- query q1")]
     eos = tokenizer.eos_token_id

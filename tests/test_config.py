@@ -24,7 +24,7 @@ CHECKPOINTING = (
 
 
 def load(*arguments: str) -> Recipe:
-    return load_recipe(list(arguments))
+    return load_recipe(*list(arguments))
 
 
 @pytest.fixture

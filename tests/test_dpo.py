@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-import evaluate
-import train
+from stoical.commands import evaluate
+from stoical.commands import train
 from stoical.build.encoder import build_encoder, build_tokenizer
 from stoical.data.dataset import load_split
 from stoical.decoding.scores import doc_scores

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState, GradientState
 
-import evaluate
-import train
+from stoical.commands import evaluate
+from stoical.commands import train
 from data_prep.esci.build import main as make_esci
 from examples.esci_small import baseline, input_tokens, mean_places, top_counts
 from stoical.data.dataset import load_split
@@ -46,7 +46,7 @@ def test_input_tokens_are_the_prompts_and_the_nodes_that_are_read(lists: Path, m
     from stoical.config import loading as config
 
     monkeypatch.setattr(
-        "examples.esci_small.load_recipe", lambda names: config.load_recipe([*names, f"data.path={lists}"])
+        "examples.esci_small.load_recipe", lambda names: config.load_recipe(*names, f"data.path={lists}")
     )
     ntp, every = (input_tokens(f"recipe=esci_{name},small,esci_small", 5) for name in ("ntp", "every_node"))
     rows = load_split(str(lists), "train")

@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-import evaluate
+from stoical.commands import evaluate
 from stoical.commands import export
 from stoical.ranker import Ranker
 from stoical.runs.find import load_checkpoint

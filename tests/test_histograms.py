@@ -33,7 +33,7 @@ def test_the_command_counts_both_splits(tmp_path: Path, capsys: pytest.CaptureFi
     write_dataset(tmp_path / "data")
     settings = [f"data.path={tmp_path / 'data'}", "tokenizer.name=bpe", "tokenizer.vocab_size=300"]
     rows = [*make_rows(24, 0), *[row | {"negatives": []} for row in make_rows(6, 1, negatives=1)]]
-    tokenizer = build_tokenizer(load_recipe(["recipe=wordnet_ntp", *settings]))
+    tokenizer = build_tokenizer(load_recipe("recipe=wordnet_ntp", *settings))
     names = [[doc["docid"] for doc in row["docs"]] for row in rows]  # type: ignore[attr-defined]
     docids = [[len(tokenizer.encode(name, add_special_tokens=False)) + 1 for name in docs] for docs in names]
     template = load_template("wordnet")

@@ -14,7 +14,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import evaluate
+from stoical.commands import evaluate
 from stoical.build.model import build_model
 from stoical.config.loading import load_recipe
 from stoical.config.recipe import Recipe

@@ -186,10 +186,10 @@ def test_what_is_promised_of_adapters_is_what_their_overlay_is_estimated_at(over
     PartialState(cpu=True)
     queries = [random_query(seed, 200, 10, 32768) for seed in (0, 1)]
     batch = TrieTargetCollator(TargetSettings(), 0, True)(queries)["batch"]
-    plain = load_recipe(["recipe=wordnet_alpha2,random_7b"])
+    plain = load_recipe("recipe=wordnet_alpha2,random_7b")
     config = AutoConfig.for_model("mistral", **plain.model.config)
     run = run_memory(plain, meta_model(plain, config), config, batch)
-    recipe = load_recipe([f"recipe=wordnet_alpha2,{overlay.lower()}"])
+    recipe = load_recipe(f"recipe=wordnet_alpha2,{overlay.lower()}")
     adapted = run_memory(recipe, meta_model(recipe, config), config, batch)
     assert adapted.shape.trainable == 41_943_040
     promised = {advice.split(" ")[0]: saved for saved, advice in savings(run, 40.0, "sequence", devices=2)}
@@ -198,14 +198,16 @@ def test_what_is_promised_of_adapters_is_what_their_overlay_is_estimated_at(over
 
 def test_a_run_that_will_not_fit_is_warned_of_before_it_loads(tmp_path, monkeypatch, caplog):
     write_dataset(tmp_path / "data")
-    recipe = load_recipe([*TINY, "recipe=wordnet_alpha2,small", f"data.path={tmp_path / 'data'}", f"output={tmp_path}"])
+    recipe = load_recipe(*TINY, "recipe=wordnet_alpha2,small", f"data.path={tmp_path / 'data'}", f"output={tmp_path}")
 
     def load(*arguments):
         raise RuntimeError("loading")
 
     monkeypatch.setattr(stoical.build.model, "build_model", load)
     for limit, warned in ((1000.0, False), (0.0, True)):
-        monkeypatch.setattr(stoical.training.memory_fit, "device_memory", lambda limit=limit: (limit, "free on a tiny GPU"))
+        monkeypatch.setattr(
+            stoical.training.memory_fit, "device_memory", lambda limit=limit: (limit, "free on a tiny GPU")
+        )
         with caplog.at_level(logging.WARNING), pytest.raises(RuntimeError, match="loading"):
             build_trainer(recipe)
         assert ("That is more than the 0.0 GiB free on a tiny GPU" in caplog.text) == warned

@@ -102,12 +102,12 @@ def test_an_overlay_trains(tmp_path, name):
 )
 def test_what_does_not_go_together_is_refused_by_name(overlays, message):
     with pytest.raises(ValueError, match=f"mitigations.{message}"):
-        load_recipe([f"recipe=wordnet_ntp,small,{overlays}"])
+        load_recipe(f"recipe=wordnet_ntp,small,{overlays}")
 
 
 def test_what_goes_together_is_summed():
     overlays = "scheduled_sampling,expected_reward,professor_forcing,unlikelihood,margin"
-    recipe = load_recipe([f"recipe=wordnet_ntp,small,{overlays}"])
+    recipe = load_recipe(f"recipe=wordnet_ntp,small,{overlays}")
     objectives = build_objectives(recipe.loss, recipe.mitigations, recipe.eval.score)
     names = [type(objective).__name__ for objective in objectives]
     assert names == ["ScheduledSampling", "ExpectedReward", "ProfessorForcing", "Unlikelihood", "Margin"]
@@ -116,19 +116,19 @@ def test_what_goes_together_is_summed():
 @pytest.mark.parametrize("name", ["mixer", "scheduled_sampling"])
 def test_methods_of_the_gold_path_refuse_other_losses(name):
     with pytest.raises(ValueError, match=f"mitigations.{name} trains on the top docID's path alone"):
-        load_recipe([f"recipe=wordnet_alpha2,small,{name}"])
+        load_recipe(f"recipe=wordnet_alpha2,small,{name}")
 
 
 def test_professor_forcing_needs_a_layout_with_states():
     with pytest.raises(ValueError, match=r"layout=pointwise.*mitigations.professor_forcing.*use layout=sequence"):
-        load_recipe(["recipe=wordnet_ntp,small,professor_forcing", "layout=pointwise"])
+        load_recipe("recipe=wordnet_ntp,small,professor_forcing", "layout=pointwise")
 
 
 @pytest.mark.parametrize("name", list(LOGGED))
 def test_walks_need_terminators(name):
     section = name.removeprefix("prefix_")
     with pytest.raises(ValueError, match=f"mitigations.{section} conflicts with tokenizer.terminator=none"):
-        load_recipe([f"recipe=wordnet_ntp,small,{name}", "tokenizer.terminator=none"])
+        load_recipe(f"recipe=wordnet_ntp,small,{name}", "tokenizer.terminator=none")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState, GradientState
 from huggingface_hub import ModelCard
 from omegaconf import OmegaConf
 
-import train
+from stoical.commands import train
 from stoical.config.loading import list_recipes, load_recipe
 from stoical.config.recipe import Recipe
 from stoical.config.self_training import BashSettings, RacSettings
@@ -107,7 +107,7 @@ def test_metadata_is_the_hubs_and_claims_no_licence(trained, tmp_path):
 
 @pytest.mark.parametrize("name", list_recipes())
 def test_every_recipe_has_a_card_with_closed_formulas(name):
-    text = CardSource(load_recipe([f"recipe={name}"]), {}, adapter=False).render(0, [])
+    text = CardSource(load_recipe(f"recipe={name}"]), {}, adapter=False).render(0, [)
     assert "Not evaluated during training." in text
     assert "manifest says nothing" in text
     for formula in re.findall(r"\$\$(.*?)\$\$", text):
@@ -118,7 +118,7 @@ def test_every_recipe_has_a_card_with_closed_formulas(name):
 
 def test_formulas_are_those_of_the_settings():
     def formula(recipe):
-        return loss_formula(load_recipe([f"recipe={recipe}"]).loss)
+        return loss_formula(load_recipe(f"recipe={recipe}").loss)
 
     assert r"\sum_t -\log p_\theta(d_{r,t} \mid q, d_{r,<t})$$" in formula("wordnet_ntp")
     assert r"\lambda(r) = \mathbb{1}[r = 1]$$" in formula("wordnet_ntp")
@@ -135,7 +135,7 @@ def test_formulas_are_those_of_the_settings():
 
 
 def test_without_mitigations_the_card_names_none():
-    text = CardSource(load_recipe(["recipe=wordnet_beta2"]), {}, adapter=False).render(0, [])
+    text = CardSource(load_recipe("recipe=wordnet_beta2"]), {}, adapter=False).render(0, [)
     assert "itigation" not in text.partition("<details>")[0]
     assert "Self-training" not in text
 
@@ -233,4 +233,4 @@ def test_a_hub_out_of_reach_is_told_of_before_training(monkeypatch, trained):
 
 def test_tokens_are_kept_out_of_recipes():
     with pytest.raises(ValueError, match="hub_token would be written into the run's files"):
-        load_recipe(["recipe=wordnet_ntp", "training.hub_token=hf_secret"])
+        load_recipe("recipe=wordnet_ntp", "training.hub_token=hf_secret")

@@ -225,4 +225,4 @@ def test_a_prefix_of_a_negative_is_off_the_trie():
 )
 def test_negatives_and_what_reads_them_go_together(words, message):
     with pytest.raises(ValueError, match=message):
-        load_recipe(words)
+        load_recipe(*words)

@@ -16,7 +16,7 @@ import datasets
 import pytest
 from accelerate.state import AcceleratorState, GradientState
 
-import train
+from stoical.commands import train
 from data_prep import docids
 from data_prep.importers import pairs as from_pairs
 from stoical import ranker

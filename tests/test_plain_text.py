@@ -11,8 +11,8 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from torch.nn.functional import cross_entropy
 
-import evaluate
-import train
+from stoical.commands import evaluate
+from stoical.commands import train
 from data_prep.importers import text as from_text
 from stoical.build.encoder import build_encoder, build_tokenizer
 from stoical.config.loading import load_recipe
@@ -50,7 +50,7 @@ def words(folder: Path, *own: str) -> list[str]:
 
 
 def test_the_prompt_and_nothing_else_comes_before_the_target(folder: Path) -> None:
-    recipe = load_recipe(words(folder))
+    recipe = load_recipe(*words(folder))
     tokenizer = build_tokenizer(recipe)
     encoder = build_encoder(recipe, tokenizer)
     for row in load_split(folder / "data", "train"):
@@ -66,7 +66,7 @@ def test_the_prompt_and_nothing_else_comes_before_the_target(folder: Path) -> No
 def test_the_loss_is_the_cross_entropy_of_the_targets_tokens(folder: Path) -> None:
     """transformers' own: concatenated ids, labels of -100 over the prompt, the mean over the batch's target tokens."""
     fresh_process()
-    trainer = build_trainer(load_recipe(words(folder, "output=unused", "training.save_strategy=no")))
+    trainer = build_trainer(load_recipe(*words(folder, "output=unused", "training.save_strategy=no")))
     queries = [trainer.train_dataset[index] for index in range(len(trainer.train_dataset))]
     inputs = trainer.data_collator(queries)
     count = trainer._get_num_items_in_batch([inputs], torch.device("cpu"))
@@ -135,7 +135,7 @@ def test_walks_within_a_list_are_refused_where_every_list_is_one_text(
     folder: Path, tmp_path: Path, overlay: str, named: str | None
 ) -> None:
     fresh_process()
-    recipe = load_recipe(words(folder, f"recipe=text_sft,small,chains,{overlay}", f"output={tmp_path}"))
+    recipe = load_recipe(*words(folder, f"recipe=text_sft,small,chains,{overlay}", f"output={tmp_path}"))
     if named is None:
         build_trainer(recipe)
         return

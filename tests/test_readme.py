@@ -49,7 +49,7 @@ def test_every_recipe_in_a_command_loads():
     assert len(lines) >= 2
     for line in lines:
         words = [word for word in line.split() if "=" in word and not word.startswith("-")]
-        assert load_recipe(words).output
+        assert load_recipe(*words).output
 
 
 def test_every_recipe_and_overlay_named_exists():

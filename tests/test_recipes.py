@@ -16,7 +16,7 @@ SIZES = ["", ",small", ",small,quickstart", ",small,esci_small"]
 
 
 def load(name: str, *extra: str) -> Recipe:
-    return load_recipe([f"recipe={name}", *extra])
+    return load_recipe(f"recipe={name}", *extra)
 
 
 def test_the_recipes_are_those_in_the_folder() -> None:

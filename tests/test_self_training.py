@@ -14,11 +14,11 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
-import evaluate
-import self_train
+from stoical.commands import evaluate
+from stoical.commands import self_train
 import stoical.build.model
 import stoical.training.build
-import train
+from stoical.commands import train
 from stoical.common.files import file_sha256
 from stoical.config.loading import load_recipe
 from stoical.encoding.generated_rows import RECORD_FILE, ROWS_FILE
@@ -118,7 +118,7 @@ def test_the_first_iteration_is_the_run_without_the_section(folder: Path, looped
 
 
 def test_every_iteration_has_a_seed_of_its_own(folder: Path, tmp_path: Path) -> None:
-    recipe = load_recipe(words(folder, "bash", tmp_path / "run", "seed=3", "training.data_seed=5"))
+    recipe = load_recipe(*words(folder, "bash", tmp_path / "run", "seed=3", "training.data_seed=5"))
     stage = loop.stage_recipe(recipe, 2, tmp_path)
     assert (stage.seed, stage.training["data_seed"]) == (2003, 2005)
     assert recipe.training["data_seed"] == 5

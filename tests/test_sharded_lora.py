@@ -14,7 +14,7 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState, GradientState
 
-import evaluate
+from stoical.commands import evaluate
 from tests import launched_adapters
 from tests.tiny_run import train_tiny
 

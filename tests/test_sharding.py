@@ -13,7 +13,7 @@ import yaml
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
-import evaluate
+from stoical.commands import evaluate
 from tests.launched_runs import OPTIMIZERS, STEPS, pretrained, train_run
 from tests.small_data import write_dataset
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-import evaluate
-import self_train
-import train
+from stoical.commands import evaluate
+from stoical.commands import self_train
+from stoical.commands import train
 from examples import mitigations, plain_text
 from examples.side_by_side import Start, Table, ratio, slug, spread
 from stoical.config.loading import load_recipe
@@ -109,7 +109,7 @@ def test_every_row_is_a_recipe_that_its_command_takes(
     module.TABLE.methods[name](Start(tmp_path / "checkpoint-7", tmp_path / "run", seed=4, steps=60))
     settings = dict(word.split("=", 1) for word in words)
     if "recipe" in settings:
-        recipe = load_recipe(words)
+        recipe = load_recipe(*words)
         parts = 1 if recipe.self_training is None else recipe.self_training.iterations
     else:
         parts = int(settings.get("spin.iterations", 1))

@@ -427,7 +427,7 @@ def test_bad_settings_are_named(settings, message):
 )
 def test_what_does_not_go_together_is_refused_by_name(words, message):
     with pytest.raises(ValueError, match=message):
-        load_recipe(words)
+        load_recipe(*words)
 
 
 def test_models_and_launchers_that_cannot_mix_are_refused_by_name():

@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, TaskType
 from safetensors.torch import load_file
 
-import evaluate
+from stoical.commands import evaluate
 from stoical.encoding.packing import PackedBatch
 from stoical.preferences import pairs as preferences
 from stoical.preferences import spin

@@ -120,7 +120,9 @@ def test_a_sample_is_of_elements_that_have_a_gradient() -> None:
 
 @pytest.mark.parametrize("rows", [[64], [5, 900], list(range(1000))])
 def test_a_sample_finds_the_few_rows_of_an_embedding(rows: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stoical.training.movement.LOOKED_AT", 999)  # a stride of 65, more than a row: row 64 is skipped
+    monkeypatch.setattr(
+        "stoical.training.movement.LOOKED_AT", 999
+    )  # a stride of 65, more than a row: row 64 is skipped
     parameter = nn.Parameter(torch.randn(1000, 64))
     parameter.grad = torch.zeros_like(parameter)
     parameter.grad[rows] = 1.0

@@ -88,7 +88,9 @@ class Arguments:
 
 def test_one_bar_on_the_main_process_keeps_the_last_evaluation(monkeypatch, capsys):
     shown = io.StringIO()
-    monkeypatch.setattr("stoical.training.progress.tqdm", lambda **kwargs: tqdm(**kwargs | {"file": shown, "ncols": 200}))
+    monkeypatch.setattr(
+        "stoical.training.progress.tqdm", lambda **kwargs: tqdm(**kwargs | {"file": shown, "ncols": 200})
+    )
     control = TrainerControl()
     for main in (True, False):
         state = TrainerState(max_steps=20, global_step=10, is_world_process_zero=main)

@@ -39,7 +39,7 @@ def words(tmp_path, output, **settings):
 
 
 def trained(tmp_path, output, report_to):
-    trainer = build_trainer(load_recipe(words(tmp_path, output, **{"training.report_to": report_to})))
+    trainer = build_trainer(load_recipe(*words(tmp_path, output, **{"training.report_to": report_to})))
     trainer.train()
     return trainer
 
@@ -103,12 +103,12 @@ def test_a_missing_package_is_named_before_anything_is_loaded(tmp_path, monkeypa
     settings = words(tmp_path, "run", **{"training.report_to": "[wandb,trackio]"})
     (tmp_path / "data" / "train.jsonl").unlink()  # reading it would be another error
     with pytest.raises(ValueError, match=r"report_to=trackio: trackio is not installed; pip install 'stoical\[trackio"):
-        build_trainer(load_recipe(settings))
+        build_trainer(load_recipe(*settings))
 
 
 def test_unknown_trackers_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"tracker 'training.report_to=wandbb' does not exist.*wandb, trackio"):
-        load_recipe(words(tmp_path, "run", **{"training.report_to": "wandbb"}))
+        load_recipe(*words(tmp_path, "run", **{"training.report_to": "wandbb"}))
 
 
 def test_tensorboard_gets_the_curves(tmp_path):

@@ -14,7 +14,7 @@ from peft import AutoPeftModelForCausalLM, PeftConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-import train
+from stoical.commands import train
 from stoical.data.rows import Doc
 from stoical.encoding.prompts import shuffled
 from stoical.encoding.queries import QueryEncoder

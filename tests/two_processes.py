@@ -38,7 +38,7 @@ def what_is_reported(trainer: StoicalTrainer) -> dict[str, Any]:
 def main() -> None:
     """Train one step of the recipe, keeping the gradient that reaches the optimizer, and evaluate."""
     output = Path(sys.argv[1])
-    trainer = build_trainer(load_recipe(sys.argv[2:]))
+    trainer = build_trainer(load_recipe(*sys.argv[2:]))
     seen: list[torch.Tensor] = []
     trainer.create_optimizer()
     trainer.optimizer.register_step_pre_hook(

@@ -7,7 +7,7 @@ import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from typing import Any
+from typing import Any, Self
 
 ROW_KEYS = frozenset({"query_id", "query", "docs", "negatives"})
 DOC_KEYS = frozenset({"docid", "text", "rank"})
@@ -33,6 +33,17 @@ class RankingRow:
     query: str
     docs: tuple[Doc, ...]
     negatives: tuple[Doc, ...] = ()
+
+    @classmethod
+    def of(cls, query: str, docids: Sequence[str], negatives: Sequence[str] = (), query_id: str | None = None) -> Self:
+        """A row of plain docIDs, best first; its id is the query unless one is given. Raises `ValueError` as parsing.
+
+        RankingRow.of("deer", ["ruminant", "mammal"], negatives=["solarization"])
+        """
+        listed = {"docs": docids, "negatives": negatives}
+        docs = {key: [{"docid": docid} for docid in ids] for key, ids in listed.items()}
+        row = parse_row({"query_id": query_id or query, "query": query, **docs}, f"query {query!r}")
+        return cls(row.query_id, row.query, row.docs, row.negatives)
 
     @property
     def ranks(self) -> tuple[int, ...]:

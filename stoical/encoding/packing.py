@@ -106,12 +106,13 @@ class TrieTargetCollator:
 
     Weights and targets are those of the trie without negatives, to the bit, and 0 on nodes that lead to negatives only.
     With `prune`, trie nodes that carry no weight are left out: next-token prediction then costs one docID's tokens, not
-    the whole trie's. Evaluation, and objectives that look at the whole trie, need `prune=False`.
+    the whole trie's. Evaluation, and objectives that look at the whole trie, need `prune=False`. Whatever `pad_id` is,
+    padding is never attended to and never a label.
     """
 
     targets: TargetSettings
-    pad_id: int
-    prune: bool
+    pad_id: int = 0
+    prune: bool = True
 
     def __call__(self, queries: Sequence[TokenizedQuery]) -> dict[str, PackedBatch]:
         """Pack; the dict is what `transformers.Trainer` expects of a collator.

@@ -4,27 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
-from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerBase
-
-from stoical.data.dataset import RankingDataset
 from stoical.data.negatives import NegativeSampler
 from stoical.data.rows import Doc, RankingRow
-from stoical.encoding.prompts import Attempt, PromptTemplate, shuffled
+from stoical.encoding.prompts import Attempt, PromptTemplate, load_template, shuffled
 from stoical.encoding.tokenization import DocIDTokenizer, encode_prompt
-from stoical.encoding.tokenized import TokenizedQuery
+from stoical.encoding.tokenized import Terminator, TokenizedQuery
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
 class QueryEncoder:
-    """Everything between a dataset row and token ids. max_length: of the prompt and the longest docID, in tokens."""
+    """Everything between a dataset row and token ids. max_length: of the prompt and the longest docID, in tokens.
+
+    encoder = QueryEncoder.of(AutoTokenizer.from_pretrained("gpt2"), "compact")
+    query = encoder.encode(RankingRow.of("deer", ["ruminant", "mammal"]))
+    """
 
     template: PromptTemplate
     tokenizer: PreTrainedTokenizerBase
     docid_tokenizer: DocIDTokenizer
     max_length: int
     seed: int
+
+    @classmethod
+    def of(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str | PromptTemplate = "compact",
+        max_length: int = 1024,
+        seed: int = 0,
+        terminator: Terminator = "eos",
+        count_terminator: bool = True,
+    ) -> Self:
+        """An encoder for a tokenizer, with a prompt template by name, by the path of a YAML file, or as it is.
+
+        terminator: what ends every docID; count_terminator: whether it counts in loss and score. Raises `ValueError`
+        for a template that is not there, or not as it should be.
+        """
+        prompt = load_template(template) if isinstance(template, str) else template
+        return cls(prompt, tokenizer, DocIDTokenizer(tokenizer, terminator, count_terminator), max_length, seed)
 
     def encode(
         self, row: RankingRow, epoch: int = 0, negatives: bool = False, attempt: Attempt | None = None
@@ -107,8 +129,8 @@ class QueryEncoder:
         return row.docs[:kept], prompt_ids
 
 
-class EncodedDataset(Dataset[TokenizedQuery]):
-    """A split of a dataset as the data loader sees it; `set_epoch` (which accelerate calls) picks shuffle and sample.
+class EncodedDataset:
+    """Rows as a data loader takes them, a map-style dataset; `set_epoch` (which accelerate calls) picks the shuffle.
 
     negatives: with those of the rows, as evaluation scores them. sampler: with negatives drawn anew every epoch, as
     training may compare with them; they change neither the prompt nor which documents fit.
@@ -116,7 +138,7 @@ class EncodedDataset(Dataset[TokenizedQuery]):
 
     def __init__(
         self,
-        rows: RankingDataset,
+        rows: Sequence[RankingRow],
         encoder: QueryEncoder,
         negatives: bool = False,
         sampler: NegativeSampler | None = None,

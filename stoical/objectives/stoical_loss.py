@@ -1,23 +1,58 @@
-"""SToICaL and the objectives that may join it: functions of a packed batch and its node log-probabilities.
+"""The paper's loss: SToICaL (Eq. 11), for every variant of its weights.
 
-Dimension letters: M trie nodes, D docIDs, B queries. Log-probabilities are float32 and in nats.
+Dimension letters: M trie nodes. Log-probabilities are float32 and in nats.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from stoical.objectives.objective import Objective, ObjectiveOutput, StepContext, loss_weights, weighted_nll
+from stoical.encoding.packing import PackedBatch
+from stoical.models.layouts import Layout
+from stoical.objectives.objective import (
+    Normalizer,
+    Objective,
+    ObjectiveOutput,
+    StepContext,
+    loss_weights,
+    normalizer,
+    weighted_nll,
+)
 from stoical.trie.node_weights import TargetSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from stoical.models.forward import NodeOutput
 
 
 @dataclass(frozen=True)
 class SToICaLLoss(Objective):
-    """The paper's loss (Eq. 11), with the node weights that the collator packed; `reach` multiplies in v(u)."""
+    """The paper's loss (Eq. 11), with the node weights that the collator packed; `reach` multiplies in v(u).
+
+    settings: those that the collator has. normalizer: what `mean` divides by; a trainer of stoical's divides by the
+    whole global batch instead.
+
+        settings = TargetSettings(item="fractional", alpha=2.0)
+        batch = TrieTargetCollator(settings)(queries)["batch"]
+        SToICaLLoss(settings).mean(model, batch).backward()
+    """
 
     settings: TargetSettings
-    needs_whole_trie: bool = False  # what carries no weight may be left out
+    normalizer: Normalizer = "points"
+    needs_whole_trie: ClassVar[bool] = False  # what carries no weight may be left out
 
     def __call__(self, context: StepContext) -> ObjectiveOutput:
         """Sum over the micro-batch, in nats."""
         return ObjectiveOutput(weighted_nll(context.node_logprobs, loss_weights(context, self.settings)))
+
+    def mean(self, model: nn.Module, batch: PackedBatch, layout: Layout = "sequence") -> Tensor:
+        """One forward pass of `model` over the batch, and its loss: a scalar, in nats per unit of the normalizer."""
+        from stoical.models.forward import node_logprobs
+
+        def run(other: PackedBatch) -> NodeOutput:
+            return node_logprobs(model, other, layout)
+
+        context = StepContext(batch, run(batch), step=0, forward=run, predict=run)
+        return self(context).loss_sum / normalizer(batch, self.normalizer)
