@@ -28,7 +28,24 @@ _HOME = {  # public name -> the module that defines it
     "doc_scores": "stoical.decoding.scores",
     "beam_search": "stoical.decoding.beam_search",
 }
-__all__ = ["__version__", *_HOME]
+__all__ = [
+    "EncodedDataset",
+    "QueryEncoder",
+    "Ranker",
+    "RankingRow",
+    "SToICaLLoss",
+    "TargetSettings",
+    "TrieTargetCollator",
+    "__version__",
+    "beam_search",
+    "build_trie",
+    "doc_scores",
+    "evaluate",
+    "load_recipe",
+    "load_split",
+    "node_logprobs",
+    "train",
+]
 
 if TYPE_CHECKING:
     from stoical.config.loading import load_recipe

@@ -105,7 +105,7 @@ def compare(runs: Sequence[Run]) -> str:
 
 
 def compare_generations(runs: Sequence[Run]) -> str:
-    """A row a run of what `stoical evaluate ... eval.generation=true` found; empty where a run was evaluated without it."""
+    """A row a run of what eval.generation=true found; empty where a run was evaluated without it."""
     if not all("generation" in row for run in runs for row in run.rows.values()):
         return ""
     found = [summarise([row["generation"] for row in run.rows.values()]) for run in runs]

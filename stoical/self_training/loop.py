@@ -76,8 +76,8 @@ def stage_recipe(recipe: Recipe, iteration: int, checkpoint: Path | None) -> Rec
 def _check_resume(recipe: Recipe) -> None:
     if recipe.resume_force or recipe.resume not in (None, "auto"):
         raise ValueError(
-            "stoical self-train takes resume=auto alone: to change settings on the way, delete the iteration-N directories "
-            "that they concern, or set another output="
+            "stoical self-train takes resume=auto alone: to change settings on the way, delete the iteration-N "
+            "directories that they concern, or set another output="
         )
     held = sorted(path.name for path in Path(str(recipe.output)).glob("iteration-*"))
     if recipe.resume is None and held:
