@@ -16,7 +16,7 @@ $(VENV)/.base: pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	@$(PIP_INSTALL) --upgrade pip
 	@$(PIP_INSTALL) torch==$$(sed -n 's/^torch==//p' constraints.txt)
-	@$(PIP_INSTALL) --editable .
+	@$(PIP_INSTALL) --editable '.[mistral]'  # the default model's tokenizer, for a start without a network
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
