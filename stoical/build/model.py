@@ -11,6 +11,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import disable_fsdp_ram_efficient_loading
 from huggingface_hub.errors import StrictDataclassError
+from omegaconf import OmegaConf
 from peft import PeftModel, PeftType
 from torch import nn
 from transformers import (
@@ -27,9 +28,11 @@ from stoical.config.loading import read_layer
 from stoical.config.recipe import Recipe
 from stoical.encoding.tokenization import MISTRAL_V3_MODELS, check_vocabulary
 from stoical.models.adapters import add_lora, describe_trainable, keep_gradients, load_lora, quantization_config
+from stoical.models.attention import register
 from stoical.models.checks import check_model
 
 logger = logging.getLogger(__name__)
+register()  # configs and recipes name trie_sdpa before any forward pass
 
 SOFT_PROMPTS = (PeftType.PROMPT_TUNING, PeftType.P_TUNING)
 
@@ -72,7 +75,8 @@ def _load_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, local: bool
 def mistral_v3_config(changes: Mapping[str, Any]) -> PreTrainedConfig:
     """The config of Mistral-7B-v0.3, which the overlay random_7b spells out, with `changes`."""
     _, overlay = read_layer(shipped("recipes") / "overlays" / "random_7b.yaml")
-    return AutoConfig.for_model("mistral", **{**overlay.model.config, **changes})
+    shape: Any = OmegaConf.to_container(overlay.model.config)
+    return AutoConfig.for_model("mistral", **{**shape, **changes})
 
 
 def _first_sentence(error: Exception) -> str:
