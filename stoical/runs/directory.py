@@ -1,4 +1,4 @@
-"""The run directory: what is written before the first step, so that a run can be distinguished from others and done again."""
+"""The run directory: what is written before the first step, so that a run can be recognised and done again."""
 
 from __future__ import annotations
 

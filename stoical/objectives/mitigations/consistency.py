@@ -112,7 +112,7 @@ def paired_positions(batch: PackedBatch, run: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def literal_kl(tf: Tensor, ar: Tensor, stop_gradient: StopGradient) -> Tensor:
-    """Sum of KL(tf || ar), a scalar, over rows of log-probabilities [N, V]; without gradient on the side that `stop_gradient` names."""
+    """Sum of KL(tf || ar), a scalar, over rows of log-probabilities [N, V]; no gradient on the side `stop_gradient`."""
     tf = tf.detach() if stop_gradient == "tf" else tf
     ar = ar.detach() if stop_gradient == "ar" else ar
     return (tf.exp() * (tf - ar)).sum()

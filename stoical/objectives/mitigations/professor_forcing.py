@@ -2,7 +2,7 @@
 
 Dimension letters: M trie nodes, B queries, T tokens of the longest docID, H the model's hidden size.
 
-A discriminator distinguishes led walks from the model's own by the hidden states that its tokens are read from; the model
+A discriminator tells led walks from the model's own by the hidden states that its tokens are read from; the model
 learns, besides the loss, to be mistaken for led. Both walks go down one trie, so both lie in the one forward. Led walks
 are drawn from the recipe's target: were they always the top docID's path, the model could fool the discriminator only
 by writing that one docID and nothing else.
