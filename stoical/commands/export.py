@@ -24,6 +24,7 @@ from stoical.commands.shell import Command, Given, quiet_libraries
 from stoical.common.files import check_writable
 from stoical.common.options import option
 from stoical.config.recipe import DType, ModelSettings
+from stoical.encoding.tokenization import save_tokenizer
 from stoical.runs.find import find_checkpoint, load_checkpoint
 
 
@@ -40,7 +41,7 @@ def export(checkpoint: Path, output: Path, dtype: DType = "float32") -> None:
     tokenizer = build_tokenizer(recipe)
     model = merge(load_model(recipe, tokenizer, adapter).float())
     model.to(dtype=getattr(torch, dtype)).save_pretrained(output)
-    tokenizer.save_pretrained(output)
+    save_tokenizer(tokenizer, output)
     recipe.model = ModelSettings(str(output), attn_implementation=recipe.model.attn_implementation, dtype=dtype)
     recipe.tokenizer = replace(recipe.tokenizer, name=str(output), vocab_size=None)
     recipe.lora, recipe.resume, recipe.output = None, None, str(output)

@@ -17,6 +17,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from stoical.encoding.prompts import TEMPLATE_FILE
+from stoical.encoding.tokenization import keep_probes
 from stoical.evaluation.evaluator import Evaluator
 from stoical.runs.checkpoints import UNFINISHED, last_checkpoint, prune, publish
 from stoical.runs.model_card import CardSource
@@ -91,6 +92,7 @@ class RunTrainer(Trainer):
         if self.args.should_save:  # every process comes here; one of them writes
             directory = Path(output_dir or str(self.args.output_dir))
             (directory / "recipe.yaml").write_text(self.recipe_yaml)
+            keep_probes(self.evaluator.dataset.encoder.tokenizer, directory)
             (directory / TEMPLATE_FILE).write_text(OmegaConf.to_yaml(self.evaluator.dataset.encoder.template))
             self._write_card(directory)
 
