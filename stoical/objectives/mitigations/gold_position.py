@@ -3,8 +3,9 @@
 Dimension letters: B queries, N inputs of the gold paths (all their tokens but the last), M trie nodes, V vocabulary.
 
 A mixed prefix is seldom a prefix of a docID, so it is packed by itself: a chain of the mixed tokens, which carry no
-weight, with the gold targets as children. Asking for a token that the prefix does not lead to is inconsistent: what is learnt
-at best is a mixture over the prefixes (Huszar 2015). The consistent version is `scheduled_sampling.py`'s `recompute`.
+weight, with the gold targets as children. Asking for a token that the prefix does not lead to is inconsistent: what is
+learnt at best is a mixture over the prefixes (Huszar 2015). The consistent version is `scheduled_sampling.py`'s
+`recompute`.
 """
 
 from __future__ import annotations
