@@ -87,6 +87,7 @@ def run_job(job: EvaluationJob, progress: bool = False) -> Evaluation:
     from stoical.build.evaluator import build_evaluator
     from stoical.build.model import load_model
     from stoical.data.dataset import load_split
+    from stoical.models.self_check import check_loaded
     from stoical.runs.processes import no_accelerator
 
     recipe = job.recipe
@@ -96,6 +97,7 @@ def run_job(job: EvaluationJob, progress: bool = False) -> Evaluation:
     test = load_split(recipe.data.path, "test")
     evaluator = build_evaluator(recipe, test, build_encoder(recipe, tokenizer), job.num_queries)
     model = load_model(recipe, tokenizer, job.adapter).to(accelerator.device)
+    check_loaded(model, len(tokenizer), recipe.prompt.max_length, recipe.layout, precision == "bf16")
     with accelerator.autocast():
         return evaluator(model, progress=progress)
 

@@ -21,6 +21,7 @@ from stoical.encoding.tokenization import pad_id
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.models.forward import node_logprobs
 from stoical.models.layouts import Layout
+from stoical.models.self_check import check_loaded
 from stoical.runs.find import find_checkpoint, load_checkpoint
 
 Document = str | Mapping[str, str | None]
@@ -74,13 +75,16 @@ class Ranker:
         recipe, adapter = load_checkpoint(find_checkpoint(str(directory)), values)
         tokenizer = build_tokenizer(recipe)
         device = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
+        model = load_model(recipe, tokenizer, adapter).to(device).eval()
+        bf16 = bool(recipe.training.get("bf16"))
+        check_loaded(model, len(tokenizer), recipe.prompt.max_length, recipe.layout, bf16)
         return cls(
-            model=load_model(recipe, tokenizer, adapter).to(device).eval(),
+            model=model,
             encoder=build_encoder(recipe, tokenizer),
             collator=TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune=False),
             score=recipe.eval.score,
             layout=recipe.layout,
-            bf16=bool(recipe.training.get("bf16")),
+            bf16=bf16,
         )
 
     def rank(self, query: str, docs: Sequence[Document], top_k: int | None = None) -> list[RankedDoc]:

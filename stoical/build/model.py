@@ -30,10 +30,14 @@ from stoical.encoding.tokenization import MISTRAL_V3_MODELS, check_vocabulary
 from stoical.models.adapters import add_lora, describe_trainable, keep_gradients, load_lora, quantization_config
 from stoical.models.attention import register
 from stoical.models.checks import check_model
+from stoical.models.layouts import MASKABLE
 
 logger = logging.getLogger(__name__)
 register()  # configs and recipes name trie_sdpa before any forward pass
 
+MODEL_ERRORS = (  # of making a model from a config
+    *(ValueError, ImportError, KeyError, TypeError, AttributeError, RuntimeError, ZeroDivisionError),
+)
 SOFT_PROMPTS = (PeftType.PROMPT_TUNING, PeftType.P_TUNING)
 
 
@@ -80,7 +84,8 @@ def mistral_v3_config(changes: Mapping[str, Any]) -> PreTrainedConfig:
 
 
 def _first_sentence(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].split(". ")[0]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].split(". ")[0]
 
 
 def _check_config_keys(recipe: Recipe, config: PreTrainedConfig) -> None:
@@ -91,14 +96,32 @@ def _check_config_keys(recipe: Recipe, config: PreTrainedConfig) -> None:
 
 
 def meta_model(recipe: Recipe, config: PreTrainedConfig, attention: str | None = None) -> PreTrainedModel:
-    """The model without its weights: shapes only, on the meta device, at no memory; with the recipe's attention."""
+    """The model without its weights: shapes only, on the meta device, at no memory; with the recipe's attention.
+
+    Raises `ValueError` where it cannot be made, with the attention that it can be made with.
+    """
+    wanted = attention or recipe.model.attn_implementation
     try:
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                config, attn_implementation=attention or recipe.model.attn_implementation
-            )
-    except (ValueError, ImportError) as error:
-        raise ValueError(f"model.name={recipe.model.name}: {_first_sentence(error)}") from error
+        return _on_meta(config, wanted)
+    except MODEL_ERRORS as error:
+        name, other = f"model.name={recipe.model.name}", next((one for one in MASKABLE if _takes(config, one)), None)
+        if other is not None:
+            raise ValueError(f"{name} cannot use {wanted}; set model.attn_implementation={other}") from error
+        raise ValueError(f"{name} cannot be made: {type(error).__name__}: {_first_sentence(error)}") from error
+
+
+def _takes(config: PreTrainedConfig, attention: str) -> bool:
+    """True where a model of this config can be made with the attention."""
+    try:
+        _on_meta(config, attention)
+    except MODEL_ERRORS:
+        return False
+    return True
+
+
+def _on_meta(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     return model
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from stoical.encoding.packing import PackedBatch, TrieTargetCollator
 from stoical.encoding.tokenized import TokenizedQuery
-from stoical.models.forward import node_logprobs, path_of, read_path
+from stoical.models.forward import node_logprobs
 from stoical.models.layouts import Layout
-from stoical.models.modes import evaluating
+from stoical.models.modes import eval_mode
 from stoical.trie.node_weights import TargetSettings
 
 ROWS = 4  # docIDs that run alone, of queries from the shortest to the longest: as many on every process
@@ -30,7 +30,7 @@ def self_check(model: nn.Module, batch: PackedBatch, layout: Layout, precision: 
     """
     name = f"model {type(model).__name__}"
     try:
-        with evaluating(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             difference = _difference(model, batch, layout)
     except FAILURES as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -51,10 +51,27 @@ def _difference(model: nn.Module, batch: PackedBatch, layout: Layout) -> float:
     packed = node_logprobs(model, batch, layout).logprobs
     worst = 0.0
     for leaf in _leaves(batch):
-        path = path_of(batch, leaf)
-        alone = read_path(model, batch, path)
-        worst = max(worst, float((packed[path] - alone).abs().max()))
+        path = _path_to(batch, leaf)
+        worst = max(worst, float((packed[path] - _alone(model, batch, path)).abs().max()))
     return worst
+
+
+def _path_to(batch: PackedBatch, node: int) -> list[int]:
+    """The nodes from depth 1 down to this one."""
+    path: list[int] = []
+    while int(batch.node_parent[node]) != node:
+        path.append(node)
+        node = int(batch.node_parent[node])
+    return path[::-1]
+
+
+def _alone(model: nn.Module, batch: PackedBatch, path: list[int]) -> Tensor:
+    """[len(path)] log-probabilities of a path's tokens in a row of their own: its prompt, then what the path feeds."""
+    row = int(batch.node_row[path[0]])
+    prompt = batch.input_ids[row, : int(batch.prompt_lengths[row])]
+    fed = batch.input_ids[row, batch.node_col[path[1:]]]  # by column: a mixed prefix feeds other tokens than the nodes'
+    logits = model(input_ids=torch.cat([prompt, fed])[None], use_cache=False).logits[0, -len(path) :]
+    return logits.float().log_softmax(dim=-1).gather(1, batch.node_token[path][:, None])[:, 0]
 
 
 def _leaves(batch: PackedBatch) -> list[int]:
@@ -86,3 +103,13 @@ def probe_batch(vocabulary: int, max_length: int, device: torch.device | str = "
         for length in (min(5, longest), longest)
     ]
     return TrieTargetCollator(TargetSettings(), prune=False)(queries)["batch"].to(device)
+
+
+def check_loaded(model: nn.Module, vocabulary: int, max_length: int, layout: Layout, bf16: bool) -> None:
+    """`self_check` of a model that has just been loaded, on made-up queries. Raises `ValueError` where it fails."""
+    if layout == "pointwise":
+        return
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        precision = torch.bfloat16 if bf16 else torch.float32
+        self_check(model, probe_batch(vocabulary, max_length, device), layout, precision)
