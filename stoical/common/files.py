@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -35,3 +38,22 @@ def check_writable(output: Path) -> None:
     existing = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ValueError(f"output={output}: {existing} is not a directory that can be written to")
+
+
+@contextmanager
+def staged(output: Path) -> Iterator[Path]:
+    """A directory to write to beside `output`, which takes its place at the end, or goes where something fails.
+
+    So `output` is there whole or as it was; a kill leaves what it wrote under a name that begins with a dot, which the
+    next one clears away. `output` must not be there, or be empty.
+    """
+    draft = output.absolute().with_name(f".{output.name}.new")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        if output.is_dir():
+            output.rmdir()
+        draft.rename(output)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
