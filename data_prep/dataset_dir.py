@@ -9,15 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from stoical.common.files import file_sha256
+from stoical.common.lazy import pa, pc, pq
 from stoical.data.files import load_manifest
 
 Row = dict[str, Any]
-"""A raw row as `stoical.data.parse_row` takes it."""
+"""A raw row as `stoical.data.rows.parse_row` takes it."""
 
 
 def check_replaceable(out: Path, tool: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from stoical.common.arrays import Ints
 from stoical.common.files import file_sha256
 from stoical.common.options import option
 from stoical.docids.collisions import DocIDCollisionError, resolve_collisions
@@ -24,9 +25,10 @@ from stoical.docids.sparse_codes import docid_texts
 from stoical.docids.table import DocIDTable
 
 from .dataset_dir import check_replaceable, write_dataset
-from .docid_options import DocIDOptions, check_docid_options, make_paths
+from .docid_options import DocIDOptions, check_docid_options
+from .docid_paths import make_paths
 from .dropped import Dropped, print_dropped
-from .embeddings import Embeddings, Ints, load_item_embeddings, model_embeddings, tfidf_embeddings
+from .embeddings import Embeddings, load_item_embeddings, model_embeddings, tfidf_embeddings
 from .item_texts import read_texts
 
 TOOL = "stoical prepare docids"

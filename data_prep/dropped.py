@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
+from stoical.common.lazy import pa
 
 SHOWN = 5
 

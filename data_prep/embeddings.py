@@ -15,12 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from stoical.common.arrays import Floats, Ints
 from stoical.common.files import file_sha256
-
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.int64]
 
 BLOCK_ROWS = 65536
 

@@ -143,7 +143,7 @@ def levels(*parts: Sequence[Judgement]) -> list[tuple[str, int]]:
 
 
 def competition_ranks(of_levels: Sequence[int]) -> list[int]:
-    """Ranks from 1, as `stoical.data` wants them (1, 1, 3), of documents with these rising levels."""
+    """Ranks from 1, as `stoical.data.rows` wants them (1, 1, 3), of documents with these rising levels."""
     ranks: list[int] = []
     for place, level in enumerate(of_levels):
         ranks.append(ranks[-1] if place and of_levels[place - 1] == level else place + 1)

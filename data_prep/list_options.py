@@ -8,6 +8,7 @@ from typing import Literal
 
 from stoical.common.options import option
 
+from .checks import check_least, check_seed
 from .dataset_dir import check_replaceable
 from .grades import RankRule
 
@@ -31,7 +32,8 @@ class ListOptions:
     )
     docids: str = option(
         "id",
-        "what the model writes for a document: its id, its title, or by a table that stoical prepare docids made (a file)",
+        "what the model writes for a document: its id, its title, or what a table says that stoical prepare docids "
+        "made (a file)",
     )
     test_size: int | None = option(
         None, "how many queries are for testing where the source has no split; if not given, a tenth"
@@ -42,10 +44,8 @@ class ListOptions:
     def check(self, tool: str) -> None:
         """Raise ValueError for settings that are wrong."""
         check_replaceable(Path(self.out), tool)
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed={self.seed}: must be from 0 to 4294967295")
-        if self.max_irrelevant < 0:
-            raise ValueError(f"max_irrelevant={self.max_irrelevant}: must be at least 0")
+        check_seed(self.seed)
+        check_least(self, max_irrelevant=0)
         if self.docids not in DOCID_CHOICES and not Path(self.docids).is_file():
             raise ValueError(
                 f"docids={self.docids}: neither id, nor title, nor a file that stoical prepare docids made"

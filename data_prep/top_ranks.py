@@ -6,16 +6,16 @@ Dimension letters: Q queries, N titles, E embedding dimensions, R ranks, B queri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.int64]
+from stoical.common.arrays import Bools, Floats, Ints
+from stoical.common.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SCORE_BYTES = 2**29
 SELECT_BYTES = 64  # a title that may be among the wanted: its row, place, score and orders, and those of `topk`
@@ -41,9 +41,7 @@ def check_enough(titles: int, ranks: Sequence[int]) -> None:
         )
 
 
-def top_ranks(
-    queries: Floats, titles: Floats, ranks: Sequence[int], usable: npt.NDArray[np.bool_], device: str = "cpu"
-) -> Ints:
+def top_ranks(queries: Floats, titles: Floats, ranks: Sequence[int], usable: Bools, device: str = "cpu") -> Ints:
     """[Q, R] the rows of the titles that have these ranks by inner product with each query; of equals the first goes
     first. Titles that are not `usable` [N] are passed over.
 

@@ -8,8 +8,9 @@ from typing import Literal
 
 from stoical.common.options import option
 
+from ..checks import refuse
 from ..dataset_dir import check_replaceable
-from ..docid_options import DocIDOptions, check_docid_options, refuse
+from ..docid_options import DocIDOptions, check_docid_options
 from ..top_ranks import rank_rule
 
 

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
+from stoical.common.lazy import pa
 from stoical.common.options import option
-from stoical.data.dataset import SCHEMA
+from stoical.data.dataset import row_schema
 
+from ..checks import check_seed
 from ..dataset_dir import Row, check_replaceable, write_dataset
 from ..dropped import Dropped, print_dropped
 from ..lists import sums
@@ -70,7 +71,8 @@ def build(options: TextOptions) -> None:
             print_dropped(dropped.summary())
             raise ValueError(f"no row of {split} is left; what was left out is listed above")
     manifest = describe(options, inputs) | {"dropped": dropped.summary()}
-    tables = {split: pa.Table.from_pylist(rows, schema=SCHEMA) for split, rows in make_rows(splits, options).items()}
+    rows_of = make_rows(splits, options)
+    tables = {split: pa.Table.from_pylist(rows, schema=row_schema()) for split, rows in rows_of.items()}
     extra = {"dropped": dropped.to_arrow()}
     manifest = write_dataset(Path(options.out), tables, f"{options.licence}\n", manifest, extra)
     print_dropped(manifest["dropped"])
@@ -85,8 +87,7 @@ def _check(options: TextOptions) -> None:
         raise ValueError("input= is missing: a file of prompts and targets")
     if options.prompt_column == options.target_column:
         raise ValueError(f"prompt_column= and target_column= are both {options.prompt_column}")
-    if not 0 <= options.seed < 2**32:
-        raise ValueError(f"seed={options.seed}: must be from 0 to 4294967295")
+    check_seed(options.seed)
     if options.test_input and options.test_size is not None:
         raise ValueError(f"test_size={options.test_size} has no effect with test_input=: drop one of them")
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from stoical.common.options import option
 
+from ..checks import check_least, check_seed
 from ..dataset_dir import Row, check_replaceable, write_dataset
 from .graph import bundled_graph
 from .hypernyms import Parents, choose_parents, climb, find_queries
@@ -63,12 +64,8 @@ def build(options: ChainOptions) -> None:
 
 def _check(options: ChainOptions) -> None:
     check_replaceable(Path(options.out), TOOL)
-    if not 0 <= options.seed < 2**32:
-        raise ValueError(f"seed={options.seed}: must be from 0 to 4294967295")
-    for key in ("coordinates", "test_size"):
-        least = int(key == "test_size")
-        if getattr(options, key) < least:
-            raise ValueError(f"{key}={getattr(options, key)}: must be at least {least}")
+    check_seed(options.seed)
+    check_least(options, coordinates=0, test_size=1)
 
 
 def make_splits(parents: Parents, options: ChainOptions) -> dict[str, list[Row]]:

@@ -60,16 +60,19 @@ def unknown(what: str, name: str, known: Sequence[str], hint: str = "", meant: s
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like this one, by the whole of it or by its last part; None where none is alike."""
+    """The dotted name that is most like this one, by the whole of it or by its last part; None where none is alike."""
     known = list(known)
-    whole = difflib.get_close_matches(name, known, n=1)
     ends: dict[str, str] = {}
     for one in known:
         ends.setdefault(one.rpartition(".")[2], one)
     last = name.rpartition(".")[2]
     if last in ends:
         return ends[last]
-    if whole:
-        return whole[0]
-    end = difflib.get_close_matches(last, ends, n=1, cutoff=0.7)
-    return ends[end[0]] if end else None
+    whole = alike(name, known)
+    end = None if whole else alike(last, ends, cutoff=0.7)
+    return ends[end] if end else whole
+
+
+def alike(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name whose spelling is most like this one's; None where none is as like as `cutoff`, of at most 1."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any, Self
+
+from stoical.common.fields import alike
 
 ROW_KEYS = frozenset({"query_id", "query", "docs", "negatives"})
 DOC_KEYS = frozenset({"docid", "text", "rank"})
@@ -100,8 +101,8 @@ def _check_object(raw: Any, known: frozenset[str], where: str, example: str) -> 
     if raw.keys() <= known:
         return
     key = next(key for key in raw if key not in known)
-    close = difflib.get_close_matches(str(key), sorted(known), n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    close = alike(str(key), sorted(known), cutoff=0.5)
+    hint = f"; did you mean {close!r}?" if close else ""
     raise ValueError(f"{where}: unknown key {key!r}{hint} (known keys: {', '.join(sorted(known))})")
 
 

@@ -11,7 +11,6 @@ Dimension letters: N rows, E embedding dimensions, C atoms, K non-zeros asked fo
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,7 +22,7 @@ EPS = float(np.finfo(np.float64).eps)  # scikit-learn's bound on squared inner p
 
 def batched_omp(
     rows: Floats, dictionary: Floats, nonzeros: int, block_rows: int = BLOCK_ROWS, device: str = "cpu"
-) -> tuple[Ints, npt.NDArray[np.float64]]:
+) -> tuple[Ints, Floats]:
     """The atoms [N, K] int64 of every row in the order they were picked, and their coefficients [N, K] float64.
 
     `rows` [N, E] may be a memory map: it is read by blocks. `dictionary` is [C, E]. Where a row ends early (its rest is

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from stoical.common.lazy import pa, pq
 
 
 @dataclass(frozen=True)
