@@ -33,15 +33,15 @@ from .item_texts import read_texts
 
 TOOL = "stoical prepare docids"
 REPORTED = ("items", "distinct_docids", "largest_group", "trie")
-"""What of the report is about items; the rest is about lists, which are not known here."""
+"""The keys of the report that are about items; the others are about lists, which are not known here."""
 
 
 @dataclass
 class ItemOptions(DocIDOptions):
     """What the user can set; `--help` prints it."""
 
-    input: str = option("", "the items")
-    out: str = option("data/docids", "directory to write; one that exists must come from this command")
+    input: str = option("", "the file or directory of the items")
+    out: str = option("data/docids", "the directory to write; a dataset in it is replaced if this command made it")
     text: Literal["both", "title", "text"] = option("both", "what of an item is embedded: title, text, or both")
     collisions: Literal["keep_best", "disambiguate", "fail"] = option(
         "disambiguate",
@@ -91,7 +91,7 @@ def _check(options: ItemOptions) -> None:
 
 
 def _read(source: Path, options: ItemOptions, dropped: Dropped) -> tuple[list[str], list[str], list[str]]:
-    """Ids, texts and places of the items. With embedder=npy all must have a text, so that rows stay in step."""
+    """Ids, texts and places of the items that have a text; with embedder=npy all must, so that rows stay in step."""
     items = read_texts(source, "item", None, dropped)
     texts = {item: its.chosen(options.text) for item, its in items.items()}
     for item, text in texts.items():
@@ -121,7 +121,7 @@ def _one_list(paths: Ints) -> Ints:
 
 
 def _describe(options: ItemOptions, facts: dict[str, Any]) -> dict[str, Any]:
-    """The manifest's head. No paths."""
+    """The manifest's head: where the items come from and how their docIDs were made. It holds no paths."""
     source = Path(options.input)
     left_out = {"input", "out", "seed", "licence", "device", "embedder", "embedder_revision", "title_embeddings"}
     return {

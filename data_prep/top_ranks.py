@@ -75,7 +75,7 @@ def _scores(queries: Tensor, titles: Floats, passed_over: Tensor) -> Tensor:
 def _rows_at(scores: Tensor, places: Tensor) -> Tensor:
     """[B, R] where in each row of `scores` [B, N] the ones at these places, from 0, of a stable descending sort stand.
 
-    Only what is no smaller than the last wanted score is sorted: `topk` alone does not say which of equals it took.
+    Only scores of at least the last wanted one are sorted: `topk` alone does not say which of equals it took.
     """
     least = scores.topk(int(places[-1]) + 1, sorted=False).values.amin(dim=1, keepdim=True)
     query, title = (scores >= least).nonzero(as_tuple=True)

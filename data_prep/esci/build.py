@@ -142,7 +142,7 @@ def make_splits(options: EsciOptions, lists: Lists, docids: list[str], items: Te
 
 
 def describe(options: EsciOptions, source: Source, embeddings: Embeddings, ranks: Sequence[int]) -> dict[str, Any]:
-    """The manifest's head: where the data comes from and what was done to it. No paths."""
+    """The manifest's head: where the data comes from and what was done to it. It holds no paths."""
     left_out = {"out", "source", "revision", "queries", "titles", "texts", "seed", "device"}
     left_out |= {"embedder", "embedder_revision", "query_embeddings", "title_embeddings"}
     return {

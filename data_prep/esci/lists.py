@@ -32,11 +32,11 @@ class Lists:
     items: Ints
 
     def keep(self, rows: Bools) -> Lists:
-        """Only these queries."""
+        """The lists of these queries alone."""
         return Lists(subset(self.queries, np.flatnonzero(rows)), self.items[rows])
 
     def without(self, rows: Bools, reason: str, dropped: Dropped) -> Lists:
-        """Without the queries at `rows` [Q], which are noted."""
+        """The lists without the queries at `rows` [Q], which are noted with the reason."""
         for row in np.flatnonzero(rows).tolist():
             dropped.add(reason, self.queries.where[row], self.queries.texts[row])
         return self.keep(~rows)

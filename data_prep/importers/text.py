@@ -36,9 +36,9 @@ SHOWN = 60  # characters of a prompt in the list of what was dropped
 class TextOptions:
     """What the user can set; `--help` prints it."""
 
-    input: str = option("", "the prompts and targets")
+    input: str = option("", "the file or directory of prompts and targets")
     test_input: str = option("", "those for testing; without it the seed splits the prompts")
-    out: str = option("data/mine", "directory to write; one that exists must come from this command")
+    out: str = option("data/mine", "the directory to write; a dataset in it is replaced if this command made it")
     prompt_column: str = option("prompt", "the column of the prompt")
     target_column: str = option("target", "the column of the target")
     strip: bool = option(False, "cut blanks and line breaks off both ends of targets, which are an error otherwise")
@@ -93,10 +93,10 @@ def _check(options: TextOptions) -> None:
 
 
 def read_pairs(path: Path, options: TextOptions, dropped: Dropped) -> list[Pair]:
-    """The pairs of a file; those with an empty cell, and those that come again, are noted and left out.
+    """The pairs of a file; repeated ones, and those with an empty cell, are noted and left out.
 
-    ValueError for a file that cannot be read or has no rows, for cells that are no text, and for targets with blanks at
-    their ends unless `strip`.
+    ValueError for a file that cannot be read or has no rows, for cells that do not hold text, and for targets with
+    blanks at their ends unless `strip`.
     """
     names = [options.prompt_column, options.target_column]
     table = check_text(read_table(path, names), names)

@@ -8,8 +8,8 @@ A prompt is a noun and some of its coordinate terms, nouns with the same direct 
     basset ; beagle , otterhound :
     hound > hunting dog > dog > canine > carnivore > placental > mammal > ... > entity
 
-Test nouns are leaves, and occur in no prompt or target of training. Their chains are those of training nouns, and which
-of them it is, is decided by the first tokens: after a wrong noun the rest is the chain of something else.
+Test nouns are leaves, and do not occur in any prompt or target of training. Their chains are those of training nouns.
+The first tokens decide which chain it is: after a wrong noun, the rest is the chain of that noun.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ TOOL = "stoical prepare chains"
 class ChainOptions:
     """What the user can set; `--help` prints it."""
 
-    out: str = option("data/chains", "directory to write; one that exists must come from this command")
+    out: str = option("data/chains", "the directory to write; a dataset in it is replaced if this command made it")
     subtree: str = option("mammal.n.01", "the nouns are those below this synset; their chains still reach the root")
     coordinates: int = option(2, "at most how many coordinate terms a prompt has: training nouns, drawn by the seed")
-    test_size: int = option(200, "how many nouns are for testing, all of them leaves; the others are for training")
+    test_size: int = option(200, "how many nouns, all of them leaves, are for testing; the others are for training")
     seed: int = option(0, "seed of the split and of the coordinate terms, 0 to 4294967295")
 
 

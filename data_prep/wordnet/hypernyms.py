@@ -36,7 +36,7 @@ Parents = Mapping[str, tuple[str, ...]]
 class WordNetOptions:
     """What the user can set; `--help` prints it."""
 
-    out: str = option("data/wordnet", "directory to write; one that exists must come from this command")
+    out: str = option("data/wordnet", "the directory to write; a dataset in it is replaced if this command made it")
     source: Literal["bundled", "nltk"] = option(
         "bundled", "bundled: the WordNet 3.0 noun graph that ships with stoical; nltk: NLTK's wordnet corpus"
     )

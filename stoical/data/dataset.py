@@ -69,8 +69,8 @@ def load_split(directory: str | Path, split: str) -> RankingDataset:
     """The split of a dataset directory, every row of it validated.
 
     Reads `<directory>/<split>.jsonl`, `<split>.parquet` or `<split>/` (from `datasets`' `save_to_disk`).
-    Raises ValueError if there is none of them or several, for a bad row (naming file and line), for a
-    query_id that occurs twice, and for a split without rows.
+    Raises ValueError where none or several of these exist, for a bad row (naming file and line), for a query_id that
+    occurs twice, and for a split without rows.
     """
     path = find_split(Path(directory), split)
     if path.suffix == ".jsonl":

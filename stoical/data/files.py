@@ -1,4 +1,4 @@
-"""Where the rows of a ranking dataset stand on disk: JSON lines, a parquet file, or a `datasets` directory.
+"""Files of a ranking dataset and the rows in them: JSON lines, a parquet file, or a `datasets` directory.
 
 Rows come with their place, `file:line` (from 1) for JSON lines and `file[index]` (from 0) for the others. What a row
 must hold is said in `stoical.data.rows`.
@@ -55,7 +55,7 @@ def split_files(directory: Path, split: str) -> list[Path]:
 
 
 def check_directory(directory: Path) -> None:
-    """Raise ValueError unless `directory` is one."""
+    """Raise ValueError where the dataset directory is missing or is a file."""
     if directory.is_file():
         raise ValueError(f"{directory} is a file; give the dataset directory instead ({directory.parent})")
     if not directory.is_dir():
@@ -169,7 +169,7 @@ def load_manifest(directory: str | Path) -> dict[str, Any]:
     check_directory(Path(directory))
     path = Path(directory) / "manifest.json"
     if not path.is_file():
-        raise ValueError(f"{path} is missing; data_prep writes one, and for your own data you do")
+        raise ValueError(f"{path} is missing; stoical prepare writes one, and for your own data you do")
     try:
         manifest = json.loads(path.read_bytes())
     except ValueError as error:

@@ -56,8 +56,8 @@ def parse_row(raw: Mapping[str, Any], where: str) -> RankingRow:
     """A validated row. `where` (such as `data/foo/train.jsonl:17`) opens every message.
 
     Raises ValueError for a field that is missing, blank or of the wrong type, an unknown key, a docID that
-    occurs twice (negatives included), and a rank that is no positive integer, lower than the one before, higher
-    than its place, or missing where other docs have one.
+    occurs twice (negatives included), and a rank that is not a positive integer, that is lower than the one before or
+    higher than its place, or that is missing where other docs have one.
     """
     _check_object(raw, ROW_KEYS, where, ROW_EXAMPLE)
     query_id, query = _string(raw, "query_id", where), _string(raw, "query", where)
@@ -69,7 +69,7 @@ def parse_row(raw: Mapping[str, Any], where: str) -> RankingRow:
 
 
 def row_problems(raw: Any, where: str) -> list[str]:
-    """Every problem of a row, one for each key, document and check, `parse_row`'s among them; empty for a valid row."""
+    """Every problem of a row: one for each key, document and check, `parse_row`'s among them. Empty for a valid row."""
     problems: list[str] = []
 
     def passed(check: Callable[..., Any], *arguments: Any) -> Any:

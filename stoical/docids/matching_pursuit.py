@@ -49,7 +49,7 @@ def _pursue(products: Tensor, gram: Tensor, nonzeros: int) -> tuple[Tensor, Tens
     """Atoms and coefficients [B, K] of a block, from its inner products with the atoms [B, C] and their Gram matrix.
 
     `order` [B, C] is scikit-learn's order of the atoms, where the k-th picked one changes places with the k-th: it
-    decides between equals. Rows that ended go on with numbers that nothing reads.
+    decides between equals. Rows that ended continue with numbers that nothing reads.
     """
     size, num_atoms = products.shape
     row = torch.arange(size, device=products.device)

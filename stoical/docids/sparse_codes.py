@@ -61,13 +61,13 @@ def sparse_paths(embeddings: Floats, dictionary: Floats, nonzeros: int, device: 
 
 
 def short_rows(paths: Ints) -> dict[int, int]:
-    """How many components a row has, for the rows with fewer than K; 0 where the embedding was all zeros."""
+    """Row -> its number of components, for rows with fewer than K; 0 where the embedding was all zeros."""
     lengths = (paths >= 0).sum(axis=1)
     return {int(row): int(lengths[row]) for row in np.flatnonzero(lengths < paths.shape[1])}
 
 
 def docid_texts(paths: Ints) -> list[str]:
-    """The docIDs as the prompt writes them (Appendix B.2), such as `[25,36,39]`. ValueError for a row without any."""
+    """The docIDs as the prompt writes them (Appendix B.2), such as `[25,36,39]`. ValueError for an empty row."""
     empty = np.flatnonzero((paths >= 0).sum(axis=1) == 0)
     if len(empty):
         shown = ", ".join(map(str, empty[:10]))

@@ -46,7 +46,7 @@ class DocIDTable:
 
     @classmethod
     def load(cls, path: str | Path) -> DocIDTable:
-        """Read what `save` wrote. ValueError for a file that is no such table, or names an item twice."""
+        """Read what `save` wrote. ValueError for a file that does not hold such a table, or names an item twice."""
         try:
             table = pq.read_table(path)
         except FileNotFoundError:
