@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from stoical.commands import prepare
 from stoical.commands.prepare import MAKERS
 
 ROOT = Path(__file__).parents[2]
@@ -63,3 +64,9 @@ def test_makers_and_validation_load_what_they_use(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {command: sorted(new) for command, new in LOADED.items()}
+
+
+def test_a_checkout_prepares_with_its_own_makers() -> None:
+    """An interpreter may have another checkout's installed in editable mode."""
+    for module in MAKERS.values():
+        assert Path(str(prepare._module(module).__file__)).is_relative_to(ROOT / "data_prep")
