@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from transformers import MistralForCausalLM
 
+from tests.support.commands import run
 from tests.support.tiny_model import tiny_model
 
 if TYPE_CHECKING:
@@ -39,3 +41,14 @@ def loaded(trained: Path) -> Ranker:
     from stoical.ranker import Ranker
 
     return Ranker.from_pretrained(trained, device="cpu")
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run `stoical words...`: (exit code, stdout, stderr)."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        return (run(*words), *capsys.readouterr())
+
+    return call

@@ -1,4 +1,4 @@
-"""python -m data_prep.wordnet_text: chains of hypernyms as plain text, with test nouns that training never shows."""
+"""stoical prepare chains: chains of hypernyms as plain text, with test nouns that training never shows."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 import datasets
 import pytest
 
-from data_prep.wordnet.chains import main
 from stoical.data.dataset import load_split
 from stoical.data.files import load_manifest
 from stoical.data.rows import RankingRow
+from tests.support.commands import run
 
 ROOT_OF_MAMMALS = (
     "mammal > vertebrate > chordate > animal > organism > living thing > whole > object > physical entity > entity"
@@ -24,7 +24,7 @@ def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> dict[str, list[RankingRow]]:
-    assert main([f"out={tmp_path / 'chains'}"]) == 0
+    assert run("prepare", "chains", f"out={tmp_path / 'chains'}") == 0
     return {split: list(load_split(tmp_path / "chains", split)) for split in ("train", "test")}
 
 
@@ -67,7 +67,7 @@ def test_no_two_prompts_start_alike(rows: dict[str, list[RankingRow]]) -> None:
 
 def test_the_same_options_give_the_same_bytes(tmp_path: Path) -> None:
     for name, seed in (("one", 1), ("two", 1), ("three", 2)):
-        assert main([f"out={tmp_path / name}", f"seed={seed}", "coordinates=0", "test_size=50"]) == 0
+        assert run("prepare", "chains", f"out={tmp_path / name}", f"seed={seed}", "coordinates=0", "test_size=50") == 0
     one, two, three = (
         {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two", "three")
     )
@@ -90,7 +90,7 @@ BAD = {
 
 @pytest.mark.parametrize("word", BAD)
 def test_a_bad_argument_is_one_line(word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([f"out={tmp_path / 'out'}", word]) == 2
+    assert run("prepare", "chains", f"out={tmp_path / 'out'}", word) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert BAD[word] in error

@@ -1,4 +1,4 @@
-"""python -m data_prep.esci: what it reads, makes and writes, on a slice of ESCI (tests/support/esci_slice)."""
+"""stoical prepare esci: what it reads, makes and writes, on a slice of ESCI (tests/support/esci_slice)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data_prep.options import parse_options
 
 from data_prep import top_ranks as top_ranks_module
-from data_prep.esci.build import main
 from data_prep.esci.files import EXAMPLES, PRODUCTS
 from data_prep.esci.options import EsciOptions
 from data_prep.top_ranks import rank_rule, top_ranks
+from stoical.common.arguments import parse_options
 from stoical.data.dataset import load_split
 from stoical.data.files import load_manifest
 from stoical.docids.table import DocIDTable
 from stoical.encoding.prompts import load_template
+from tests.support.commands import run
 from tests.support.esci_tables import SLICE, examples, joined, products, row, write
 from tests.support.root import ROOT
 
@@ -78,7 +78,7 @@ def test_top_ranks_of_real_numbers() -> None:
 
 def test_the_slice_becomes_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "esci"
-    assert main([f"source={SLICE}", f"out={out}", *SMALL]) == 0, capsys.readouterr().err
+    assert run("prepare", "esci", f"source={SLICE}", f"out={out}", *SMALL) == 0, capsys.readouterr().err
     printed, manifest = capsys.readouterr().out, load_manifest(out)
     train, test = load_split(out, "train"), load_split(out, "test")
     assert len(test) == 50
@@ -108,7 +108,7 @@ def test_the_slice_becomes_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_the_same_options_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        assert main([f"source={SLICE}", f"out={tmp_path / name}", *SMALL]) == 0
+        assert run("prepare", "esci", f"source={SLICE}", f"out={tmp_path / name}", *SMALL) == 0
     files = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two")]
     assert files[0] == files[1]
     assert files[0].keys() == {f"{n}.parquet" for n in ("train", "test", "items", "dropped")} | {
@@ -122,14 +122,14 @@ def test_other_docids_have_the_same_report(scheme: str, tmp_path: Path) -> None:
     small = [
         option for option in SMALL if not option.startswith(("alpha", "components" if scheme == "text" else "alpha"))
     ]
-    assert main([f"source={SLICE}", f"out={tmp_path / 'out'}", f"docids={scheme}", *small]) == 0
+    assert run("prepare", "esci", f"source={SLICE}", f"out={tmp_path / 'out'}", f"docids={scheme}", *small) == 0
     report, rows = load_manifest(tmp_path / "out")["docid_report"], load_split(tmp_path / "out", "test")
     assert report.keys() >= {"distinct_docids", "lists_with_duplicates", "trie", "trie_of_a_list"}
     assert all((doc.docid == doc.text) == (scheme == "text") for doc in rows[0].docs)
 
 
 def test_disambiguated_docids_keep_every_document(tmp_path: Path) -> None:
-    assert main([f"source={SLICE}", f"out={tmp_path / 'out'}", "collisions=disambiguate", *SMALL]) == 0
+    assert run("prepare", "esci", f"source={SLICE}", f"out={tmp_path / 'out'}", "collisions=disambiguate", *SMALL) == 0
     manifest, table = load_manifest(tmp_path / "out"), DocIDTable.load(tmp_path / "out" / "items.parquet")
     assert manifest["collisions"] == {"policy": "disambiguate", "documents_dropped": 0, "lists_shortened": 0}
     assert manifest["docid_report"]["duplicates"] > 0, "before they were told apart"
@@ -138,7 +138,7 @@ def test_disambiguated_docids_keep_every_document(tmp_path: Path) -> None:
 
 
 def test_failing_names_query_and_titles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([f"source={SLICE}", f"out={tmp_path / 'out'}", "collisions=fail", *SMALL]) == 2
+    assert run("prepare", "esci", f"source={SLICE}", f"out={tmp_path / 'out'}", "collisions=fail", *SMALL) == 2
     error = capsys.readouterr().err
     assert "query '" in error
     assert "(shopping_queries_dataset_examples.parquet[" in error
@@ -170,7 +170,7 @@ def test_all_sources_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.Monk
     for name, arguments in sources.items():
         out = tmp_path / f"out_{name}"
         toy = [option for option in TOY if not option.startswith("test_size")]
-        assert main([*arguments, f"out={out}", *toy]) == 0, name
+        assert run("prepare", "esci", *arguments, f"out={out}", *toy) == 0, name
         rows = [*load_split(out, "train"), *load_split(out, "test")]
         found[name] = {r.query_id: (r.query, [doc.text for doc in r.docs]) for r in rows}, len(load_split(out, "test"))
     assert all(value == found["official"] for value in found.values())
@@ -184,7 +184,7 @@ def test_all_sources_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.Monk
 def test_texts_are_written_for_embedding_elsewhere(tmp_path: Path) -> None:
     write(tmp_path / "joined.jsonl", joined())
     texts, out = tmp_path / "texts", tmp_path / "out"
-    assert main([f"source={tmp_path / 'joined.jsonl'}", f"texts={texts}", *TOY]) == 0
+    assert run("prepare", "esci", f"source={tmp_path / 'joined.jsonl'}", f"texts={texts}", *TOY) == 0
     queries, titles = (pq.read_table(texts / f"{name}.parquet") for name in ("queries", "titles"))
     assert queries["text"].to_pylist() == ["usb cable", "gas can", "usb hub"]
     rng = np.random.default_rng(0)
@@ -193,12 +193,8 @@ def test_texts_are_written_for_embedding_elsewhere(tmp_path: Path) -> None:
         np.save(tmp_path / f"{name}.npy", array.astype(np.float32))
     npy = [f"{what}_embeddings={tmp_path / what[0]}.npy" for what in ("query", "title")]
     toy = [option for option in TOY if not option.startswith(("dimensions", "test_size"))]
-    assert (
-        main(
-            [f"source={tmp_path / 'joined.jsonl'}", f"out={out}", "embedder=npy", *npy, "collisions=disambiguate", *toy]
-        )
-        == 0
-    )
+    words = [f"source={tmp_path / 'joined.jsonl'}", f"out={out}", "embedder=npy", *npy, "collisions=disambiguate", *toy]
+    assert run("prepare", "esci", *words) == 0
     order = np.argsort(-(embeddings["q"].astype(np.float32) @ embeddings["t"].astype(np.float32).T), axis=1)
     all_rows = {r.query: [doc.text for doc in r.docs] for split in ("train", "test") for r in load_split(out, split)}
     for row_number, query in enumerate(queries["text"].to_pylist()):
@@ -226,9 +222,9 @@ def test_a_sentence_transformers_model_by_name(tmp_path: Path, monkeypatch: pyte
     toy = [option for option in TOY if not option.startswith(("dimensions", "test_size"))]
     arguments = [f"source={tmp_path / 'joined.jsonl'}", f"out={tmp_path / 'out'}", *toy]
     monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=Model))
-    assert main([*arguments, "embedder=some/model", "collisions=disambiguate"]) == 0
+    assert run("prepare", "esci", *arguments, "embedder=some/model", "collisions=disambiguate") == 0
     assert load_manifest(tmp_path / "out")["embedder"] == {"name": "some/model", "revision": "c0ffee", "dimensions": 3}
-    assert main([*arguments, "embedder=other/model"]) == 2
+    assert run("prepare", "esci", *arguments, "embedder=other/model") == 2
 
 
 def test_titles_of_other_locales_can_be_ranked_and_then_left_out(tmp_path: Path) -> None:
@@ -239,7 +235,7 @@ def test_titles_of_other_locales_can_be_ranked_and_then_left_out(tmp_path: Path)
     lengths = {}
     for corpus in ("us", "all"):
         out = tmp_path / corpus
-        assert main([*arguments, f"out={out}", f"corpus={corpus}"]) == 0
+        assert run("prepare", "esci", *arguments, f"out={out}", f"corpus={corpus}") == 0
         rows = [*load_split(out, "train"), *load_split(out, "test")]
         assert not any("cargador" in (doc.text or "") for row in rows for doc in row.docs)
         lengths[corpus] = sorted(len(row.docs) for row in rows)
@@ -248,9 +244,9 @@ def test_titles_of_other_locales_can_be_ranked_and_then_left_out(tmp_path: Path)
 
 
 def test_every_option_has_help_and_conflicts_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
+    assert run("prepare", "esci", "--help") == 0
     assert "rank_step=100" in capsys.readouterr().out
-    assert parse_options(EsciOptions, []).collisions == "keep_best"
+    assert parse_options(EsciOptions, {}).collisions == "keep_best"
     for arguments, message in (
         (["docids=text", "components=5"], "components=5 has no effect with docids=text"),
         (["docids=residual", "alpha=0.5"], "alpha=0.5 has no effect with docids=residual"),
@@ -265,11 +261,11 @@ def test_every_option_has_help_and_conflicts_are_refused(tmp_path: Path, capsys:
         (["revision=main"], "revision=main has no effect with files"),
         (["rank_start=0"], "ranks start at 1"),
     ):
-        assert main([f"source={SLICE}", f"out={tmp_path / 'out'}", *arguments]) == 2
+        assert run("prepare", "esci", f"source={SLICE}", f"out={tmp_path / 'out'}", *arguments) == 2
         assert message in capsys.readouterr().err
-    assert main(["queries=a.jsonl", f"out={tmp_path / 'out'}"]) == 2
+    assert run("prepare", "esci", "queries=a.jsonl", f"out={tmp_path / 'out'}") == 2
     assert "queries= and titles= go together" in capsys.readouterr().err
-    assert main([f"out={tmp_path / 'out'}"]) == 2
+    assert run("prepare", "esci", f"out={tmp_path / 'out'}") == 2
     assert "source= is missing: give a directory" in capsys.readouterr().err
 
 
@@ -279,7 +275,8 @@ def test_the_paper_ranks_on_real_titles(tmp_path: Path) -> None:
     if not (SHARED / "esci_queries.parquet").is_file():
         pytest.skip(f"needs the real titles of {SHARED.parent.name}/{SHARED.name}, beside the repository")
     titles = ",".join(str(SHARED / f"{name}.parquet") for name in ("esci_products", "catalog_products"))
-    assert main([f"queries={SHARED / 'esci_queries.parquet'}", f"titles={titles}", f"out={tmp_path / 'out'}"]) == 0
+    words = [f"queries={SHARED / 'esci_queries.parquet'}", f"titles={titles}", f"out={tmp_path / 'out'}"]
+    assert run("prepare", "esci", *words) == 0
     manifest = load_manifest(tmp_path / "out")
     assert manifest["ranks"] == 101
     assert (

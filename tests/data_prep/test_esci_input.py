@@ -14,10 +14,10 @@ import pytest
 from data_prep import docid_options
 from data_prep.embeddings import Embeddings, zero_rows
 from data_prep.esci import build as esci_module
-from data_prep.esci.build import main
 from data_prep.esci.files import EXAMPLES, PRODUCTS
 from stoical.data.dataset import load_split
 from stoical.data.files import load_manifest
+from tests.support.commands import run
 from tests.support.esci_tables import TITLES, examples, joined, products, row, write
 
 SIZES = {"dimensions": 3, "rank_end": 4, "rank_step": 2, "components": 3, "nonzeros": 1, "collisions": "disambiguate"}
@@ -30,14 +30,14 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def run(source: Path, **options: Any) -> int:
+def make(source: Path, **options: Any) -> int:
     """The exit code with SIZES and these options; None leaves one at its default."""
     chosen = {"source": source, "out": source.parent / "out", **SIZES, **options}
-    return main([f"{key}={value}" for key, value in chosen.items() if value is not None])
+    return run("prepare", "esci", *[f"{key}={value}" for key, value in chosen.items() if value is not None])
 
 
 def refused(capsys: pytest.CaptureFixture[str], source: Path, *messages: str) -> None:
-    assert run(source) == 2
+    assert make(source) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1, error
     for message in messages:
@@ -118,13 +118,13 @@ def test_splits_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str
     ):
         write(path, [{**record, "split": split} if record["query_id"] == 2 else record for record in joined()])
         refused(capsys, path, message, "give split=seeded")
-        assert run(path, split="seeded", test_size=1) == 0
+        assert make(path, split="seeded", test_size=1) == 0
         (tmp_path / "out").rename(tmp_path / f"out_{split}")
     write(path, [{**record, "split": "train"} for record in joined()])
     refused(capsys, path, "leaves no test query; give split=seeded")
-    assert run(path, split="seeded", test_size=3) == 2
+    assert make(path, split="seeded", test_size=3) == 2
     assert "test_size=3: there are 3 queries, and both splits need some" in capsys.readouterr().err
-    assert run(write(path, joined()), test_size=2) == 2
+    assert make(write(path, joined()), test_size=2) == 2
     assert "test_size=2 has no effect with split=data" in capsys.readouterr().err
 
 
@@ -132,7 +132,7 @@ def test_mixed_locales_are_left_out_and_noted(tmp_path: Path, capsys: pytest.Cap
     records = joined(spanish=True)
     records.append({**records[0], "query": "no place", "query_id": 11, "product_id": "B9", "product_locale": None})
     path = write(tmp_path / "joined.jsonl", records)
-    assert run(path) == 0
+    assert make(path) == 0
     spanish = [f"joined.jsonl:{line}" for line in (19, 20, 21)]
     assert noted(tmp_path / "out") == {
         "query of locale es": spanish,
@@ -157,7 +157,7 @@ def test_titles_without_text_and_repeated_ones_are_noted(data: Path) -> None:
     ]
     write(data / PRODUCTS, products() + more)
     write(data / EXAMPLES, [*examples(), {**examples()[0], "query": None}, {**examples()[0], "split": "test"}])
-    assert run(data) == 0
+    assert make(data) == 0
     assert noted(data.parent / "out") == {
         "no query": [f"{EXAMPLES}[18]"],
         "query of another split again": [f"{EXAMPLES}[19]"],
@@ -169,11 +169,11 @@ def test_titles_without_text_and_repeated_ones_are_noted(data: Path) -> None:
 
 
 def test_too_few_titles(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(data, rank_end=None) == 2
+    assert make(data, rank_end=None) == 2
     assert "rank 10,000 needs at least 10,000 titles with a docID, but there are 6" in capsys.readouterr().err
-    assert run(data, dimensions=50) == 2
+    assert make(data, dimensions=50) == 2
     assert "dimensions=50: 6 titles with" in capsys.readouterr().err
-    assert run(data, components=7) == 2
+    assert make(data, components=7) == 2
     assert "components=7: more than the 6 rows" in capsys.readouterr().err
 
 
@@ -185,7 +185,7 @@ def test_zero_embeddings_and_short_codes_are_named(
     vectors(monkeypatch, [[1, 0, 0], [0, 0, 0], [0, 1, 1]], titles)
     monkeypatch.setattr(docid_options, "learn_dictionary", lambda *_: np.eye(3))
     changed = {"nonzeros": 2, "split": "seeded", "test_size": 1, "collisions": "keep_best"}
-    assert run(data, **changed, rank_step=1) == 0
+    assert make(data, **changed, rank_step=1) == 0
     assert noted(data.parent / "out") == {
         "title whose embedding is all zeros": [f"{PRODUCTS}[1]"],
         "title with 1 of 2 non-zeros": [f"{PRODUCTS}[4]"],
@@ -194,7 +194,7 @@ def test_zero_embeddings_and_short_codes_are_named(
     rows = [*load_split(data.parent / "out", "train"), *load_split(data.parent / "out", "test")]
     left = {TITLES[product] for product in ("B1", "B3", "B4", "B6")}
     assert {doc.text for found in rows for doc in found.docs} == left
-    assert run(data, **changed, rank_end=5, rank_step=5) == 2
+    assert make(data, **changed, rank_end=5, rank_step=5) == 2
     assert "needs at least 5 titles with a docID, but there are 4" in capsys.readouterr().err
 
 
@@ -205,11 +205,11 @@ def test_a_list_with_one_docid_is_left_out(
     vectors(monkeypatch, [[1.0, 0], [0.9, 1], [0, 1]], [[9, 0], [8, 0], [7, 0], [0, 9], [1, 0], [1, 0]])
     monkeypatch.setattr(docid_options, "learn_dictionary", lambda *_: np.eye(2))
     changed = {"rank_end": 2, "rank_step": 1, "split": "seeded", "test_size": 1, "collisions": "keep_best"}
-    assert run(data, **changed) == 0
+    assert make(data, **changed) == 0
     assert noted(data.parent / "out") == {"query whose documents all share a docID": [f"{EXAMPLES}[0]"]}
     assert load_manifest(data.parent / "out")["collisions"]["documents_dropped"] == 1
     vectors(monkeypatch, [[1.0, 0]] * 3, [[9, 0], [8, 0], [7, 0], [0, 9], [1, 0], [1, 0]])
-    assert run(data, **changed) == 2
+    assert make(data, **changed) == 2
     assert "every list has one docID for all its documents; give collisions=disambiguate" in capsys.readouterr().err
 
 
@@ -221,7 +221,7 @@ def test_embeddings_from_files_that_do_not_fit(data: Path, capsys: pytest.Captur
     def told(message: str, **changed: Any) -> None:
         for name, array in {**good, **changed}.items():
             np.save(files[name], array)
-        assert run(data, **npy) == 2
+        assert make(data, **npy) == 2
         assert message in capsys.readouterr().err
 
     told(f"{files['t']} has 7 rows, but there are 6 titles: one row for each, in order", t=np.ones((7, 4)))
@@ -235,7 +235,7 @@ def test_embeddings_from_files_that_do_not_fit(data: Path, capsys: pytest.Captur
     told(f"query embeddings[0] (of {EXAMPLES}[0]) holds NaN or infinite numbers", q=good["q"] * np.inf)
     for broken in (b"not numpy", b"\x93NUMPY", b"", files["t"].read_bytes()[:150]):
         files["t"].write_bytes(broken)
-        assert run(data, **npy) == 2
+        assert make(data, **npy) == 2
         assert f"{files['t']} is not a readable .npy file" in capsys.readouterr().err
 
 
@@ -253,5 +253,5 @@ def test_the_optional_extra_is_named(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    assert run(data, embedder="some/model", dimensions=None) == 2
+    assert make(data, embedder="some/model", dimensions=None) == 2
     assert "embedder=some/model needs sentence_transformers: pip install" in capsys.readouterr().err

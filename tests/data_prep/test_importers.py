@@ -1,9 +1,8 @@
-"""python -m data_prep.from_beir, from_trec and from_pairs: lists by hand, and what bad input is told."""
+"""stoical prepare beir, trec and pairs: lists by hand, and what bad input is told."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,13 @@ import ir_measures
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.importers import beir as from_beir
-from data_prep.importers import pairs as from_pairs
-from data_prep.importers import trec as from_trec
+from data_prep.importers import trec
 from stoical.data.dataset import load_split
 from stoical.data.files import load_manifest
 from stoical.data.rows import RankingRow
 from stoical.docids.table import DocIDTable
+from tests.support.commands import run
 
-Main = Callable[[Sequence[str]], int]
 CORPUS = [
     {"_id": "d1", "title": "Deer", "text": "ruminants"},
     {"_id": "d2", "title": "", "text": "mammals"},
@@ -80,11 +77,11 @@ def dropped(out: Path) -> list[tuple[str, str, str]]:
     return found
 
 
-def refused(capsys: pytest.CaptureFixture[str], main: Main, *words: str) -> str:
+def refused(capsys: pytest.CaptureFixture[str], name: str, *words: str) -> str:
     """The one line that the command says, and that it writes nothing."""
     out = next((word.removeprefix("out=") for word in words if word.startswith("out=")), "data/mine")
     capsys.readouterr()
-    assert main(words) == 2
+    assert run("prepare", name, *words) == 2
     assert not Path(out).exists()
     error = capsys.readouterr().err
     assert error.count("\n") == 1, error
@@ -93,7 +90,7 @@ def refused(capsys: pytest.CaptureFixture[str], main: Main, *words: str) -> str:
 
 def test_beir_becomes_a_dataset(beir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    assert from_beir.main([f"source={beir}", f"out={out}", "licence=CC0"]) == 0
+    assert run("prepare", "beir", f"source={beir}", f"out={out}", "licence=CC0") == 0
     assert lists(out) == {
         "q1": ({"d2": 1, "d1": 2}, ["d3"]),
         "q2": ({"d3": 1}, []),
@@ -115,19 +112,19 @@ def test_beir_becomes_a_dataset(beir: Path, tmp_path: Path, capsys: pytest.Captu
 
 def test_the_same_input_gives_the_same_bytes(beir: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        assert from_beir.main([f"source={beir}", f"out={tmp_path / name / 'out'}"]) == 0
+        assert run("prepare", "beir", f"source={beir}", f"out={tmp_path / name / 'out'}") == 0
     for path in (tmp_path / "one" / "out").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / "out" / path.name).read_bytes()
 
 
 def test_beir_irrelevant_documents_at_the_end_of_the_list(beir: Path, tmp_path: Path) -> None:
-    assert from_beir.main([f"source={beir}", f"out={tmp_path / 'out'}", "irrelevant=last"]) == 0
+    assert run("prepare", "beir", f"source={beir}", f"out={tmp_path / 'out'}", "irrelevant=last") == 0
     assert lists(tmp_path / "out")["q1"] == ({"d2": 1, "d1": 2, "d3": 3}, [])
 
 
 def test_beir_one_file_of_qrels_is_split_by_the_seed(beir: Path, tmp_path: Path) -> None:
     words = [f"source={beir}", "train=train", "test=train"]
-    assert from_beir.main([*words, f"out={tmp_path / 'out'}", "test_size=1"]) == 0
+    assert run("prepare", "beir", *words, f"out={tmp_path / 'out'}", "test_size=1") == 0
     assert [len(load_split(tmp_path / "out", split)) for split in ("train", "test")] == [1, 1]
 
 
@@ -136,7 +133,7 @@ def test_titles_as_docids_and_what_has_none(beir: Path, tmp_path: Path) -> None:
     write(
         beir / "qrels/test.tsv", "query-id\tcorpus-id\tscore\n" + "".join(f"q3\td{n}\t{9 - n}\n" for n in range(1, 6))
     )
-    assert from_beir.main([f"source={beir}", f"out={tmp_path / 'out'}", "docids=title", "text=none"]) == 0
+    assert run("prepare", "beir", f"source={beir}", f"out={tmp_path / 'out'}", "docids=title", "text=none") == 0
     assert lists(tmp_path / "out")["q3"] == ({"Deer": 1, "Cats": 2}, [])
     assert dropped(tmp_path / "out") == [
         ("document without docID", f"{beir}/corpus.jsonl:2", "d2 of query q1"),
@@ -148,7 +145,7 @@ def test_titles_as_docids_and_what_has_none(beir: Path, tmp_path: Path) -> None:
 
 def test_a_list_whose_documents_all_share_a_docid_is_left_out(beir: Path, tmp_path: Path) -> None:
     write(beir / "qrels/train.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\td4\t1\nq2\td5\t1\nq4\td3\t1\n")
-    assert from_beir.main([f"source={beir}", f"out={tmp_path / 'out'}", "docids=title", "text=none"]) == 0
+    assert run("prepare", "beir", f"source={beir}", f"out={tmp_path / 'out'}", "docids=title", "text=none") == 0
     assert lists(tmp_path / "out").keys() == {"q3", "q4"}
     assert [reason for reason, _, _ in dropped(tmp_path / "out")] == [
         "docID again in a list",
@@ -163,7 +160,7 @@ def test_docids_by_a_table(beir: Path, tmp_path: Path) -> None:
     table = DocIDTable(["d1", "d2"], ["[1,2]", "[3]"], ["", ""])
     table.save(tmp_path / "items.parquet")
     words = [f"source={beir}", f"docids={tmp_path / 'items.parquet'}"]
-    assert from_beir.main([*words, f"out={tmp_path / 'out'}"]) == 0
+    assert run("prepare", "beir", *words, f"out={tmp_path / 'out'}") == 0
     assert lists(tmp_path / "out") == {"q1": ({"[3]": 1, "[1,2]": 2}, []), "q3": ({"[1,2]": 1, "[3]": 1}, [])}
     assert len(load_manifest(tmp_path / "out")["version"]["docids"]) == 64
 
@@ -173,7 +170,7 @@ def test_what_is_unknown_or_comes_again_is_listed(beir: Path, tmp_path: Path) ->
         file.write("q9\td1\t1\nq1\td9\t1\nq1\td1\t1\nq1\td2\t0\nq4\td1\t0\nq3\td1\t1\nq2\td5\t1\n")
     with (beir / "corpus.jsonl").open("a") as file:
         file.write('{"_id": "d1", "text": "again"}\n')
-    assert from_beir.main([f"source={beir}", f"out={tmp_path / 'out'}"]) == 0
+    assert run("prepare", "beir", f"source={beir}", f"out={tmp_path / 'out'}") == 0
     assert lists(tmp_path / "out").keys() == {"q1", "q2", "q3"}
     assert sorted(dropped(tmp_path / "out")) == [
         ("document id again", f"{beir}/corpus.jsonl:7", "d1"),
@@ -199,16 +196,16 @@ def test_bad_beir_input(beir: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         (head + "\td1\t1\n", "train.tsv:2: query-id and corpus-id must not be empty"),
     ]:
         write(beir / "qrels/train.tsv", content)
-        assert message in refused(capsys, from_beir.main, *words)
+        assert message in refused(capsys, "beir", *words)
     write(beir / "qrels/train.tsv", head + "q9\td1\t1\n")
-    assert "no query of train is left" in refused(capsys, from_beir.main, *words)
+    assert "no query of train is left" in refused(capsys, "beir", *words)
     (beir / "qrels/train.tsv").unlink()
-    assert "has no qrels/train.tsv; train= and test= choose among test.tsv" in refused(capsys, from_beir.main, *words)
-    assert "test_size=1: there are 1 queries" in refused(capsys, from_beir.main, *words, "train=test", "test_size=1")
+    assert "has no qrels/train.tsv; train= and test= choose among test.tsv" in refused(capsys, "beir", *words)
+    assert "test_size=1: there are 1 queries" in refused(capsys, "beir", *words, "train=test", "test_size=1")
     write(beir / "queries.jsonl", '{"_id": "q3"}\n')
-    assert "queries.jsonl:1 needs _id or id, and text" in refused(capsys, from_beir.main, *words, "train=test")
+    assert "queries.jsonl:1 needs _id or id, and text" in refused(capsys, "beir", *words, "train=test")
     (beir / "corpus.jsonl").unlink()
-    assert "has no corpus.jsonl" in refused(capsys, from_beir.main, *words, "train=test")
+    assert "has no corpus.jsonl" in refused(capsys, "beir", *words, "train=test")
 
 
 def test_settings_that_cannot_be(beir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,11 +215,11 @@ def test_settings_that_cannot_be(beir: Path, tmp_path: Path, capsys: pytest.Capt
         ("max_irrelevant=-1", "max_irrelevant=-1: must be at least 0"),
         ("docids=nowhere.parquet", "docids=nowhere.parquet: neither id, nor title, nor a file"),
         ("test_size=1", "test_size=1 has no effect, as the source has a test split"),
-        ("irrelevant=first", "irrelevant=first"),
+        ("irrelevant=first", "irrelevant: Invalid value 'first', expected one of ['negatives', 'last']"),
         ("source=", "source"),
     ]:
         kept = [each for each in words if not word.startswith(each.partition("=")[0] + "=")]
-        assert message in refused(capsys, from_beir.main, *kept, word)
+        assert message in refused(capsys, "beir", *kept, word)
 
 
 QRELS = "q1 0 d1 1\nq1 0 d2 2\nq1 0 d3 0\nq2 0 d3 1\n\nq3 0 d1 1\n"
@@ -231,36 +228,36 @@ RUN = "q1 Q0 d4 1 9.5 tag\nq1 Q0 d1 2 7 tag\nq1 Q0 d3 9 7 tag\nq4 Q0 d2 1 1e-3 t
 
 def test_trec_qrels(tmp_path: Path, texts: list[str]) -> None:
     qrels = write(tmp_path / "qrels.txt", QRELS)
-    assert from_trec.main([f"qrels={qrels}", *texts, f"out={tmp_path / 'out'}", "test_size=1"]) == 0
+    assert run("prepare", "trec", f"qrels={qrels}", *texts, f"out={tmp_path / 'out'}", "test_size=1") == 0
     assert lists(tmp_path / "out") == {"q1": ({"d2": 1, "d1": 2}, ["d3"]), "q2": ({"d3": 1}, []), "q3": ({"d1": 1}, [])}
-    read = [(each.query, each.document, each.grade) for each in from_trec.read_trec(qrels, from_trec.QRELS)]
+    read = [(each.query, each.document, each.grade) for each in trec.read_trec(qrels, trec.QRELS)]
     assert read == [(each.query_id, each.doc_id, each.relevance) for each in ir_measures.read_trec_qrels(str(qrels))]
 
 
 def test_trec_run_alone_is_distilled(tmp_path: Path, texts: list[str]) -> None:
-    run = write(tmp_path / "run.txt", RUN)
-    words = [f"run={run}", *texts]
-    assert from_trec.main([*words, f"out={tmp_path / 'out'}"]) == 0
+    path = write(tmp_path / "run.txt", RUN)
+    words = [f"run={path}", *texts]
+    assert run("prepare", "trec", *words, f"out={tmp_path / 'out'}") == 0
     assert lists(tmp_path / "out") == {"q1": ({"d4": 1, "d1": 2, "d3": 2}, []), "q4": ({"d2": 1}, [])}
-    assert from_trec.main([*words, f"out={tmp_path / 'short'}", "depth=2"]) == 0
+    assert run("prepare", "trec", *words, f"out={tmp_path / 'short'}", "depth=2") == 0
     assert lists(tmp_path / "short")["q1"] == ({"d4": 1, "d1": 2}, [])
-    read = [(each.query, each.document, each.grade) for each in from_trec.read_trec(run, from_trec.RUN)]
-    assert read == [(each.query_id, each.doc_id, each.score) for each in ir_measures.read_trec_run(str(run))]
+    read = [(each.query, each.document, each.grade) for each in trec.read_trec(path, trec.RUN)]
+    assert read == [(each.query_id, each.doc_id, each.score) for each in ir_measures.read_trec_run(str(path))]
 
 
 def test_trec_run_and_qrels(tmp_path: Path, texts: list[str]) -> None:
     files = [f"qrels={write(tmp_path / 'qrels.txt', QRELS)}", f"run={write(tmp_path / 'run.txt', RUN)}"]
-    assert from_trec.main([*files, *texts, f"out={tmp_path / 'out'}", "irrelevant=last"]) == 0
+    assert run("prepare", "trec", *files, *texts, f"out={tmp_path / 'out'}", "irrelevant=last") == 0
     assert lists(tmp_path / "out")["q1"] == ({"d2": 1, "d1": 2, "d4": 3, "d3": 4}, [])
     assert dropped(tmp_path / "out") == [("query of the run without judgements", f"{tmp_path}/run.txt:4", "q4")]
-    assert from_trec.main([*files, *texts, f"out={tmp_path / 'one'}", "max_irrelevant=1"]) == 0
+    assert run("prepare", "trec", *files, *texts, f"out={tmp_path / 'one'}", "max_irrelevant=1") == 0
     assert lists(tmp_path / "one")["q1"] == ({"d2": 1, "d1": 2}, ["d4"])
     assert load_manifest(tmp_path / "one")["irrelevant_not_used"] == 1
 
 
 def test_trec_test_qrels_and_no_documents(tmp_path: Path, texts: list[str]) -> None:
     qrels = [f"qrels={write(tmp_path / 'a.txt', QRELS)}", f"test_qrels={write(tmp_path / 'b.txt', 'q4 0 x9 1')}"]
-    assert from_trec.main([*qrels, texts[0], f"out={tmp_path / 'out'}"]) == 0
+    assert run("prepare", "trec", *qrels, texts[0], f"out={tmp_path / 'out'}") == 0
     (row,) = load_split(tmp_path / "out", "test")
     assert (row.query, row.docs[0].docid, row.docs[0].text) == ("query 4", "x9", None)
 
@@ -275,20 +272,18 @@ def test_bad_trec_input(tmp_path: Path, texts: list[str], capsys: pytest.Capture
         ("run", "q1 0 d1 1\n", "file.txt:1: expected 6 fields (query, Q0, document, rank, score, tag), got 4"),
         ("run", "q1 Q0 d1 1 inf t\n", "file.txt:1: score must be a number, got 'inf'"),
     ]:
-        assert message in refused(capsys, from_trec.main, f"{key}={write(path, content)}", *texts, out)
+        assert message in refused(capsys, "trec", f"{key}={write(path, content)}", *texts, out)
     path.write_bytes(b"q1 0 d1 1\n\xff 0 d1 1\n")
-    assert "file.txt:2: not UTF-8" in refused(capsys, from_trec.main, f"qrels={path}", *texts, out)
+    assert "file.txt:2: not UTF-8" in refused(capsys, "trec", f"qrels={path}", *texts, out)
     for words, message in [
         ([], "give qrels=FILE, run=FILE, or both"),
         ([f"run={path}", f"test_qrels={path}"], "test_qrels= goes with qrels="),
         ([f"qrels={path}", "depth=0"], "depth=0: must be at least 1"),
         ([f"qrels={tmp_path / 'nowhere'}"], "nowhere: no such file"),
     ]:
-        assert message in refused(capsys, from_trec.main, *words, *texts, out)
-    assert "queries= is missing" in refused(capsys, from_trec.main, f"qrels={path}", out)
-    assert "docids=title needs documents=" in refused(
-        capsys, from_trec.main, f"qrels={path}", texts[0], "docids=title", out
-    )
+        assert message in refused(capsys, "trec", *words, *texts, out)
+    assert "queries= is missing" in refused(capsys, "trec", f"qrels={path}", out)
+    assert "docids=title needs documents=" in refused(capsys, "trec", f"qrels={path}", texts[0], "docids=title", out)
 
 
 PAIRS = 'query,document,score\na,x,0.5\na,"y, z",2\nb,x,1\na,w,0\n b ,y  z,1\n'
@@ -296,7 +291,7 @@ PAIRS = 'query,document,score\na,x,0.5\na,"y, z",2\nb,x,1\na,w,0\n b ,y  z,1\n'
 
 def test_pairs_with_texts_alone(tmp_path: Path) -> None:
     path = write(tmp_path / "pairs.csv", PAIRS)
-    assert from_pairs.main([f"input={path}", f"out={tmp_path / 'out'}"]) == 0
+    assert run("prepare", "pairs", f"input={path}", f"out={tmp_path / 'out'}") == 0
     assert lists(tmp_path / "out") == {"q1": ({"y, z": 1, "x": 2}, ["w"]), "q2": ({"x": 1, "y z": 1}, [])}
 
 
@@ -306,14 +301,14 @@ def test_pairs_as_sentence_transformers_has_them(kind: str, tmp_path: Path) -> N
     table = datasets.Dataset.from_list([*rows, {"sentence1": "a", "sentence2": "z", "label": 0.7, "split": 1}])
     path = tmp_path / ("pairs.parquet" if kind == "parquet" else "pairs")
     table.to_parquet(path) if kind == "parquet" else table.save_to_disk(path)
-    assert from_pairs.main([f"input={path}", f"out={tmp_path / 'out'}"]) == 0
+    assert run("prepare", "pairs", f"input={path}", f"out={tmp_path / 'out'}") == 0
     assert lists(tmp_path / "out") == {"q1": ({"z": 1, "x": 2}, []), "q2": ({"y": 1}, [])}
 
 
 def test_pairs_with_ids_and_named_columns(tmp_path: Path) -> None:
     path = write(tmp_path / "pairs.tsv", "q\td\tn\tgain\na\tx\t7\t1\na\ty\t8\t2\nb\tx\t7\t1\nb\tw\t7\t1\n")
     columns = ["query_column=q", "document_column=d", "score_column=gain", "id_column=n"]
-    assert from_pairs.main([f"input={path}", f"out={tmp_path / 'out'}", *columns]) == 0
+    assert run("prepare", "pairs", f"input={path}", f"out={tmp_path / 'out'}", *columns) == 0
     assert lists(tmp_path / "out") == {"q1": ({"8": 1, "7": 2}, []), "q2": ({"7": 1}, [])}
     assert dropped(tmp_path / "out") == [("another text of the same document id", "pairs.tsv:5", "b / w / 7")]
 
@@ -323,7 +318,7 @@ def test_pairs_with_a_file_of_documents_and_one_of_test_pairs(tmp_path: Path) ->
     test = write(tmp_path / "test.csv", "query,document,score\nb,2,1\n")
     documents = write(tmp_path / "documents.csv", "id,title\n1,one\n2,two\n")
     words = [f"input={train}", f"test_input={test}", f"documents={documents}", "docids=title"]
-    assert from_pairs.main([*words, f"out={tmp_path / 'out'}"]) == 0
+    assert run("prepare", "pairs", *words, f"out={tmp_path / 'out'}") == 0
     assert lists(tmp_path / "out") == {"q1": ({"two": 1, "one": 2}, []), "q2": ({"two": 1}, [])}
     assert dropped(tmp_path / "out") == [("document without text", "train.csv:4", "9")]
 
@@ -337,17 +332,17 @@ def test_bad_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("query,document,score\na,b,\n", "pairs.csv:2: score must be a number, got None"),
         ("query,document,score\na,b,1\n", "test_size=1: there are 1 queries, and both splits need some"),
     ]:
-        assert message in refused(capsys, from_pairs.main, f"input={write(path, content)}", out)
+        assert message in refused(capsys, "pairs", f"input={write(path, content)}", out)
     assert "(it has: document, q, score)" in refused(
-        capsys, from_pairs.main, f"input={write(tmp_path / 'p.jsonl', [{'q': 'a', 'document': 'b', 'score': 1}])}", out
+        capsys, "pairs", f"input={write(tmp_path / 'p.jsonl', [{'q': 'a', 'document': 'b', 'score': 1}])}", out
     )
-    assert "has no column x (it has:" in refused(capsys, from_pairs.main, f"input={path}", out, "score_column=x")
-    assert "input= is missing" in refused(capsys, from_pairs.main, out)
-    assert "docids=title needs documents=" in refused(capsys, from_pairs.main, f"input={path}", out, "docids=title")
+    assert "has no column x (it has:" in refused(capsys, "pairs", f"input={path}", out, "score_column=x")
+    assert "input= is missing" in refused(capsys, "pairs", out)
+    assert "docids=title needs documents=" in refused(capsys, "pairs", f"input={path}", out, "docids=title")
     both = [f"documents={path}", "id_column=score"]
-    assert "id_column= has no effect with documents=" in refused(capsys, from_pairs.main, f"input={path}", out, *both)
+    assert "id_column= has no effect with documents=" in refused(capsys, "pairs", f"input={path}", out, *both)
     write(path, "query,document,score\na,,1\na,b,1\nb,c,1\nc,d,-3\n")
-    assert from_pairs.main([f"input={path}", out]) == 0
+    assert run("prepare", "pairs", f"input={path}", out) == 0
     assert dropped(tmp_path / "out") == [
         ("pair with an empty cell", "pairs.csv:2", "a /  / "),
         ("query without a relevant document", "pairs.csv:5", "q3"),

@@ -1,4 +1,4 @@
-"""python -m data_prep.docids: docIDs for a user's own items, the report, and what bad input is told."""
+"""stoical prepare docids: docIDs for a user's own items, the report, and what bad input is told."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import docid_options
-from data_prep.docids import main
 from stoical.data.files import load_manifest
 from stoical.docids.sparse_codes import docid_texts, learn_dictionary, sparse_paths
 from stoical.docids.table import DocIDTable
+from tests.support.commands import run
 from tests.support.root import ROOT
 
 PRODUCTS = ROOT / "examples" / "shop" / "products.csv"
@@ -26,7 +26,7 @@ def write(path: Path, *lines: str) -> Path:
 
 
 def refused(capsys: pytest.CaptureFixture[str], out: Path, *words: str) -> str:
-    assert main([*words, f"out={out}"]) == 2
+    assert run("prepare", "docids", *words, f"out={out}") == 2
     assert not out.exists()
     error = capsys.readouterr().err
     assert error.count("\n") == 1, error
@@ -36,7 +36,7 @@ def refused(capsys: pytest.CaptureFixture[str], out: Path, *words: str) -> str:
 @pytest.mark.parametrize("kind", ["sparse", "residual", "hierarchical"])
 def test_every_item_gets_its_own_docid(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"input={PRODUCTS}", f"out={tmp_path / 'out'}", f"docids={kind}", *SMALL, "licence=CC0"]
-    assert main(words) == 0
+    assert run("prepare", "docids", *words) == 0
     table, manifest = DocIDTable.load(tmp_path / "out" / "items.parquet"), load_manifest(tmp_path / "out")
     assert table.item_ids == [f"P{n:02d}" for n in range(1, 49)]
     assert len(table.items_of) == 48
@@ -53,7 +53,7 @@ def test_docids_are_those_of_the_library_on_the_same_embeddings(tmp_path: Path) 
     np.save(tmp_path / "e.npy", embeddings)
     items = write(tmp_path / "items.csv", *[f"item {n}" for n in range(30)])
     npy = [f"input={items}", "embedder=npy", f"title_embeddings={tmp_path / 'e.npy'}", "components=9", "nonzeros=2"]
-    assert main([*npy, f"out={tmp_path / 'out'}", "collisions=keep_best", "alpha=0.5"]) == 0
+    assert run("prepare", "docids", *npy, f"out={tmp_path / 'out'}", "collisions=keep_best", "alpha=0.5") == 0
     wanted = docid_texts(sparse_paths(embeddings, learn_dictionary(embeddings, 9, 0.5, 0), 2))
     assert DocIDTable.load(tmp_path / "out" / "items.parquet").docids == wanted
 
@@ -64,7 +64,7 @@ def test_collisions_are_shared_told_apart_or_refused(tmp_path: Path, capsys: pyt
     words = [f"input={items}", "embedder=npy", f"title_embeddings={tmp_path / 'e.npy'}", "components=2", "nonzeros=1"]
     docids = {}
     for policy in ("keep_best", "disambiguate"):
-        assert main([*words, f"out={tmp_path / policy}", f"collisions={policy}"]) == 0
+        assert run("prepare", "docids", *words, f"out={tmp_path / policy}", f"collisions={policy}") == 0
         docids[policy] = DocIDTable.load(tmp_path / policy / "items.parquet").docids
     first, other, again = docids["keep_best"]
     assert first == again != other
@@ -80,14 +80,15 @@ def test_items_without_a_docid_are_listed(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(docid_options, "learn_dictionary", lambda *_: np.eye(2))
     items = write(tmp_path / "items.csv", "a", "b", "c", "d")
     words = [f"input={items}", "embedder=npy", f"title_embeddings={tmp_path / 'e.npy'}", "components=2", "nonzeros=2"]
-    assert main([*words, f"out={tmp_path / 'out'}"]) == 0
+    assert run("prepare", "docids", *words, f"out={tmp_path / 'out'}") == 0
     assert DocIDTable.load(tmp_path / "out" / "items.parquet").docid_of == {"1": "[1,0]", "2": "[0,1]"}
     assert pq.read_table(tmp_path / "out" / "dropped.parquet").to_pylist() == [
         {"reason": "title whose embedding is all zeros", "where": "items.csv:5", "text": "d"},
         {"reason": "title with 1 of 2 non-zeros", "where": "items.csv:4", "text": "c"},
     ]
     items.write_text("id,title\n1,red hose\n2,red hose pipe\n3,red pipe\n4,alone\n5,\n1,red\n,red\n")
-    assert main([f"input={items}", f"out={tmp_path / 'tfidf'}", "dimensions=2", "components=2", "nonzeros=1"]) == 0
+    words = [f"input={items}", f"out={tmp_path / 'tfidf'}", "dimensions=2", "components=2", "nonzeros=1"]
+    assert run("prepare", "docids", *words) == 0
     found = pq.read_table(tmp_path / "tfidf" / "dropped.parquet").to_pylist()
     assert [(each["reason"], each["where"]) for each in found] == [
         ("item id again", "items.csv:7"),

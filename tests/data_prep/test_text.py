@@ -1,4 +1,4 @@
-"""python -m data_prep.from_text: prompts and targets as they stand, and what bad input is told."""
+"""stoical prepare text: prompts and targets as they stand, and what bad input is told."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.importers.text import main
 from stoical.data.dataset import load_split
 from stoical.data.files import load_manifest
+from tests.support.commands import run
 
 PAIRS = [
     {"prompt": "Add 1 and 2.\n", "target": "3"},
@@ -57,7 +57,7 @@ LEFT_OUT = [
 def test_a_file_is_split_by_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     source = write(tmp_path / "pairs.jsonl", PAIRS)
-    assert main([f"input={source}", f"out={out}", "test_size=1", "licence=CC0", "seed=1"]) == 0
+    assert run("prepare", "text", f"input={source}", f"out={out}", "test_size=1", "licence=CC0", "seed=1") == 0
     train, test = pairs(out, "train"), pairs(out, "test")
     assert train | test == {
         f"pairs.jsonl:{line}": (str(PAIRS[line - 1]["prompt"]), str(PAIRS[line - 1]["target"])) for line in (1, 2, 3, 7)
@@ -76,7 +76,7 @@ def test_a_file_is_split_by_prompts(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     source = write(tmp_path / "pairs.jsonl", PAIRS)
     for name, seed in (("one", 0), ("two", 0), ("three", 3)):
-        assert main([f"input={source}", f"out={tmp_path / name / 'out'}", f"seed={seed}"]) == 0
+        assert run("prepare", "text", f"input={source}", f"out={tmp_path / name / 'out'}", f"seed={seed}") == 0
     one, two, three = (
         {path.name: path.read_bytes() for path in (tmp_path / name / "out").iterdir()}
         for name in ("one", "two", "three")
@@ -88,7 +88,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_two_files_keep_their_split_and_a_shared_prompt_is_for_testing(tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", [{"prompt": f"p{n}", "target": "t"} for n in range(3)])
     test = write(tmp_path / "test.jsonl", [{"prompt": "p1", "target": "other"}])
-    assert main([f"input={train}", f"test_input={test}", f"out={tmp_path / 'out'}"]) == 0
+    assert run("prepare", "text", f"input={train}", f"test_input={test}", f"out={tmp_path / 'out'}") == 0
     assert {prompt for prompt, _ in pairs(tmp_path / "out", "train").values()} == {"p0", "p2"}
     assert pairs(tmp_path / "out", "test") == {"test.jsonl:1": ("p1", "other")}
     assert dropped(tmp_path / "out") == [("training prompt that is in test, too", "train.jsonl:2", "p1")]
@@ -97,11 +97,11 @@ def test_two_files_keep_their_split_and_a_shared_prompt_is_for_testing(tmp_path:
 def test_blanks_around_targets_are_cut_on_request_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"prompt": f" p{n} ", "target": target} for n, target in enumerate(["a", "b\n", " c"])]
     source = write(tmp_path / "pairs.jsonl", rows)
-    assert main([f"input={source}", f"out={tmp_path / 'out'}"]) == 2
+    assert run("prepare", "text", f"input={source}", f"out={tmp_path / 'out'}") == 2
     error = capsys.readouterr().err
     assert "pairs.jsonl:2: target has blanks or line breaks at its ends" in error
     assert "(2 such rows): cut them off with strip=true" in error
-    assert main([f"input={source}", f"out={tmp_path / 'out'}", "strip=true"]) == 0
+    assert run("prepare", "text", f"input={source}", f"out={tmp_path / 'out'}", "strip=true") == 0
     found = {**pairs(tmp_path / "out", "train"), **pairs(tmp_path / "out", "test")}
     assert sorted(found.values()) == [(" p0 ", "a"), (" p1 ", "b"), (" p2 ", "c")], "prompts stay as they are"
 
@@ -132,7 +132,7 @@ def test_bad_input_is_told_in_one_line_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     for name in ("it.jsonl", "it.csv"):
         Path(name).write_text(content)
-    assert main([*words, "out=out"]) == 2
+    assert run("prepare", "text", *words, "out=out") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert message in error

@@ -1,4 +1,4 @@
-"""data_prep/wordnet.py: the shipped graph, the paths and negatives on it, and the full dataset."""
+"""data_prep/wordnet: the shipped graph, the paths and negatives on it, and the full dataset."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from data_prep.wordnet.hypernyms import (
     choose_parents,
     climb,
     find_queries,
-    main,
     make_splits,
     sample_negatives,
 )
 from stoical.common.files import file_sha256
 from stoical.data.dataset import load_split
 from stoical.data.files import load_manifest
+from tests.support.commands import run
 from tests.support.root import ROOT
 
 DEER = (
@@ -46,7 +46,7 @@ def graph() -> NounGraph:
 def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset that the command makes with its defaults."""
     out = tmp_path_factory.mktemp("full") / "wordnet"
-    assert main([f"out={out}"]) == 0
+    assert run("prepare", "wordnet", f"out={out}") == 0
     return out
 
 
@@ -67,7 +67,7 @@ def test_the_shipped_graph_is_wordnet_3_with_one_root(graph: NounGraph) -> None:
 
 
 def test_the_shipped_file_is_small_and_holds_no_time() -> None:
-    packed = (ROOT / "data_prep/wordnet_nouns.txt.gz").read_bytes()
+    packed = (ROOT / "data_prep/wordnet/wordnet_nouns.txt.gz").read_bytes()
     assert len(packed) < 700_000
     assert packed[4:8] == bytes(4), "the gzip header holds a modification time"
 
@@ -221,4 +221,4 @@ def test_the_manifest_of_the_full_dataset(full: Path) -> None:
     assert manifest["files"].keys() == {path.name for path in full.iterdir()} - {"manifest.json"}
     for name, entry in manifest["files"].items():
         assert entry["sha256"] == file_sha256(full / name)
-    assert (full / "LICENSE").read_bytes() == (ROOT / "data_prep/WORDNET_LICENSE").read_bytes()
+    assert (full / "LICENSE").read_bytes() == (ROOT / "data_prep/wordnet/WORDNET_LICENSE").read_bytes()

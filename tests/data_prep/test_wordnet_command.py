@@ -1,4 +1,4 @@
-"""python -m data_prep.wordnet: what it writes and replaces, and how it takes its arguments."""
+"""stoical prepare wordnet: what it writes and replaces, and how it takes its arguments."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 import datasets
 import pyarrow.parquet as pq
 import pytest
-from data_prep.options import parse_options
 
-from data_prep.wordnet.hypernyms import WordNetOptions, main
+from data_prep.wordnet.hypernyms import WordNetOptions
+from stoical.common.arguments import parse_options
 from stoical.data.dataset import load_split
 from stoical.data.files import load_manifest
+from tests.support.commands import run
 from tests.support.root import ROOT
 
 
@@ -25,7 +26,7 @@ def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def mammals(out: Path, *arguments: str) -> int:
-    return main([f"out={out}", "subtree=mammal.n.01", "test_size=100", *arguments])
+    return run("prepare", "wordnet", f"out={out}", "subtree=mammal.n.01", "test_size=100", *arguments)
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -67,7 +68,7 @@ def test_only_its_own_dataset_is_replaced(tmp_path: Path, capsys: pytest.Capture
     (out / "notes.txt").unlink()
     manifest = load_manifest(out)
     (out / "manifest.json").write_text(json.dumps({**manifest, "tool": "mine"}))
-    refused("holds a dataset that data_prep.wordnet did not make")
+    refused("holds a dataset that stoical prepare wordnet did not make")
     (out / "manifest.json").unlink()
     refused("holds something that is not a dataset")
 
@@ -89,17 +90,17 @@ def test_a_build_that_fails_leaves_the_old_dataset(tmp_path: Path, monkeypatch: 
 
 
 def test_arguments_are_typed() -> None:
-    options = parse_options(WordNetOptions, ["seed=3", "download=true", "path=longest", "out=a=b"])
+    options = parse_options(WordNetOptions, {"seed": "3", "download": "true", "path": "longest", "out": "a=b"})
     assert options == WordNetOptions(seed=3, download=True, path="longest", out="a=b")
 
 
 BAD_ARGUMENTS = {
-    "seeed=1": "Did you mean: 'seed'?",
-    "seed=x": "seed=x: Value 'x' of type 'str' could not be converted to Integer",
+    "seeed=1": "option 'seeed' does not exist. Did you mean 'seed'? --help explains every option.",
+    "seed=x": "seed: Value 'x' of type 'str' could not be converted to Integer",
     "seed=1.5": "could not be converted to Integer",
     "seed=-1": "seed=-1: must be from 0 to 4294967295",
-    "seed": "'seed' is not of the form key=value",
-    "seed.a=1": "seed.a=1: ",
+    "seed": "'seed': arguments are key=value",
+    "seed.a=1": "option 'seed.a' does not exist. Did you mean 'seed'?",
     "path=first": "expected one of ['primary', 'longest', 'shortest']",
     "source=web": "expected one of ['bundled', 'nltk']",
     "download=true": "download=true has no effect with source=bundled",
@@ -107,7 +108,7 @@ BAD_ARGUMENTS = {
     "negatives=-1": "negatives=-1: must be at least 0",
     "subtree=mamal.n.01": "did you mean mammal.n.01?",
     "out={": "out={: ",
-    "out=": "out=: ",
+    "out=": "out: Incompatible value",
     "seed=1 seed=2": "seed is given twice",
     "subtree=mammal.n.01": "test_size=5000: there are 1175 queries, so give less",
     "subtree=mammal.n.01 test_size=1175": "test_size=1175: there are 1175 queries, so give less",
@@ -124,7 +125,7 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_bad_argument_is_one_line_and_code_2(
     arguments: str, message: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(arguments.split()) == 2
+    assert run("prepare", "wordnet", *arguments.split()) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1
     assert errors[0].startswith("error: ")
@@ -134,7 +135,7 @@ def test_a_bad_argument_is_one_line_and_code_2(
 
 def test_a_file_as_out_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("mine")
-    assert main([f"out={tmp_path}/file"]) == 2
+    assert run("prepare", "wordnet", f"out={tmp_path}/file") == 2
     assert "file is a file; give a directory" in capsys.readouterr().err
 
 
@@ -146,4 +147,4 @@ def test_the_module_runs_and_its_help_explains_every_option() -> None:
         assert " ".join(option.metadata["help"].split()) in " ".join(shown.split())
     failed = subprocess.run([*command, "sede=1"], cwd=ROOT, capture_output=True, text=True)
     assert (failed.returncode, failed.stdout) == (2, "")
-    assert failed.stderr.startswith("error: sede=1: ")
+    assert failed.stderr.startswith("error: option 'sede' does not exist. Did you mean 'seed'?")

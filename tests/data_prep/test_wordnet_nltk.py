@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from data_prep.wordnet.graph import bundled_graph, ensure_corpus, nltk_graph_text
-from data_prep.wordnet.hypernyms import main
 from stoical.data.files import load_manifest
+from tests.support.commands import run
 from tests.support.root import ROOT
 
 
@@ -31,8 +31,8 @@ def nltk_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("nltk_corpus")
 def test_the_shipped_graph_equals_the_one_rebuilt_from_nltk() -> None:
     text, licence = nltk_graph_text(download=False)
-    assert gzip.decompress((ROOT / "data_prep/wordnet_nouns.txt.gz").read_bytes()).decode() == text
-    assert (ROOT / "data_prep/WORDNET_LICENSE").read_text(encoding="utf-8") == licence
+    assert gzip.decompress((ROOT / "data_prep/wordnet/wordnet_nouns.txt.gz").read_bytes()).decode() == text
+    assert (ROOT / "data_prep/wordnet/WORDNET_LICENSE").read_text(encoding="utf-8") == licence
 
 
 @pytest.mark.usefixtures("nltk_corpus")
@@ -49,7 +49,8 @@ def test_names_and_pointers_agree_with_nltk() -> None:
 @pytest.mark.usefixtures("nltk_corpus")
 def test_nltk_as_source_gives_the_same_rows(tmp_path: Path) -> None:
     for source in ("bundled", "nltk"):
-        assert main([f"out={tmp_path}/{source}", f"source={source}", "subtree=deer.n.01", "test_size=5"]) == 0
+        words = [f"out={tmp_path}/{source}", f"source={source}", "subtree=deer.n.01", "test_size=5"]
+        assert run("prepare", "wordnet", *words) == 0
     bundled, nltk = load_manifest(tmp_path / "bundled"), load_manifest(tmp_path / "nltk")
     assert bundled | {"source": "nltk"} == nltk
     assert bundled["files"].keys() == {"train.parquet", "test.parquet", "LICENSE"}
