@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 import sys
@@ -23,13 +22,6 @@ from stoical.data.files import load_manifest
 from stoical.runs.checkpoints import UNFINISHED
 from stoical.runs.provenance import device_name, git_state, package_versions
 from stoical.runs.resume import changed, steps_done
-
-
-def check_writable(output: Path) -> None:
-    """Raise `ValueError`, before the work and not after it, where the directory for results cannot be written to."""
-    existing = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ValueError(f"output={output}: {existing} is not a directory that can be written to")
 
 
 def start_run(
