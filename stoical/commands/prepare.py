@@ -40,13 +40,13 @@ def find(name: str) -> Command:
 
 
 def _module(name: str) -> ModuleType:
-    """A module of data_prep: the one beside this package in a checkout, `stoical.data_prep` once it is installed.
+    """A module of data_prep: in a checkout the one beside this package, in an installation the one inside it.
 
-    Where both can be imported, another checkout's is never taken for this one's.
+    A `data_prep` that stands elsewhere is a folder of the user's.
     """
-    beside = importlib.util.find_spec("data_prep")
-    is_ours = beside is not None and beside.origin == str(PACKAGE.parent / "data_prep" / "__init__.py")
-    return importlib.import_module(f"{'data_prep' if is_ours else 'stoical.data_prep'}.{name}")
+    found = importlib.util.find_spec("data_prep")
+    ours = found is not None and found.origin == str(PACKAGE.parent / "data_prep" / "__init__.py")
+    return importlib.import_module(f"{'data_prep' if ours else 'stoical.data_prep'}.{name}")
 
 
 def run(given: Given) -> None:

@@ -7,9 +7,11 @@ import re
 
 import pytest
 
-from stoical.config.loading import RECIPES, list_recipes, load_recipe
+from stoical.common.places import shipped
+from stoical.config.loading import list_recipes, load_recipe
 from stoical.config.recipe import LossSettings, Recipe
 
+RECIPES = shipped("recipes")
 NAMES = list_recipes()
 OVERLAYS = list_recipes("overlays")
 SIZES = ["", ",small", ",small,quickstart", ",small,esci_small"]
@@ -121,7 +123,7 @@ def test_a_step_is_the_papers_64_points(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*NAMES, *(f"overlays/{name}" for name in OVERLAYS)])
 def test_the_first_line_says_what_it_is(name: str) -> None:
-    """`--help` prints it."""
+    """`stoical recipes` prints it."""
     first = (RECIPES / f"{name}.yaml").read_text().splitlines()[0]
     assert re.fullmatch(r"# \S.{20,}\.", first)
 

@@ -9,9 +9,8 @@ import pytest
 
 from examples import mitigations, plain_text
 from examples.side_by_side import Start, Table, ratio, slug, spread
-from stoical.commands import evaluate, self_train, train
+from stoical.commands import dpo, evaluate, self_train, spin, train
 from stoical.config.loading import load_recipe
-from stoical.preferences import dpo, spin
 
 
 def fake(metrics: dict[str, dict[int, float]], calls: list[str], fails: str = ""):

@@ -1,4 +1,4 @@
-"""compare.py: one table of several runs, with paired differences against a loop over queries."""
+"""stoical compare: one table of several runs, with paired differences against a loop over queries."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import compare as compare_command
 import numpy as np
 import pytest
 
-from stoical.commands import shell as cli
 from stoical.evaluation.generation_metrics import compare as compare_texts
 from stoical.reporting.compare import Run, compare, compare_generations, load_run, paired
 from stoical.reporting.report import metrics_file
@@ -206,7 +204,7 @@ def test_mistakes_are_told(write: Write, tmp_path: Path) -> None:
     run = write("a")
     with pytest.raises(ValueError, match="give two or more runs"):
         compare([load_run(str(run))])
-    with pytest.raises(ValueError, match=r"nothing has no metrics.json: evaluate first, with python evaluate.py check"):
+    with pytest.raises(ValueError, match=r"nothing has no metrics.json: evaluate first, with: stoical evaluate check"):
         load_run(str(tmp_path / "nothing"))
     (run / "eval" / "per_query.jsonl").write_text('{"query_id": "a"}\n{"query_id"\n')
     with pytest.raises(ValueError, match=r"per_query.jsonl:2 is not JSON"):
@@ -219,19 +217,10 @@ def test_mistakes_are_told(write: Write, tmp_path: Path) -> None:
         load_run(str(run))
 
 
-def test_the_command(write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def command(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["compare.py", *words])
-        status = 0
-        try:
-            cli.run(compare_command.main, str(compare_command.__doc__), recipes=False)
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return status, *capsys.readouterr()
-
+def test_the_command(write: Write, cli: Callable[..., tuple[int, str, str]]) -> None:
     one, two = str(write("a")), str(write("b", 1))
-    assert command(one, two) == (0, compare([load_run(one), load_run(two)]) + "\n", "")
-    assert command(one) == (2, "", "error: give two or more runs: python compare.py runs/ONE runs/OTHER\n")
-    status, shown, _ = command("--help")
+    assert cli("compare", one, two) == (0, compare([load_run(one), load_run(two)]) + "\n", "")
+    assert cli("compare", one) == (2, "", "error: give two or more runs: stoical compare runs/ONE runs/OTHER\n")
+    status, shown, _ = cli("compare", "--help")
     assert status == 0
-    assert shown == str(compare_command.__doc__).strip() + "\n", "no recipes: it takes none"
+    assert "stoical recipes" not in shown, "it takes no recipe"

@@ -19,8 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 import stoical.training.run_trainer
-from stoical.commands import train
-from stoical.commands.shell import run
+from stoical.commands.main import main
 from stoical.training.trainer import StoicalTrainer
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -28,7 +27,7 @@ CONTEXT.set_forkserver_preload(["tests.kill_runs"])
 
 
 def start(words: Sequence[str], log: Path, hook: Callable[[], None] | None = None, world: int = 1) -> list[BaseProcess]:
-    """`python train.py words...` in `world` processes, which write to `log`; `hook` is called in each beforehand."""
+    """`stoical train words...` in `world` processes, which write to `log`; `hook` is called in each beforehand."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(world)}
@@ -67,7 +66,7 @@ def await_death(processes: Sequence[BaseProcess], log: Path, seconds: float = 12
 
 
 def same_weights(one: Path, other: Path) -> bool:
-    """Are all tensors of two checkpoints equal, bit for bit?"""
+    """True where all tensors of two checkpoints are equal, bit for bit."""
     first, second = (load_file(path / "model.safetensors") for path in (one, other))
     return first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
 
@@ -75,11 +74,10 @@ def same_weights(one: Path, other: Path) -> bool:
 def _train(words: list[str], log: Path, hook: Callable[[], None] | None, rank: int, address: Mapping[str, str]) -> None:
     if address:
         os.environ.update(address, RANK=str(rank), LOCAL_RANK=str(rank))
-    sys.argv = ["train.py", *words]
     with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         if hook is not None and rank == 0:
             hook()
-        run(train.main, "")
+        sys.exit(main(["train", *words]))
 
 
 def die_saving(point: str, step: int) -> None:
