@@ -129,6 +129,9 @@ class QueryEncoder:
         return row.docs[:kept], prompt_ids
 
 
+FILLER = -1  # the index of a query that counts nothing, for a process that has none left in an epoch
+
+
 class EncodedDataset:
     """Rows as a data loader takes them, a map-style dataset; `set_epoch` (which accelerate calls) picks the shuffle.
 
@@ -150,6 +153,8 @@ class EncodedDataset:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> TokenizedQuery:
+        if index == FILLER:
+            return replace(self[0], filler=True)
         row = self.rows[index]
         query = self.encoder.encode(row, self.epoch, self.negatives)
         if self.sampler is None:

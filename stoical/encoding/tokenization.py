@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -30,6 +31,7 @@ PROBES = (  # what tokenizers disagree about: words, digits, punctuation, spaces
     *("ruminant", "deer.n.01", "even-toed ungulate", "[25,36,39]", "Query: red shoes; Documents: a | b", "B00ABCDE12"),
     *("  two  spaces", "tab\tand\nnew line", "caf\u00e9 na\u00efve", "\u9e7f", "don't", "3.14159", "</s> [INST]"),
 )
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 ANY_FAST = ("TokenizersBackend", "PreTrainedTokenizerFast")
 MISTRAL_V3_FILE = "mistral_instruct_tokenizer_240323.model.v3"
 MISTRAL_V3_MODELS = ("mistralai/Mistral-7B-Instruct-v0.3", "mistralai/Mistral-7B-v0.3")
@@ -92,10 +94,10 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> list[i
 
 @lru_cache(maxsize=8)
 def _special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, frozenset[int]]:
-    """The id of unknown characters, and those of all other control tokens."""
-    unknown = tokenizer.unk_token_id
-    added = {int(token) for token, kind in tokenizer.added_tokens_decoder.items() if kind.special}
-    return unknown, frozenset({*tokenizer.all_special_ids, *added} - {unknown})
+    """The id of unknown characters, and those of all other control tokens; bytes, as `<0x7C>`, are text."""
+    unknown, added = tokenizer.unk_token_id, tokenizer.added_tokens_decoder
+    special = {int(token) for token, kind in added.items() if kind.special and not BYTE.fullmatch(kind.content)}
+    return unknown, frozenset({*tokenizer.all_special_ids, *special} - {unknown})
 
 
 def _unknown_characters(tokenizer: PreTrainedTokenizerBase, text: str) -> str:

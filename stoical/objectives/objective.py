@@ -33,6 +33,8 @@ def weighted_nll(node_logprobs: Tensor, node_weights: Tensor) -> Tensor:
 
 def normalizer(batch: PackedBatch, kind: Normalizer) -> Tensor:
     """What the loss is divided by, summed over the global batch: queries, Eq. 11 points, or node weights; scalar."""
+    if batch.filler:
+        return torch.zeros((), device=batch.node_weights.device)
     if kind == "weights":
         return batch.node_weights.sum()
     count = len(batch.query_ids) if kind == "queries" else batch.num_points

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from stoical.encoding.packing import PackedBatch
 from stoical.models.forward import NodeOutput, node_logprobs
@@ -18,6 +19,7 @@ from stoical.models.modes import eval_mode
 from stoical.models.self_check import self_check
 from stoical.objectives.objective import Normalizer, Objective, StepContext, normalizer
 from stoical.training.callbacks import AfterStep, EpochShuffle
+from stoical.training.ragged_epochs import deal_exactly
 from stoical.training.run_trainer import RunTrainer
 from stoical.training.throughput import Throughput
 
@@ -77,9 +79,11 @@ class StoicalTrainer(RunTrainer):
             term = objective(context)
             loss_sum = loss_sum + term.loss_sum
             for name, value in term.logs.items():
-                self._pending[name].append(value)
-        self._dropped_docs += batch.num_dropped
+                self._pending[name] += [value] * (not batch.filler)
         self.losses.add(loss_sum, self.state.global_step + 1, batch.query_ids)
+        if batch.filler:
+            return loss_sum * 0.0  # as many passes as the other processes make, and no gradient
+        self._dropped_docs += batch.num_dropped
         self.throughput.count(batch)
         return loss_sum * self.accelerator.num_processes / num_items_in_batch
 
@@ -87,6 +91,13 @@ class StoicalTrainer(RunTrainer):
         """A pass that samples are drawn from: no dropout, no embedding noise, no graph."""
         with eval_mode(model), torch.no_grad():
             return node_logprobs(model, batch, self.layout)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """As transformers makes it; with several processes, an epoch's last queries are trained on once."""
+        loader = super().get_train_dataloader()
+        if self.accelerator.num_processes > 1 and not self.args.dataloader_drop_last:
+            deal_exactly(loader, self.accelerator.num_processes, self.accelerator.process_index)
+        return loader
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, PackedBatch]], device: torch.device) -> Tensor:
         """The normalizer summed over the accumulation window and all processes."""
