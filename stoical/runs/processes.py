@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,15 @@ def no_accelerator() -> bool:
 def join_processes(recipe: Recipe) -> int:
     """Join the processes that the launcher has started, if any; how many they are."""
     cpu = bool(recipe.training.get("use_cpu", no_accelerator()))
-    return int(PartialState(cpu=cpu).num_processes)
+    return int(PartialState(cpu=cpu, **_process_group(recipe.training)).num_processes)
+
+
+def _process_group(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that make a process group; once it is there, transformers would pass them by."""
+    given = {"backend": training.get("ddp_backend")}
+    if training.get("ddp_timeout") is not None:
+        given["timeout"] = timedelta(seconds=training["ddp_timeout"])
+    return {key: value for key, value in given.items() if value is not None and "WORLD_SIZE" in os.environ}
 
 
 def sharding(training: Mapping[str, Any]) -> Sharding | None:

@@ -15,6 +15,7 @@ from stoical.common.differences import describe, differences, flat
 from stoical.common.files import file_sha256
 from stoical.config.loading import build_recipe, read_layer
 from stoical.config.recipe import Recipe
+from stoical.config.training_fields import METRIC_DRIVEN
 from stoical.data.files import split_sha256
 from stoical.encoding.prompts import load_template
 from stoical.runs.checkpoints import RECORD, UNFINISHED, last_checkpoint, missing_files
@@ -32,7 +33,6 @@ FREE = (  # what may differ in a resumed run: nothing here reaches the weights o
 )
 LENGTH = ("training.max_steps", "training.num_train_epochs")  # free where the schedule does not end with the run
 ENDLESS = ("constant", "constant_with_warmup", "inverse_sqrt")
-METRIC_DRIVEN = ("reduce_lr_on_plateau", "greedy")  # schedules for which evaluations are part of the training
 
 
 def fingerprint(recipe: Recipe) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def is_free(key: str, recipe: Recipe) -> bool:
     if key in LENGTH:
         return schedule in ENDLESS and not 0 < recipe.training.get("warmup_steps", 0) < 1  # a share of the run
     evaluation = fnmatchcase(key, "eval.*") or fnmatchcase(key, "training.eval_*")
-    if evaluation and (schedule in METRIC_DRIVEN or recipe.training.get("load_best_model_at_end")):
+    if evaluation and (schedule in METRIC_DRIVEN):
         return False
     if key == "eval.score" and any(method.trains_on_score for method in recipe.mitigations.methods.values()):
         return False

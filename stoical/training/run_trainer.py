@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerControl
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -27,6 +29,19 @@ from stoical.training.movement import MovementCheck
 from stoical.training.progress import LogLines, MetricsFile, ProgressBar
 
 logger = logging.getLogger(__name__)
+
+
+SETUP_ERRORS = (ImportError, ValueError, TypeError, AttributeError, KeyError, AssertionError, RuntimeError)
+
+
+@contextmanager
+def named(setting: str) -> Iterator[None]:
+    """Turn whatever a library raises while it sets something up into a `ValueError` that names the setting."""
+    try:
+        yield
+    except SETUP_ERRORS as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise ValueError(f"{setting}: {lines[0]}") from error
 
 
 class RunTrainer(Trainer):
@@ -62,6 +77,26 @@ class RunTrainer(Trainer):
         if self.accelerator.is_fsdp2 and self.accelerator.mixed_precision != "no":
             plugin = self.accelerator.state.fsdp_plugin
             plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, reduce_dtype=torch.float32)
+
+    def create_optimizer(self, *arguments: Any, **kwargs: Any) -> Any:
+        """As transformers does. Raises `ValueError` where the optimizer cannot be made, before the first step."""
+        with named(f"training.optim={self.args.optim}"):
+            return super().create_optimizer(*arguments, **kwargs)
+
+    def create_scheduler(self, *arguments: Any, **kwargs: Any) -> Any:
+        """As transformers does. Raises `ValueError` where the schedule cannot be made, before the first step."""
+        with named(f"training.lr_scheduler_type={self.args.lr_scheduler_type}, with training.lr_scheduler_kwargs"):
+            return super().create_scheduler(*arguments, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """As transformers makes it. Raises `ValueError` where an epoch would have no batch."""
+        loader: DataLoader[Any] = super().get_train_dataloader()
+        if not len(loader):
+            raise ValueError(
+                f"the training split's {len(self.train_dataset)} rows do not fill one batch, and "
+                "training.dataloader_drop_last=true drops them: there is nothing to train on; lower global_batch_size"
+            )
+        return loader
 
     def _refuse_nan(self) -> None:
         """Raise `ValueError`, on every process, where a loss since the last look was not finite."""
