@@ -8,8 +8,7 @@ docID's score here is its score in `scoring.doc_scores`. Nothing is read from th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from stoical.decoding.choices import Reduction
 from stoical.decoding.device_trie import DeviceTrie
 from stoical.models.checks import check_model
+from stoical.models.modes import eval_mode
 from stoical.models.prompt_cache import PromptCache
 
 
@@ -100,7 +100,7 @@ def _search(
     ends_compete: bool,
 ) -> list[Hypothesis]:
     _check(model, prompt_ids, trie)
-    with _eval_mode(model):
+    with eval_mode(model):
         cache, beams = _prompt_cache(model, prompt_ids), _root(trie)
         logits = cache.logits
         finished = _Finished(beams.node[:0], beams.total[:0])
@@ -128,17 +128,6 @@ def _check(model: nn.Module, prompt_ids: Sequence[int], trie: DeviceTrie) -> Non
     if trie.token.device != device:
         raise ValueError(f"the trie is on {trie.token.device} and the model on {device}; use from_trie(..., device)")
     check_model(model, len(prompt_ids) + int(trie.counted.max()))
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """No dropout, and no activation checkpointing, which would drop the cache."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def _root(trie: DeviceTrie) -> _Beams:

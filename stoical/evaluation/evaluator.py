@@ -26,6 +26,7 @@ from stoical.evaluation.generation_metrics import compare
 from stoical.evaluation.metrics import Floats, gold_gains, mean_metrics, ndcg, near_ties, query_metrics
 from stoical.models.forward import NodeOutput, node_logprobs
 from stoical.models.layouts import Layout
+from stoical.models.modes import eval_mode
 
 Row = dict[str, Any]
 FREE_RUN = ("valid_mass", "free_run_ndcg", "invalid_rate")
@@ -76,11 +77,9 @@ class Evaluator:
         mine = picked[state.process_index :: state.num_processes]
         most = -(-len(picked) // state.num_processes)
         mine += picked[:1] * (most - len(mine))  # equal work, so that sharded models stay in step; dropped below
-        training = model.training
-        model.eval()
         longest = max(len(self.dataset[index].docid_ids[0]) for index in picked) if self.generation else 0
-        rows = list(self._rows(model, mine, longest, show=progress and state.is_main_process))
-        model.train(training)
+        with eval_mode(model):
+            rows = list(self._rows(model, mine, longest, show=progress and state.is_main_process))
         gathered = rows if state.num_processes == 1 else gather_object(rows)
         by_index = {row.pop("index"): row for row in gathered}
         assert sorted(by_index) == picked, "an evaluation query was lost"

@@ -27,6 +27,7 @@ from stoical.encoding.queries import EncodedDataset
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.models.forward import node_logprobs
 from stoical.models.layouts import Layout
+from stoical.models.modes import eval_mode
 from stoical.preferences.settings import PairSettings, Which
 
 
@@ -149,11 +150,9 @@ class PairMaker:
     @torch.no_grad()
     def _beams(self, model: nn.Module, queries: list[TokenizedQuery]) -> list[list[float]]:
         """What a constrained beam search finds, read off one exact forward (`free_run.beam_scores`)."""
-        training = model.training
-        model.eval()
         batch = self._packed(model, queries)
-        logprobs = node_logprobs(model, batch, self.layout).logprobs
-        model.train(training)
+        with eval_mode(model):
+            logprobs = node_logprobs(model, batch, self.layout).logprobs
         scores = beam_scores(batch, logprobs, self.settings.num_beams, self.score)
         return [own.tolist() for own in torch.split(scores, [len(q.docids) for q in queries])]
 
