@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from stoical.config.self_training import BashSettings
-from stoical.decoding.sampling import Draws, drawn_tokens, write_freely
+from stoical.decoding.draws import Draws, drawn_tokens
+from stoical.decoding.sampling import write_freely
 from stoical.encoding.packing import PackedBatch
 from stoical.models.forward import node_logprobs
 from stoical.models.layouts import Layout
@@ -95,7 +96,7 @@ def _one_by_one(
         drawn = drawn_tokens(logits, uniform[:, step], temperature)
         return torch.where(own[:, step], drawn, forced[:, step])
 
-    rows = write_freely(model, batch, steps, choose).tolist()
+    rows = write_freely(model, batch, steps, choose)
     return [Written(row[: len(tokens) - 1], tokens) for row, tokens in zip(rows, gold, strict=True)]
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from stoical.config.recipe import Recipe
 from stoical.data.rows import RankingRow
 from stoical.decoding.choices import Per
-from stoical.decoding.sampling import Draws, row_draws
+from stoical.decoding.draws import Draws, row_draws
 from stoical.encoding.packing import PackedBatch, TrieTargetCollator
 from stoical.encoding.queries import QueryEncoder
 from stoical.encoding.tokenized import TokenizedQuery

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stoical.decoding.choices import Source
-from stoical.decoding.sampling import Draws, drawn_tokens
+from stoical.decoding.draws import Draws, drawn_tokens
 from stoical.encoding.packing import PackedBatch
 from stoical.models.forward import NodeOutput
 from stoical.trie.expert import ExpertTrie, child
