@@ -19,8 +19,8 @@ import torch
 from data_prep.options import option, run_command
 from data_prep.wordnet import hypernyms as wordnet
 from examples.side_by_side import Method, Table, fine_tuned, preferred, self_trained
+from stoical.evaluation.metrics import metrics_among
 from stoical.preferences import dpo, spin
-from stoical.reporting.tables import title, with_free_run
 
 DATA = Path("data/mammal")
 SMALL = "small,quickstart"
@@ -92,7 +92,7 @@ def ranking(directory: Path) -> Mapping[str, float]:
     return metrics
 
 
-COLUMNS = with_free_run(["cvr", "ndcg", *(f"recall@{k}" for k in range(1, 6)), "free_run_ndcg", "invalid_rate"])
+COLUMNS = ["cvr", "ndcg", *(f"recall@{k}" for k in range(1, 6)), "free_run_ndcg", "invalid_rate"]
 TABLE = Table(
     root=Path("runs/mitigations"),
     base=fine_tuned(TOP),
@@ -100,7 +100,7 @@ TABLE = Table(
     methods=METHODS,
     evaluation=(),
     read=ranking,
-    columns={name: title(name) for name in COLUMNS},
+    columns={metric.name: metric.column for metric in metrics_among(COLUMNS)},
 )
 
 
