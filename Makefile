@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -qq --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint types format bench clean
+.PHONY: help install quickstart test test-slow lint layers types format bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -16,7 +16,7 @@ $(VENV)/.base: pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	@$(PIP_INSTALL) --upgrade pip
 	@$(PIP_INSTALL) torch==$$(sed -n 's/^torch==//p' constraints.txt)
-	@$(PIP_INSTALL) --editable .
+	@$(PIP_INSTALL) --editable '.[mistral]'  # the default model's tokenizer, for a start without a network
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
@@ -34,9 +34,12 @@ test: $(VENV)/.dev  ## the fast tests, offline
 test-slow: $(VENV)/.dev  ## the slow tests: whole runs and many random cases
 	@$(BIN)/python -m pytest -m slow
 
-lint: $(VENV)/.dev  ## ruff: style and formatting
+lint: $(VENV)/.dev layers  ## ruff: style and formatting; and the layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+
+layers: $(VENV)/.base  ## who imports whom: levels, arrows against the order of the rooms, circles
+	@$(BIN)/python -m tools.layers
 
 types: $(VENV)/.dev  ## mypy, strict
 	@$(BIN)/mypy

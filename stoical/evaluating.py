@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stoical.common.arguments import split_arguments
+from stoical.common.files import check_writable
 from stoical.config.loading import load_recipe
 from stoical.config.recipe import Recipe
 from stoical.runs.checkpoints import last_checkpoint
-from stoical.runs.directory import check_writable
 from stoical.runs.find import find_checkpoint, load_checkpoint
 
 if TYPE_CHECKING:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator
 
-from transformers import (
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedTokenizerBase
 
 from stoical.config.recipe import Recipe
 from stoical.data.dataset import RankingDataset, load_split
@@ -19,10 +17,15 @@ from stoical.encoding.tokenization import DocIDTokenizer, load_tokenizer, train_
 BPE_SAMPLE = 20_000  # queries that a BPE is trained on: more change its merges little
 
 
-def build_tokenizer(recipe: Recipe, train: RankingDataset | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer that the recipe names, or a BPE trained on a sample of the training split (loaded if not given)."""
+def build_tokenizer(
+    recipe: Recipe, train: RankingDataset | None = None, local: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that the recipe names, or a BPE trained on a sample of the training split (loaded if not given).
+
+    local: no network is asked.
+    """
     if recipe.tokenizer.name != "bpe":
-        return load_tokenizer(recipe.tokenizer.name)
+        return load_tokenizer(recipe.tokenizer.name, local)
     train = train or load_split(recipe.data.path, "train")
     assert recipe.tokenizer.vocab_size is not None
     picked = sorted(random.Random(0).sample(range(len(train)), min(len(train), BPE_SAMPLE)))

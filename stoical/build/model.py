@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import disable_fsdp_ram_efficient_loading
 from huggingface_hub.errors import StrictDataclassError
+from omegaconf import OmegaConf
 from peft import PeftModel, PeftType
 from torch import nn
 from transformers import (
@@ -21,23 +23,29 @@ from transformers import (
 )
 
 from stoical.common.fields import unknown
+from stoical.common.places import shipped
+from stoical.config.loading import read_layer
 from stoical.config.recipe import Recipe
-from stoical.encoding.tokenization import check_vocabulary
+from stoical.encoding.tokenization import MISTRAL_V3_MODELS, check_vocabulary
 from stoical.models.adapters import add_lora, describe_trainable, keep_gradients, load_lora, quantization_config
+from stoical.models.attention import register
 from stoical.models.checks import check_model
 
 logger = logging.getLogger(__name__)
+register()  # configs and recipes name trie_sdpa before any forward pass
 
 SOFT_PROMPTS = (PeftType.PROMPT_TUNING, PeftType.P_TUNING)
 
 
-def build_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+def build_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, local: bool = False) -> PreTrainedConfig:
     """The model's config, checked against the tokenizer and against what a trie needs, before any weight is loaded.
+
+    local: no network is asked; Mistral-7B-v0.3's shape is known without.
 
     Raises `ValueError` for a model that cannot be found, whose attention cannot take the mask, or whose vocabulary is
     smaller than the tokenizer's.
     """
-    config = _load_config(recipe, tokenizer)
+    config = _load_config(recipe, tokenizer, local)
     check_vocabulary(tokenizer, config.vocab_size)
     check_model(meta_model(recipe, config, "eager"), recipe.prompt.max_length)  # eager: what every architecture has
     meta_model(recipe, config)
@@ -45,7 +53,7 @@ def build_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrain
     return config
 
 
-def _load_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+def _load_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, local: bool) -> PreTrainedConfig:
     settings = recipe.model
     try:
         if settings.from_scratch:
@@ -53,13 +61,22 @@ def _load_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrain
             return AutoConfig.for_model(
                 settings.name, **{"vocab_size": len(tokenizer), "pad_token_id": None, **ids, **settings.config}
             )
-        return AutoConfig.from_pretrained(settings.name, **settings.config)
+        return AutoConfig.from_pretrained(settings.name, local_files_only=local, **settings.config)
     except StrictDataclassError as error:
         raise ValueError(f"model.config: {str(error).splitlines()[-1].strip()}") from error
     except (OSError, ValueError, KeyError) as error:
+        if local and settings.name in MISTRAL_V3_MODELS:
+            return mistral_v3_config(settings.config)
         raise ValueError(
             f"model.name={settings.name}: {_first_sentence(error)} (a local directory works without a network)"
         ) from error
+
+
+def mistral_v3_config(changes: Mapping[str, Any]) -> PreTrainedConfig:
+    """The config of Mistral-7B-v0.3, which the overlay random_7b spells out, with `changes`."""
+    _, overlay = read_layer(shipped("recipes") / "overlays" / "random_7b.yaml")
+    shape: Any = OmegaConf.to_container(overlay.model.config)
+    return AutoConfig.for_model("mistral", **{**shape, **changes})
 
 
 def _first_sentence(error: Exception) -> str:

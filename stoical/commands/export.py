@@ -21,9 +21,9 @@ from transformers import PreTrainedModel
 from stoical.build.encoder import build_tokenizer
 from stoical.build.model import load_model
 from stoical.commands.shell import Command, Given, quiet_libraries
+from stoical.common.files import check_writable
 from stoical.common.options import option
 from stoical.config.recipe import DType, ModelSettings
-from stoical.runs.directory import check_writable
 from stoical.runs.find import find_checkpoint, load_checkpoint
 
 

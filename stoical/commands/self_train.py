@@ -16,18 +16,19 @@ from __future__ import annotations
 import sys
 
 from stoical.commands.shell import Command, Given, quiet_libraries
-from stoical.commands.train import check_inputs, show
+from stoical.commands.train import check_inputs, dry_run
 from stoical.config.loading import load_recipe
 
 
 def run(given: Given) -> None:
     """Run all iterations, or show what the first would do."""
-    recipe = load_recipe(*(f"{key}={value}" for key, value in given.settings.items()))
+    words = [f"{key}={value}" for key, value in given.settings.items()]
+    recipe = load_recipe(*words)
     if recipe.self_training is None:
         raise ValueError("this recipe has no self_training section: add an overlay (bash), or use stoical train")
     check_inputs(recipe)
     if recipe.dry_run:
-        show(recipe)
+        dry_run(recipe, words)
         return
     from accelerate import PartialState
 

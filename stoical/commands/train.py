@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 
+from stoical.commands.recipes import show
 from stoical.commands.shell import Command, Given, quiet_libraries
 from stoical.config.loading import load_recipe
 from stoical.config.recipe import Recipe
@@ -22,12 +23,13 @@ from stoical.encoding.prompts import load_template
 
 def run(given: Given) -> None:
     """Train, or show what training would do."""
-    recipe = load_recipe(*(f"{key}={value}" for key, value in given.settings.items()))
+    words = [f"{key}={value}" for key, value in given.settings.items()]
+    recipe = load_recipe(*words)
     if recipe.self_training is not None:
         raise ValueError("this recipe has a self_training section, which takes a loop of runs: use stoical self-train")
     check_inputs(recipe)
     if recipe.dry_run:
-        show(recipe)
+        dry_run(recipe, words)
         return
     from stoical.training.launch import note_unused_gpus
     from stoical.training.run import train
@@ -43,8 +45,9 @@ def check_inputs(recipe: Recipe) -> None:
     load_template(recipe.prompt.template)
 
 
-def show(recipe: Recipe) -> None:
-    """Print what training would do."""
+def dry_run(recipe: Recipe, words: list[str]) -> None:
+    """Print the recipe that `words` describe, with where each value comes from, and what training would do."""
+    print(f"{show(words)}\n", flush=True)
     from stoical.training.dry_run import show as shown
 
     quiet_libraries()

@@ -28,3 +28,10 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def check_writable(output: Path) -> None:
+    """Raise `ValueError`, before the work and not after it, where the directory for results cannot be written to."""
+    existing = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ValueError(f"output={output}: {existing} is not a directory that can be written to")

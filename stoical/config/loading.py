@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -190,8 +190,3 @@ def read_layer(path: Path) -> Layer:
 def origins(layers: Sequence[Layer]) -> dict[str, str]:
     """Dotted key to the layer that set it last; a key that is not here has its default."""
     return {key: origin for origin, layer in layers for key in flat(OmegaConf.to_container(layer))}
-
-
-def to_yaml(recipe: Recipe | Mapping[str, Any]) -> str:
-    """The resolved recipe as recipe.yaml holds it."""
-    return str(OmegaConf.to_yaml(OmegaConf.create(recipe) if isinstance(recipe, Mapping) else recipe))

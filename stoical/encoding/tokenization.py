@@ -62,13 +62,14 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids if bos is None else [bos, *(token for token in ids if token != bos)]
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, local: bool = False) -> PreTrainedTokenizerBase:
     """`AutoTokenizer` from a directory or hub id; the Mistral v3 one comes out of `mistral-common` when offline.
 
-    Raises `ValueError` where the tokenizer cannot be loaded, or has no EOS to end docIDs with.
+    local: ask no network, which takes minutes to give up where there is none. Raises `ValueError` where the tokenizer
+    cannot be loaded, or has no EOS to end docIDs with.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
     except (OSError, ValueError) as error:
         if name not in (*MISTRAL_V3_MODELS, "mistral-common"):
             reason = str(error).splitlines()[0].rstrip(" :")

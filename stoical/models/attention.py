@@ -38,8 +38,10 @@ def trie_sdpa_attention(
     return torch.cat([causal, nodes], dim=1), None
 
 
-AttentionInterface.register(TRIE_ATTENTION, trie_sdpa_attention)
-AttentionMaskInterface.register(TRIE_ATTENTION, sdpa_mask)
+def register() -> None:
+    """Tell transformers of `trie_sdpa`, so that models can be made with it; once more changes nothing."""
+    AttentionInterface.register(TRIE_ATTENTION, trie_sdpa_attention)
+    AttentionMaskInterface.register(TRIE_ATTENTION, sdpa_mask)
 
 
 def trie_mask(model: nn.Module, batch: PackedBatch) -> Tensor | None:

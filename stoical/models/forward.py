@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from stoical.encoding.packing import PackedBatch
-from stoical.models.attention import trie_mask
+from stoical.models.attention import register, trie_mask
 from stoical.models.layouts import Layout
 from stoical.models.mixtures import Mixture, embedded
 from stoical.models.prompt_cache import model_inputs, nodes_pass, prompt_pass, virtual_tokens
+
+register()
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,9 +113,9 @@ class Objective(ABC):
     mean) overrides `after_step` and the state's two methods.
     """
 
-    needs_whole_trie: bool = True  # must every trie node be in the batch, also those without weight?
-    needs_hidden: bool = False  # must the output hold the hidden states?
-    keeps_state: bool = False  # does a checkpoint hold `state_dict` for it?
+    needs_whole_trie: ClassVar[bool] = True  # every trie node is in the batch, also those without weight
+    needs_hidden: ClassVar[bool] = False  # the output holds the hidden states
+    keeps_state: ClassVar[bool] = False  # a checkpoint holds its `state_dict`
 
     @abstractmethod
     def __call__(self, context: StepContext) -> ObjectiveOutput:

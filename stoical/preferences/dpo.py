@@ -9,6 +9,7 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from stoical.common.differences import describe
+from stoical.common.files import check_writable
 from stoical.config.recipe import Recipe
 from stoical.preferences.run import (
     changed_origin,
@@ -21,7 +22,6 @@ from stoical.preferences.run import (
 )
 from stoical.preferences.settings import DPOSettings
 from stoical.preferences.start import Start
-from stoical.runs.directory import check_writable
 from stoical.runs.model_card import Method
 from stoical.runs.processes import join_processes
 from stoical.runs.resume import resume_from

@@ -25,7 +25,8 @@ from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.prompts import load_template
 from stoical.encoding.queries import EncodedDataset
 from stoical.encoding.tokenization import pad_id
-from stoical.preferences.pairs import PairMaker, PairSettings, as_dataset, settings_of
+from stoical.preferences.pairs import PairMaker, as_dataset
+from stoical.preferences.settings import PairSettings, settings_of
 from stoical.preferences.start import Start
 from stoical.runs.directory import start_run
 from stoical.runs.model_card import Method

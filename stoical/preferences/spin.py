@@ -18,7 +18,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers.trainer import TRAINER_STATE_NAME
 
 from stoical.common.differences import describe, differences
-from stoical.common.files import write_whole
+from stoical.common.files import check_writable, write_whole
 from stoical.config.recipe import Recipe
 from stoical.preferences.dpo import METHOD
 from stoical.preferences.run import (
@@ -33,7 +33,6 @@ from stoical.preferences.run import (
 from stoical.preferences.settings import SpinSettings
 from stoical.preferences.start import Start
 from stoical.runs.checkpoints import last_checkpoint
-from stoical.runs.directory import check_writable
 from stoical.runs.model_card import Method
 from stoical.runs.processes import join_processes
 from stoical.runs.resume import resume_from

@@ -1,10 +1,9 @@
-"""The run directory: what is written before the first step, so that a run can be told from another and done again."""
+"""The run directory: what is written before the first step, so that a run can be recognised and done again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 import sys
@@ -25,19 +24,12 @@ from stoical.runs.provenance import device_name, git_state, package_versions
 from stoical.runs.resume import changed, steps_done
 
 
-def check_writable(output: Path) -> None:
-    """Raise `ValueError`, before the work and not after it, where the directory for results cannot be written to."""
-    existing = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ValueError(f"output={output}: {existing} is not a directory that can be written to")
-
-
 def start_run(
     recipe: Recipe, fingerprint: Mapping[str, Any], checkpoint: Path | None, micro_batch: int, accumulated: int
 ) -> None:
     """Write recipe.yaml (resolved), manifest.json and the docID table, and clear away what a killed run left.
 
-    Every process calls this. A run that goes on from its own checkpoint keeps these files as they were; what differs
+    Every process calls this. A run that continues from its own checkpoint keeps these files as they were; what differs
     now is appended to the manifest's `resumed`. Rows of metrics.jsonl past the checkpoint are dropped: the steps are
     about to be done again.
     """

@@ -17,13 +17,12 @@ from accelerate import PartialState
 from omegaconf import OmegaConf
 
 from stoical.common.differences import describe, differences
-from stoical.common.files import write_whole
+from stoical.common.files import check_writable, write_whole
 from stoical.config.recipe import Recipe
 from stoical.config.self_training import SelfTrainingSettings
 from stoical.encoding.generated_rows import RECORD_FILE, ROWS_FILE, read_provenance
 from stoical.encoding.prompts import load_template
 from stoical.runs.checkpoints import last_checkpoint
-from stoical.runs.directory import check_writable
 from stoical.runs.find import find_checkpoint, is_adapter
 from stoical.runs.processes import join_processes
 from stoical.self_training.generate import generate, made_from

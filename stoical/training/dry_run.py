@@ -11,7 +11,7 @@ from stoical.config.recipe import Recipe
 from stoical.data.dataset import load_split
 from stoical.data.files import load_manifest
 from stoical.encoding.packing import PackedBatch, TrieTargetCollator
-from stoical.encoding.tokenization import pad_id
+from stoical.encoding.tokenization import MISTRAL_V3_MODELS, pad_id
 from stoical.objectives.build import build_objectives
 from stoical.runs.processes import join_processes
 from stoical.training.arguments import micro_batches
@@ -22,11 +22,14 @@ SHOWN_IDS = 60
 
 
 def show(recipe: Recipe) -> str:
-    """Two rendered queries, and the memory estimate of the first micro-batch, as text."""
+    """Two rendered queries, and the memory estimate of the first micro-batch, as text.
+
+    Of Mistral-7B-v0.3 all that this needs is known: for it no network is asked.
+    """
     micro_size, accumulated = micro_batches(recipe, join_processes(recipe))
     train = load_split(recipe.data.path, "train")
     test, manifest = load_split(recipe.data.path, "test"), load_manifest(recipe.data.path)
-    tokenizer = build_tokenizer(recipe, train)
+    tokenizer = build_tokenizer(recipe, train, recipe.tokenizer.name in MISTRAL_V3_MODELS)
     dataset = training_rows(recipe, train, build_encoder(recipe, tokenizer))
     collate = TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune=False)
     parts = [
@@ -83,7 +86,7 @@ def _reach_note(recipe: Recipe) -> str:
 
 def _memory(recipe: Recipe, batch: PackedBatch, tokenizer: PreTrainedTokenizerBase) -> str:
     try:
-        config = build_config(recipe, tokenizer)
+        config = build_config(recipe, tokenizer, recipe.model.name in MISTRAL_V3_MODELS)
     except ValueError as error:
         return f"memory: not estimated, because the model's config could not be used. {error}"
     run = run_memory(recipe, meta_model(recipe, config), config, batch)

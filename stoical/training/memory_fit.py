@@ -1,4 +1,4 @@
-"""Will a run fit? The estimate for a recipe on this machine, what the device has, and what would save how much."""
+"""Whether a run fits: the estimate for a recipe on this machine, what the device has, and what would save how much."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from stoical.common.places import shipped
 from stoical.config.recipe import Recipe
 from stoical.encoding.packing import PackedBatch, TrieTargetCollator
 from stoical.encoding.queries import EncodedDataset
@@ -30,6 +31,7 @@ from stoical.training.memory import (
 
 LORA_RANK = 16  # of the `lora` and `qlora` overlays
 SAMPLE = 64  # queries among which the longest are looked for
+GPU, ROOM = 80, 0.9  # GiB of a large GPU, and how much of it an estimate may fill: kernels need room, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ def _changes(run: RunMemory, limit: float, layout: Layout, devices: int) -> Iter
         yield f"training.per_device_train_batch_size={best.batch.rows}", best
     if setup.sharding in ("none", "ddp"):
         split = replace(run, setup=replace(setup, sharding="full", processes=devices))
-        yield f"FSDP2 over {devices} devices (accelerate_configs/fsdp2.yaml)", split
+        yield f"FSDP2 over {devices} devices ({shipped('accelerate_configs') / 'fsdp2.yaml'})", split
     lora = run if setup.lora else _with_lora(run)
     if not setup.lora:
         yield "LoRA (recipe=...,lora)", lora
@@ -163,12 +165,32 @@ def device_memory() -> tuple[float, str]:
     return memory / local, "of this machine" + (f", whose {memory:.1f} are for {local} processes" if local > 1 else "")
 
 
+def full_fine_tuning(run: RunMemory, layout: Layout) -> str | None:
+    """How many large GPUs training all weights takes with FSDP2; None where adapters are trained, or none would do."""
+    if run.setup.lora:
+        return None
+    checkpointing = layout != "cache"
+    for devices in (1, 2, 4, 8, 16, 32, 64):
+        split: Split = "full" if devices > 1 else "none"
+        setup = replace(run.setup, checkpointing=checkpointing, sharding=split, processes=devices)
+        each = replace(run, batch=run.batch.smaller(1), setup=setup).total
+        if each <= ROOM * GPU:
+            how = "training.per_device_train_batch_size=1" + ", training.activation_checkpointing=true" * checkpointing
+            where = f"one GPU of {GPU} GiB" if devices == 1 else f"{devices} GPUs of {GPU} GiB by FSDP2"
+            return f"Training all weights, as here, fits on {where}: {each:.1f} GiB each with {how}."
+    return None
+
+
 def shortage(run: RunMemory, layout: Layout) -> str | None:
-    """What to say where the estimate is over what the device has; None where it fits."""
+    """What to say where the estimate is over what the device has; None where it fits.
+
+    What training all weights takes comes first, then what would save how much, adapters among it.
+    """
     limit, place = device_memory()
     if run.total <= limit:
         return None
     devices = max(2, PartialState().num_processes, torch.cuda.device_count())
-    lines = [f"{run}", f"That is more than the {limit:.1f} GiB {place}. What would save how much of it:"]
+    lines = [f"{run}", f"That is more than the {limit:.1f} GiB {place}.", full_fine_tuning(run, layout)]
+    lines += ["What would save how much of it:"]
     lines += [f"  {saved:7.1f} GiB  {advice}" for saved, advice in savings(run, limit, layout, devices)]
-    return "\n".join(lines)
+    return "\n".join(line for line in lines if line)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stoical.common.files import check_writable
 from stoical.config.recipe import Recipe
 from stoical.runs.checkpoints import last_checkpoint
-from stoical.runs.directory import check_writable, start_run
+from stoical.runs.directory import start_run
 from stoical.runs.processes import join_processes
 from stoical.runs.resume import resume_from, steps_done
 from stoical.training.arguments import micro_batches
