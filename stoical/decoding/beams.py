@@ -1,7 +1,7 @@
 """Beam search as a walk over the node log-probabilities of whole tries, for all queries of a batch at once.
 
-Dimension letters: M trie nodes of the batch, N things in groups. `decoding.beam_search` is the same search with a
-model, a forward a depth.
+Dimension letters: M trie nodes of the batch, N things in groups. `beam_search.beam_search` is the same search
+with a model, a forward a depth.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def rank_in_group(group: Tensor, values: Tensor, ties: Tensor | None = None) -> 
 
 
 def beam_on_nodes(batch: PackedBatch, totals: Tensor, num_beams: int, among: Tensor | None = None) -> Tensor:
-    """[M] True at the beams of a search within each query's trie: at roots, and at the nodes that it goes on from.
+    """[M] True at the beams of a search within each query's trie: at roots, and at the nodes that it expands.
 
-    Of the nodes at one depth whose parent is a beam and that have children, the `num_beams` of a query with the largest
-    `totals` [M] are. `totals` are summed log-probabilities (nats) from the root; `among` [M] bool leaves nodes out.
-    Ties go to the child of the better beam, then to the smaller token id. What ends a docID takes no beam: found are
-    the docIDs whose last node has a beam for its parent.
+    Of a query's inner nodes at one depth whose parents are beams, the `num_beams` with the largest `totals` [M] become
+    beams. `totals`: log-probabilities (nats) summed from the root; `among` [M] bool: False at nodes to leave out. Ties
+    go to the child of the better beam, then to the smaller token id. Leaves take no beam: the docIDs that the search
+    finds are those whose last node has a beam as its parent.
     """
     beams = batch.node_token < 0
     candidates = _has_children(batch) if among is None else _has_children(batch) & among
@@ -48,7 +48,7 @@ def beam_on_nodes(batch: PackedBatch, totals: Tensor, num_beams: int, among: Ten
 
 
 def _has_children(batch: PackedBatch) -> Tensor:
-    """[M] True where a docID goes on from the node."""
+    """[M] True at inner nodes."""
     inner = torch.zeros_like(batch.node_token, dtype=torch.bool)
     inner[batch.node_parent[batch.node_token >= 0]] = True
     return inner

@@ -19,9 +19,9 @@ from stoical.models.forward import NodeOutput
 
 
 def beam_scores(batch: PackedBatch, node_logprobs: Tensor, num_beams: int, reduction: Reduction = "mean") -> Tensor:
-    """[D] the scores (nats) of the docIDs that `decoding.beam_search` finds within each query's trie; -inf for others.
+    """[D] the scores (nats) of the docIDs that `beam_search.beam_search` finds in each query's trie; -inf for others.
 
-    The same pruning and ties, as a walk over `node_logprobs` [M] of the whole trie, for all queries at once.
+    Pruning and ties are that search's; this is a walk over `node_logprobs` [M] of whole tries, for all queries at once.
     """
     beams = beam_on_nodes(batch, path_sums(batch, node_logprobs), num_beams)
     found = beams[batch.node_parent[_ends(batch)]]
@@ -30,7 +30,7 @@ def beam_scores(batch: PackedBatch, node_logprobs: Tensor, num_beams: int, reduc
 
 
 def greedy_is_valid(batch: PackedBatch, output: NodeOutput) -> Tensor:
-    """[B] does unconstrained greedy decoding write one of the query's docIDs? Else it leaves their trie on the way.
+    """[B] True where unconstrained greedy decoding writes one of the query's docIDs; else it leaves their trie midway.
 
     The likeliest token of the whole vocabulary is known at every node of the trie, so the decode is known until then.
     """
@@ -42,7 +42,7 @@ def greedy_is_valid(batch: PackedBatch, output: NodeOutput) -> Tensor:
 
 
 def teacher_forced(batch: PackedBatch, output: NodeOutput) -> tuple[list[list[float]], list[list[bool]]]:
-    """For each query, over its first docID's tokens: log p (nats), and is the token the likeliest of the vocabulary?"""
+    """For each query, over its first docID's tokens: log p (nats), and True where the token is the likeliest of all."""
     likeliest = output.logits.argmax(dim=-1)[output.row, output.slot]
     first = torch.searchsorted(batch.doc_query, torch.arange(len(batch.query_ids), device=likeliest.device))
     paths = batch.doc_path[first]

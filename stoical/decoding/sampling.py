@@ -87,7 +87,6 @@ def free_outputs(
 def greedy_rollouts(model: nn.Module, batch: PackedBatch, steps: int) -> Tensor:
     """[B, T, V] float32 log-probabilities (nats) of a query's next token, before each of `steps` greedy tokens.
 
-    As many steps as were asked for: "for max steps", says section 5.1, so EOS is a token like any other and ends
-    nothing.
+    As many steps as asked for ("for max steps", section 5.1): EOS is a token like any other and ends nothing.
     """
     return torch.stack([logits.log_softmax(dim=-1) for logits, _ in _write(model, batch, steps, likeliest)], dim=1)

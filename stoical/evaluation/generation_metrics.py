@@ -1,7 +1,7 @@
 """How a free run differs from the text to be written, and how well its tokens are known where the text is given.
 
 A query's target is its first docID. All is counted in tokens, the terminator among them, so that a text that does not
-end is no match.
+end is not a match.
 """
 
 from __future__ import annotations

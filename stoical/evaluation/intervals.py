@@ -2,8 +2,9 @@
 
 Dimension letters: N queries, K columns (metrics), R resamples.
 
-It says how much another sample of queries would change the mean, and nothing about another training seed. Where every
-query has the same value, the interval has no width: 0 violations in N queries are compatible with a rate up to 3/N.
+An interval shows how much another sample of queries would change the mean, and nothing about another training seed.
+Where every query has the same value, the interval has no width: 0 violations in N queries are compatible with a rate up
+to 3/N.
 """
 
 from __future__ import annotations

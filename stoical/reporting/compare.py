@@ -115,7 +115,7 @@ def compare_runs(runs: Sequence[Run]) -> str:
 
 
 def compare_generations(runs: Sequence[Run]) -> str:
-    """A row a run of what eval.generation=true found; empty where a run was evaluated without it."""
+    """A table of what eval.generation=true found, a row a run; "" where a run was evaluated without it."""
     written = [[row.generation for row in run.rows.values() if row.generation is not None] for run in runs]
     if any(len(texts) < len(run.rows) for texts, run in zip(written, runs, strict=True)):
         return ""
@@ -123,7 +123,7 @@ def compare_generations(runs: Sequence[Run]) -> str:
 
 
 def _beams(widths: set[int]) -> str:
-    """What the note says of the beam search behind the free-run nDCG, for the `widths` that the runs had."""
+    """The note's words on the beam search behind the free-run nDCG, for the `widths` that the runs had."""
     if len(widths) > 1:
         return f" Free-run nDCG is left out: its beam widths differ ({', '.join(map(str, sorted(widths)))})."
     return f" Free-run nDCG: constrained beam search of width {min(widths)}." if widths else ""

@@ -106,7 +106,7 @@ def plot_valid_mass(rows: Sequence[QueryResult], label: str, output: Path) -> No
 def mean_scores(rows: Sequence[QueryResult]) -> tuple[Ints, Ints, Floats]:
     """Lengths [G] of the lists there are, queries of each [G], and mean scores [G, R + 1] by rank from 1.
 
-    R is the largest rank; the last column is the negatives'. NaN where there is no document.
+    R is the largest rank; the last column is the negatives'. NaN where there are no documents.
     """
     sizes = np.array([row.num_listed for row in rows])
     lengths, counts = np.unique(sizes, return_counts=True)
@@ -123,7 +123,7 @@ def mean_scores(rows: Sequence[QueryResult]) -> tuple[Ints, Ints, Floats]:
 
 
 def plot_rank_map(rows: Sequence[QueryResult], label: str, output: Path) -> None:
-    """The heat map, written to `output`; `label` says what the scores are. A column apart shows the negatives."""
+    """A heat map of `mean_scores`, to `output`; `label` names the scores. A column apart shows the negatives."""
     lengths, counts, means = mean_scores(rows)
     ranks = means.shape[1] - 1
     apart = np.insert(means, ranks, np.nan, axis=1)  # an empty column before the negatives

@@ -46,8 +46,10 @@ def bash_counts(records: Sequence[Record]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class MixedTokens:
-    """What one query is to be fed: tokens; own: which of them are the model's; changed: which the expert would not
-    have written there; off_trie: does the trie not know a target for what comes after some of them?
+    """What one query is to be fed.
+
+    tokens; own: which of them are the model's; changed: which the expert would not have written there; off_trie: True
+    where the trie has no target for what comes after some of them.
     """
 
     tokens: list[int]
@@ -85,7 +87,7 @@ def mix(
 def _one_by_one(
     model: nn.Module, batch: PackedBatch, tries: Sequence[ExpertTrie], draws: Sequence[Draws], temperature: float
 ) -> list[Written]:
-    """The gold tokens, and after the tokens before them the model's where `draws` say so; one forward a token."""
+    """The gold tokens, and the model's, given the tokens before, where `draws` choose it; one forward a token."""
     gold = [trie.gold_tokens for trie in tries]
     steps = max(map(len, gold)) - 1
     forced = torch.tensor([[*tokens, *[0] * steps][:steps] for tokens in gold])

@@ -30,7 +30,7 @@ class Pick:
 
     @property
     def origin(self) -> Record:
-        """What every record says of where it comes from."""
+        """The part of every record that names where it comes from."""
         return {"place": self.place, "row": self.index, "query_id": self.row.query_id, "epoch": self.epoch}
 
     @property

@@ -1,4 +1,4 @@
-"""What a training run says while it runs: a bar on a terminal, plain lines elsewhere, and metrics.jsonl."""
+"""What a training run prints while it runs: a bar on a terminal, plain lines elsewhere, and metrics.jsonl."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class MinimumRiskSettings(Method):
 def beam_search(batch: PackedBatch, path_logps: Tensor, beams: int) -> Tensor:
     """[M] True at the leaves of each query's `beams` best docIDs that a constrained beam search of that width finds.
 
-    path_logps [M] are log p~ of every prefix. Pruning and ties are those of `decoding.beam_search`.
+    path_logps [M] are log p~ of every prefix. Pruning and ties are those of `beam_search.beam_search`.
     """
     live = beam_on_nodes(batch, path_logps, beams, among=listed(batch))
     found = (leaves(batch) & live[batch.node_parent]).nonzero()[:, 0]
