@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM
 from stoical.common.files import file_sha256
 from stoical.docids.table import DocIDTable
 from stoical.objectives.objective import Objective, ObjectiveOutput
-from stoical.runs.directory import start_run
 from stoical.runs.resume import resume_from
 from stoical.training.build import build_trainer
 from tests.support.gradients import first_gradient
 from tests.support.tiny_recipe import tiny_recipe
+from tests.support.training import trained_run
 
 
 @pytest.mark.parametrize("kind", ["queries", "points", "weights"])
@@ -46,9 +46,7 @@ def test_layouts_train_alike(tmp_path):
 def test_run_directory(tmp_path):
     recipe = tiny_recipe(tmp_path, "training.max_steps=4", "training.eval_steps=2", "training.save_steps=4")
     DocIDTable(["P1"], ["[1,2]"], ["a title"]).save(tmp_path / "data" / "items.parquet")
-    trainer = build_trainer(recipe)
-    start_run(recipe, trainer.fingerprint, None)
-    trainer.train()
+    trainer = trained_run(recipe)
     run = tmp_path / "run"
     assert DocIDTable.load(run / "items.parquet").docid_of == {"P1": "[1,2]"}
     manifest = json.loads((run / "manifest.json").read_text())
@@ -72,14 +70,14 @@ def test_run_directory(tmp_path):
 def test_nan_loss_names_step_queries_and_checkpoint(tmp_path):
     recipe = tiny_recipe(tmp_path, "training.max_steps=6", "training.save_steps=2")
     trainer = build_trainer(recipe)
-    loss = trainer.objectives[0]
+    loss = trainer.objectives["loss"]
 
     class Broken(Objective):
         def __call__(self, context):
             output = loss(context)
             return ObjectiveOutput(output.loss_sum * float("nan")) if context.step == 3 else output
 
-    trainer.objectives = [Broken()]
+    trainer.objectives = {"broken": Broken()}
     with pytest.raises(ValueError, match=r"loss is nan at step 4, queries q\d+, .*checkpoint-2") as error:
         trainer.train()
     assert "training.learning_rate" in str(error.value)
@@ -91,7 +89,7 @@ def test_objectives_are_summed_logged_and_given_what_they_ask_for(tmp_path):
     unclipped = ["training.max_steps=1", "training.max_grad_norm=0"]
     plain = first_gradient(tiny_recipe(tmp_path, *unclipped))
     trainer = build_trainer(tiny_recipe(tmp_path, *unclipped, "training.logging_steps=1"))
-    loss, seen, gradients = trainer.objectives[0], [], []
+    loss, seen, gradients = trainer.objectives["loss"], [], []
 
     class Twice(Objective):
         needs_hidden = True
@@ -104,7 +102,7 @@ def test_objectives_are_summed_logged_and_given_what_they_ask_for(tmp_path):
             seen.append((context.step, context.output.hidden.shape[:2]))
             return ObjectiveOutput(2 * loss(context).loss_sum, {"twice": 7.0})
 
-    trainer.objectives = [loss, Twice()]
+    trainer.objectives = {"loss": loss, "twice": Twice()}
     trainer.create_optimizer()
     trainer.optimizer.register_step_pre_hook(
         lambda *_: gradients.append(torch.cat([p.grad.flatten().clone() for p in trainer.model.parameters()]))
