@@ -42,7 +42,7 @@ def test_without_bitsandbytes_the_error_says_what_to_install(
     tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"quantization needs bitsandbytes, .* pip install bitsandbytes"):
+    with pytest.raises(ValueError, match=r"quantization needs bitsandbytes, .* pip install 'stoical\[quantize\]'"):
         build_trainer(make(tuned, tmp_path / "run"))
 
 
