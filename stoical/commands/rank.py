@@ -85,7 +85,7 @@ def _looked_up(docs: Any, items: DocIDTable, where: str) -> dict[str, Any]:
     """`docs`, item ids, as documents, and `items`: from docID back to item id."""
     unknown = [item for item in docs if item not in items.docid_of] if _are_strings(docs) else [docs]
     if unknown:
-        raise ValueError(f"{where}: {unknown[0]!r} is no item of items=; with it, docs is a list of item ids")
+        raise ValueError(f"{where}: {unknown[0]!r} is not an item of items=; with it, docs is a list of item ids")
     found = [{"docid": items.docid_of[item], "text": items.text_of[item] or None} for item in docs]
     return {"docs": found, "items": {items.docid_of[item]: item for item in docs}}
 

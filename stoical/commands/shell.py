@@ -90,7 +90,7 @@ class Command:
 
 
 def execute(command: Command, arguments: Sequence[str]) -> int:
-    """Run a command as a program: usage, help and mistakes are told on the main process alone; the exit code."""
+    """Run a command as a program: usage, help and mistakes are printed on the main process alone; the exit code."""
     if HELP & set(arguments) or not (arguments or command.bare):
         _say(command.help(), sys.stdout)
         return 0 if arguments else 2

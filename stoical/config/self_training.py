@@ -140,7 +140,7 @@ class SelfTrainingSettings:
         for key, value in (("save_strategy", "no"), ("save_strategy", "best"), ("save_only_model", True)):
             if training.get(key) == value:
                 raise ValueError(
-                    f"self_training conflicts with training.{key}={value}: it goes on from the last step's checkpoint"
+                    f"self_training conflicts with training.{key}={value}: it continues from the last step's checkpoint"
                 )
         if self.bash is not None:
             self.bash.check(loss, mitigations)

@@ -48,7 +48,7 @@ class PackedBatch:
     is its own), node_depth, node_rank the best rank of the docIDs at or below it (`targets.UNLISTED` if all are
     negatives); float32: node_weights, and node_target, its share of the target at its parent (`targets.node_targets`).
     doc_path [D, L] the counted nodes of each docID (indices into M, padded with -1); doc_query, doc_rank [D];
-    doc_negative [D] bool. num_tokens: input tokens that are no padding; num_points: Eq. 11's points in the batch;
+    doc_negative [D] bool. num_tokens: input tokens that are not padding; num_points: Eq. 11's points in the batch;
     num_dropped: documents that truncation dropped.
     """
 

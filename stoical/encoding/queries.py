@@ -132,7 +132,7 @@ class QueryEncoder:
 class EncodedDataset:
     """Rows as a data loader takes them, a map-style dataset; `set_epoch` (which accelerate calls) picks the shuffle.
 
-    negatives: with those of the rows, as evaluation scores them. sampler: with negatives drawn anew every epoch, as
+    negatives: with those of the rows, as evaluation scores them. sampler: with negatives drawn again every epoch, as
     training may compare with them; they change neither the prompt nor which documents fit.
     """
 
@@ -157,5 +157,5 @@ class EncodedDataset:
         return self.encoder.with_negatives(query, self.sampler.draw(row, self.epoch))
 
     def set_epoch(self, epoch: int) -> None:
-        """Shuffle every query's documents, and draw its negatives, anew for this epoch."""
+        """Shuffle every query's documents, and draw its negatives, for this epoch."""
         self.epoch = epoch

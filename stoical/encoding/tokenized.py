@@ -33,5 +33,5 @@ class TokenizedQuery:
 
     @property
     def num_listed(self) -> int:
-        """How many of the docIDs, the first ones, are no negatives."""
+        """How many of the docIDs, the first ones, are not negatives."""
         return len(self.docids) - self.num_negatives

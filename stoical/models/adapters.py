@@ -26,7 +26,7 @@ def quantization_config(quantization: Mapping[str, Any]) -> BitsAndBytesConfig:
 def keep_gradients(model: nn.Module) -> None:
     """Let a 4-bit model train on a CPU too.
 
-    bitsandbytes (0.50) packs weights anew for a CPU with avx512_bf16 at the first forward in eval mode, and from then
+    bitsandbytes (0.50) repacks weights for a CPU with avx512_bf16 at the first forward in eval mode, and from then
     on its kernel passes no gradient back, with nothing said. Without the packing it does.
     """
     for module in model.modules():

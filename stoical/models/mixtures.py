@@ -1,4 +1,4 @@
-"""Inputs that are no tokens: mixtures of token embeddings in the places where a batch has tokens.
+"""Inputs that are not tokens: mixtures of token embeddings in the places where a batch has tokens.
 
 Dimension letters: B rows, T columns, N places that are mixed, U tokens that they are mixed of, H hidden size.
 """
@@ -52,6 +52,6 @@ def check_mixable(config: PreTrainedConfig, split: str | None) -> None:
         )
     if getattr(config.get_text_config(), "hidden_size_per_layer_input", None):
         raise ValueError(
-            f"model {config.model_type!r} embeds tokens anew in every layer, and a mixture is none; "
+            f"model {config.model_type!r} embeds tokens again in every layer, and a mixture is not one; "
             "use mitigations.scheduled_sampling, or another model"
         )

@@ -21,7 +21,7 @@ def prompt_pass(
 ) -> tuple[DynamicCache, Tensor, Tensor | None]:
     """Run the prompts [B, P] alone: keys and values, and logits [B, 1, V] and states at the columns `last` [B, 1].
 
-    The cache is told of no sliding window: it must keep every column, since a node's column is not its position.
+    The cache knows of no sliding window: it must keep every column, since a node's column is not its position.
     """
     cache, virtual = DynamicCache(), virtual_tokens(model)
     output = model(

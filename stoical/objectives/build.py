@@ -52,13 +52,13 @@ class MitigationSettings:
 
     @property
     def within_lists(self) -> list[str]:
-        """Those of them that have nothing to choose from where a list has one docID."""
+        """The methods that are on and have nothing to choose from where a list has one docID."""
         found = {name: method.within_list() for name, method in self.methods.items()}
         return [f"{name}{setting}" for name, setting in found.items() if setting is not None]
 
     @property
     def with_negatives(self) -> list[str]:
-        """Those of them that compare with negatives."""
+        """The methods that are on and compare with negatives."""
         found = {name: method.needs_negatives() for name, method in self.methods.items()}
         return [f"{name}{setting}" for name, setting in found.items() if setting is not None]
 

@@ -1,4 +1,4 @@
-"""The run directory: what is written before the first step, so that a run can be told from another and done again."""
+"""The run directory: what is written before the first step, so that a run can be recognised and done again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def start_run(
 ) -> None:
     """Write recipe.yaml (resolved), manifest.json and the docID table, and clear away what a killed run left.
 
-    Every process calls this. A run that goes on from its own checkpoint keeps these files as they were; what differs
+    Every process calls this. A run that continues from its own checkpoint keeps these files as they were; what differs
     now is appended to the manifest's `resumed`. Rows of metrics.jsonl past the checkpoint are dropped: the steps are
     about to be done again.
     """

@@ -118,7 +118,7 @@ def _what(recipe: Recipe, adapter: bool, method: str) -> str:
 def _usage(recipe: Recipe) -> str:
     return f"""\
 ```python
-from stoical.ranker import Ranker
+from stoical import Ranker
 
 ranker = Ranker.from_pretrained(".")  # the directory of this file; needs stoical, and recipe.yaml beside the weights
 for row in ranker.rank("query", ["first document", "second document", "third document"]):

@@ -1,4 +1,4 @@
-"""Going on with a run: from which checkpoint, and whether it is the same run."""
+"""Continuing a run: from which checkpoint, and whether it is the same run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FREE = (  # what may differ in a resumed run: nothing here reaches the weights o
     *("data.path", "data.generated"),  # the files themselves are compared
     *("eval.*", "training.eval_*"),  # evaluation draws no random numbers (but see `is_free`)
     *("training.logging_*", "training.log_*", "training.disable_tqdm", "training.report_to", "training.run_name"),
-    *("training.project", "training.trackio_*", "training.include_num_input_tokens_seen"),  # what is told to whom
+    *("training.project", "training.trackio_*", "training.include_num_input_tokens_seen"),  # what is reported to whom
     *("training.save_*", "training.push_to_hub", "training.hub_*"),  # what is kept and shared
     *("training.dataloader_num_workers", "training.dataloader_pin_memory", "training.dataloader_prefetch_factor"),
     "training.ddp_timeout",
@@ -50,7 +50,7 @@ def fingerprint(recipe: Recipe) -> dict[str, Any]:
 
 
 def resume_from(recipe: Recipe) -> Path | None:
-    """The checkpoint to go on from, or None to start.
+    """The checkpoint to continue from, or None to start.
 
     Raises `ValueError` where a run would be overwritten, where there is no checkpoint or only part of one, and where
     it is of another recipe, dataset or number of processes (but for `resume_force`).
@@ -62,7 +62,7 @@ def resume_from(recipe: Recipe) -> Path | None:
         if changes and not recipe.resume_force:
             raise ValueError(
                 f"{checkpoint} was not trained with the settings given: {describe(changes)}. Give those it was trained "
-                "with, or another output= for a new run; resume_force=true goes on with the new ones"
+                "with, or another output= for a new run; resume_force=true continues with the new ones"
             )
     return checkpoint
 
@@ -90,7 +90,7 @@ def _find(recipe: Recipe) -> Path | None:
 
 
 def _check_whole(checkpoint: Path) -> None:
-    """Raise `ValueError` for a directory that is no checkpoint, or not all of one."""
+    """Raise `ValueError` for a directory that is not a checkpoint, or not all of one."""
     if UNFINISHED in checkpoint.absolute().parts:
         raise ValueError(f"{checkpoint} was not written to its end; take a checkpoint-N of the run directory itself")
     if not (checkpoint / RECORD).is_file() or not (checkpoint / "recipe.yaml").is_file():
@@ -127,7 +127,7 @@ def changed(checkpoint: Path, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
 
 
 def is_free(key: str, recipe: Recipe) -> bool:
-    """May this setting differ in a resumed run?"""
+    """True where this setting may differ in a resumed run."""
     schedule = recipe.training.get("lr_scheduler_type", "linear")
     if key in LENGTH:
         return schedule in ENDLESS and not 0 < recipe.training.get("warmup_steps", 0) < 1  # a share of the run

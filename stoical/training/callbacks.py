@@ -1,4 +1,4 @@
-"""What the trainer tells others at the events of its loop."""
+"""What the trainer reports to others at the events of its loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stoical.objectives.objective import Objective
 
 
 class AfterStep(TrainerCallback):
-    """Tells the objectives that the optimizer has stepped."""
+    """Calls the objectives after every step of the optimizer."""
 
     def __init__(self, objectives: Iterable[Objective]) -> None:
         self.objectives = list(objectives)

@@ -39,7 +39,7 @@ class ModelShape:
 
     @property
     def parameters(self) -> int:
-        """All of them."""
+        """The number of all parameters, trained and frozen."""
         return self.trainable + self.frozen
 
 
@@ -61,10 +61,10 @@ class MicroBatch:
 class TrainingSetup:
     """Everything else that matters.
 
-    low_precision: is the computation bfloat16 or float16? frozen_bytes, trained_bytes: of a weight of either kind; the
+    low_precision: the computation is bfloat16 or float16. frozen_bytes, trained_bytes: of a weight of either kind; the
     residual stream has the former's precision. states: values a trained weight that the optimizer keeps: 2 for AdamW,
     in the weight's precision, 1 for Adafactor with beta1, in float32.
-    lora: are adapters trained? dropout_bytes: of their dropout's mask, an element: 0 without, 1 on CUDA, 4 on CPUs.
+    lora: adapters are trained. dropout_bytes: of their dropout's mask, an element: 0 without, 1 on CUDA, 4 on CPUs.
     """
 
     low_precision: bool

@@ -1,4 +1,4 @@
-"""Will a run fit? The estimate for a recipe on this machine, what the device has, and what would save how much."""
+"""Whether a run fits: the estimate for a recipe on this machine, what the device has, and what would save how much."""
 
 from __future__ import annotations
 

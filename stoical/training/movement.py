@@ -1,4 +1,4 @@
-"""Do the weights move? Looked at over the first optimizer steps of a run, and again after it is resumed.
+"""Whether the weights move, looked at over the first optimizer steps of a run, and again after it is resumed.
 
 A trainable tensor that no gradient reaches, and a weight whose update is rounded away, both train in silence: the loss
 comes down with the rest, or not at all. Whether a gradient is there is exact: `any` over the whole tensor. Whether
@@ -39,7 +39,7 @@ class Sample:
     before: Tensor
 
     def changed(self, parameter: nn.Parameter) -> int:
-        """How many of the values are no longer what they were."""
+        """How many of the values have changed."""
         return int((_flat(parameter.detach())[self.places] != self.before).sum())
 
 
@@ -73,7 +73,7 @@ class MovementCheck(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start anew: a run may be resumed."""
+        """Start counting again: a run may be resumed."""
         self.done = AcceleratorState().distributed_type == DistributedType.DEEPSPEED
         self.steps = 0  # looked at, in this process
         self.samples: dict[str, Sample | None] = {}
@@ -122,7 +122,7 @@ def learning_rate(optimizer: Any) -> float:
 
 
 def _warm(args: TrainingArguments, state: TrainerState) -> bool:
-    """Does the step at hand have the full learning rate?"""
+    """True where the step at hand has the full learning rate."""
     return state.global_step >= int(args.get_warmup_steps(state.max_steps))
 
 

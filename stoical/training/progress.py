@@ -31,7 +31,7 @@ class ProgressBar(TrainerCallback):
             self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """One step on."""
+        """Move the bar by one step."""
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
 

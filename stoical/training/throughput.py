@@ -37,7 +37,7 @@ class Throughput(TrainerCallback):
     def since_last_log(self, accelerator: Accelerator) -> dict[str, float]:
         """tokens_per_second, queries_per_second, and on CUDA peak_memory_gib: the most that a process ever held.
 
-        A collective: every process calls it, and starts anew.
+        A collective: every process calls it, and starts counting again.
         """
         seconds = time.perf_counter() - self._started - self._away
         cuda = accelerator.device.type == "cuda"
@@ -64,5 +64,5 @@ class Throughput(TrainerCallback):
         self._last_event = now
 
     def on_save(self, *arguments: Any, **kwargs: Any) -> None:
-        """As `on_evaluate`."""
+        """Leave out the time of saving, as `on_evaluate` leaves out that of evaluation."""
         self.on_evaluate()

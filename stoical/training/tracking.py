@@ -45,7 +45,7 @@ class WandbRun(WandbCallback):
 def build_trackers(recipe: Recipe, arguments: TrainingArguments) -> list[TrainerCallback]:
     """The trackers that `training.report_to` of a recipe names, on the main process; none elsewhere.
 
-    Raises `ValueError` for one whose package is not installed; a tracker that fails otherwise is told of and left out.
+    Raises `ValueError` for one whose package is not installed; a tracker that fails otherwise is reported and left out.
     """
     names = tracker_names(recipe.training.get("report_to"))
     for name in names:
@@ -70,7 +70,7 @@ def _make(name: str, recipe: Recipe) -> TrainerCallback:
 
 
 class Guarded(TrainerCallback):
-    """A tracker whose first failure is told in one warning and switches it off; training goes on."""
+    """A tracker whose first failure is one warning and switches it off; training continues."""
 
     def __init__(self, name: str, tracker: TrainerCallback) -> None:
         self.name = name
@@ -97,7 +97,7 @@ class Guarded(TrainerCallback):
         self._tell("on_log", *arguments, **kwargs)
 
     def on_save(self, *arguments: Any, **kwargs: Any) -> None:
-        """Log a checkpoint, where the tracker is told to (WANDB_LOG_MODEL)."""
+        """Log a checkpoint, where WANDB_LOG_MODEL asks for it."""
         self._tell("on_save", *arguments, **kwargs)
 
     def on_push_begin(self, *arguments: Any, **kwargs: Any) -> None:

@@ -66,7 +66,7 @@ class ExpertTrie:
 
     @property
     def gold_tokens(self) -> list[int]:
-        """Those of the top docID."""
+        """The tokens of the top docID."""
         return self.trie.token[self.gold].tolist()
 
     def children(self, node: int) -> Ints:

@@ -136,7 +136,7 @@ def load_trie(directory: Path) -> DocIDTrie:
         try:
             arrays[field.name] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{path} is no array of a saved trie ({error}); save_trie writes one") from error
+            raise ValueError(f"{path} is not an array of a saved trie ({error}); save_trie writes one") from error
     trie = DocIDTrie(**arrays)
     if not len(trie.token) == len(trie.parent) == len(trie.depth) == len(trie.child_start) - 1 == trie.child_start[-1]:
         raise ValueError(f"{directory}: the arrays are not of one trie; save it again with save_trie")

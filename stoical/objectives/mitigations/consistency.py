@@ -88,7 +88,7 @@ class ConsistencySettings(Method):
 
 
 def free_run(batch: PackedBatch, node_logprobs: Tensor, kind: FreeRun) -> Tensor:
-    """[M] is the node on the path that the model writes, constrained to the trie? Roots always are."""
+    """[M] True for nodes on the path that the model writes, constrained to the trie, and for roots."""
     with torch.no_grad():
         steps = trie_logprobs(batch, node_logprobs)
         return visited(batch, family_argmax(batch, gumbel(steps, walks=1) if kind == "sampled" else steps[None]))[0]
@@ -112,7 +112,7 @@ def paired_positions(batch: PackedBatch, run: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def literal_kl(tf: Tensor, ar: Tensor, stop_gradient: StopGradient) -> Tensor:
-    """Sum of KL(tf || ar), a scalar, over rows of log-probabilities [N, V]; without gradient on one side, if told."""
+    """Sum of KL(tf || ar), a scalar, over rows of log-probabilities [N, V]; no gradient on the side `stop_gradient`."""
     tf = tf.detach() if stop_gradient == "tf" else tf
     ar = ar.detach() if stop_gradient == "ar" else ar
     return (tf.exp() * (tf - ar)).sum()

@@ -2,9 +2,10 @@
 
 Dimension letters: B queries, N inputs of the gold paths (all their tokens but the last), M trie nodes, V vocabulary.
 
-A mixed prefix is mostly no prefix of a docID, so it is packed anew: a chain of the mixed tokens, which carry no weight,
-with the gold targets as children. Asking for a token that the prefix does not lead to is inconsistent: what is learnt
-at best is a mixture over the prefixes (Huszar 2015). The consistent version is `scheduled_sampling.py`'s `recompute`.
+A mixed prefix is seldom a prefix of a docID, so it is packed by itself: a chain of the mixed tokens, which carry no
+weight, with the gold targets as children. Asking for a token that the prefix does not lead to is inconsistent: what is
+learnt at best is a mixture over the prefixes (Huszar 2015). The consistent version is `scheduled_sampling.py`'s
+`recompute`.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def mixed_prefixes(
     """The packed mixed prefixes, and [N] their tokens.
 
     The first pass draws every token after its gold prefix, from the forward pass that the context holds; each further
-    one draws them anew after the last one's mixed prefix, with the same random numbers. So with as many passes as
+    one draws them again after the last one's mixed prefix, with the same random numbers. So with as many passes as
     inputs, every token was drawn after the prefix it stands after.
     """
     batch, output = context.batch, context.output

@@ -42,7 +42,7 @@ class Confidence:
 
 
 def expert_steps(batch: PackedBatch) -> Tensor:
-    """[M] is the node the child that the expert steps to? There is none after a negative's prefix."""
+    """[M] True for the child that the expert steps to from each node. There is none after a negative's prefix."""
     place = torch.arange(len(batch.node_parent), device=batch.node_parent.device)
     return (gold_child(batch)[0, batch.node_parent] == place) & (batch.node_token >= 0) & listed(batch)
 

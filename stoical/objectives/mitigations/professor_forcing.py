@@ -106,7 +106,7 @@ class ProfessorForcing(Objective):
 
     def __init__(self, settings: ProfessorForcingSettings) -> None:
         self.settings = settings
-        self._opponent: Opponent | None = None  # made at the first batch, which tells the hidden size
+        self._opponent: Opponent | None = None  # made at the first batch, which has the hidden size
         self._loaded: dict[str, Any] = {}
 
     def __call__(self, context: StepContext) -> ObjectiveOutput:

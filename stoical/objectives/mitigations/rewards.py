@@ -21,7 +21,7 @@ Reward = Literal["target", "gain", "prefix_credit"]
 
 
 def leaves(batch: PackedBatch) -> Tensor:
-    """[M] does a docID that is no negative end here? Terminators make every end a leaf. The trie is whole."""
+    """[M] True where a docID that is not a negative ends. Terminators make every end a leaf. The trie is whole."""
     ends = torch.ones_like(batch.node_token, dtype=torch.bool)
     ends[batch.node_parent] = False
     return ends & listed(batch)

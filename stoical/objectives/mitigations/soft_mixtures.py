@@ -78,7 +78,7 @@ class SoftSamplingSettings(ScheduleSettings, Method):
         if self.alpha_doubling is not None:
             check_at_least(method, "alpha_doubling", self.alpha_doubling, 1)
         if self.top_k is not None:
-            check_at_least(method, "top_k", self.top_k, 2)  # one token is no mixture
+            check_at_least(method, "top_k", self.top_k, 2)  # one token is not a mixture
         if self.mixture == "straight_through" and not self.through_first_pass:
             raise ValueError(
                 f"mitigations.{method}.mixture=straight_through conflicts with through_first_pass=false: without that "

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 Tokens = Literal["invalid", "siblings", "wrong_prediction", "literal"]
 
-LEAST = 1e-5  # 1 - p counts as no less, as in the paper's code: where p is nearer to 1, there is no gradient
+LEAST = 1e-5  # the least that 1 - p counts as, as in the paper's code: where p is nearer to 1, no gradient flows
 
 
 CANDIDATES: dict[Tokens, str] = {
@@ -122,7 +122,7 @@ def sibling_candidates(batch: PackedBatch, prefixes: Tensor) -> tuple[Tensor, Te
 
 
 def wrong_predictions(batch: PackedBatch, prefixes: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor]:
-    """The argmax of `logprobs` [N, V] where it is no token with target mass, as (place, token), [C] each."""
+    """The argmax of `logprobs` [N, V] where it is not a token with target mass, as (place, token), [C] each."""
     token = logprobs.detach().argmax(dim=-1)
     place = torch.arange(len(prefixes), device=prefixes.device)
     return _without_targets(batch, prefixes, place, token)
