@@ -45,7 +45,7 @@ def main() -> None:
         lambda *_: seen.append(torch.cat([p.grad.flatten().clone() for p in trainer.model.parameters()]))
     )
     trainer.train()
-    kept = trainer._objectives_state()
+    kept = {name: one.state_dict() for name, one in trainer.objectives.items() if one.keeps_state}
     torch.save(kept, output / f"objectives{PartialState().process_index}.pt")
     exact = trainer.evaluator(trainer.model_wrapped)
     generation = replace(trainer.evaluator, generation=True)(trainer.model)  # as evaluate.py: not wrapped
