@@ -117,11 +117,11 @@ def test_byte_order_mark_and_blank_lines_are_no_error(tmp_path: Path) -> None:
 def test_what_is_missing_is_told_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"there is no dataset directory .*nowhere") as error:
         load_split(tmp_path / "nowhere", "train")
-    assert f"python -m data_prep.wordnet out={tmp_path}/nowhere" in str(error.value)
+    assert f"stoical prepare wordnet out={tmp_path}/nowhere" in str(error.value)
     path = write_jsonl(tmp_path, ROWS)
     with pytest.raises(ValueError, match=r"looked for test\.jsonl, .* test/, found train\.jsonl;") as error:
         load_split(tmp_path, "test")
-    assert f"python -m data_prep.wordnet out={tmp_path}" in str(error.value)
+    assert f"stoical prepare wordnet out={tmp_path}" in str(error.value)
     with pytest.raises(ValueError, match=r"train.jsonl is a file; give the dataset directory"):
         load_split(path, "train")
 

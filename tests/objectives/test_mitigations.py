@@ -67,7 +67,7 @@ def loss_and_gradient(objectives, settings, count_terminator):
 @pytest.mark.parametrize("name", WITHOUT_EFFECT)
 def test_without_effect_it_is_teacher_forcing_bit_for_bit(name, loss, count_terminator):
     mitigations = MitigationSettings(**{name.split(",")[0]: WITHOUT_EFFECT[name]})
-    ours = loss_and_gradient(build_objectives(loss, mitigations, "mean"), loss, count_terminator)
+    ours = loss_and_gradient(build_objectives(loss, mitigations).values(), loss, count_terminator)
     forced = loss_and_gradient([SToICaLLoss(loss)], loss, count_terminator)
     assert torch.equal(ours[0], forced[0])
     assert torch.equal(ours[1], forced[1])
@@ -110,7 +110,8 @@ def test_what_goes_together_is_summed():
     overlays = "scheduled_sampling,expected_reward,professor_forcing,unlikelihood,margin"
     recipe = load_recipe(f"recipe=wordnet_ntp,small,{overlays}")
     objectives = build_objectives(recipe.loss, recipe.mitigations, recipe.eval.score)
-    names = [type(objective).__name__ for objective in objectives]
+    assert list(objectives) == overlays.split(",")
+    names = [type(objective).__name__ for objective in objectives.values()]
     assert names == ["ScheduledSampling", "ExpectedReward", "ProfessorForcing", "Unlikelihood", "Margin"]
 
 

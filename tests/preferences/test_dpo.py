@@ -19,17 +19,17 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from stoical.build.encoder import build_encoder, build_tokenizer
-from stoical.commands import evaluate, train
+from stoical.commands import dpo, evaluate, train
 from stoical.data.dataset import load_split
 from stoical.decoding.scores import doc_scores
 from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.queries import EncodedDataset
 from stoical.encoding.tokenization import pad_id
 from stoical.models.forward import node_logprobs
-from stoical.preferences import dpo
-from stoical.preferences.pairs import PairSettings
+from stoical.preferences.dpo import METHOD
 from stoical.preferences.run import kept_pairs, make_pairs
-from stoical.preferences.start import load_job
+from stoical.preferences.settings import DPO_TRAINING, DPOSettings, PairSettings
+from stoical.preferences.start import load_start
 from stoical.ranker import Ranker
 from stoical.trie.node_weights import TargetSettings
 from tests.support.small_data import TINY
@@ -61,9 +61,9 @@ def build(run: Path, output: Path, source: Any = "ranking", **settings: Any) -> 
     """The trainer of a run, and its pairs."""
     from stoical.preferences.trainer import build_preference_trainer
 
-    begin, recipe, _, _ = load_job([f"checkpoint={run}", f"output={output}"], "dpo", dpo.DPOSettings, dpo.TRAINING)
+    begin, recipe = load_start(str(run), str(output), {}, DPO_TRAINING)
     pairs, record = make_pairs(recipe, begin, PairSettings(source, **settings))
-    return build_preference_trainer(recipe, begin, 0.25, pairs, dpo.METHOD, record), pairs
+    return build_preference_trainer(recipe, begin, 0.25, pairs, METHOD, record), pairs
 
 
 def masked(batch: dict[str, Tensor], mask: str) -> list[list[int]]:
@@ -215,10 +215,8 @@ def test_pairs_are_kept_with_their_origin(finished: tuple[Path, Path]) -> None:
     assert record["counts"]["pairs"] == len(pairs)
     (weights,) = next(start.glob("checkpoint-*")).glob("*.safetensors")
     assert record["checkpoint_sha256"].keys() == {weights.name}
-    begin, recipe, settings, _ = load_job(
-        [f"checkpoint={start}", f"output={run}", "dpo.beta=0.5"], "dpo", dpo.DPOSettings, dpo.TRAINING
-    )
-    assert make_pairs(recipe, begin, settings)[0].to_list() == pairs.to_list()
+    begin, recipe = load_start(str(start), str(run), {}, DPO_TRAINING)
+    assert make_pairs(recipe, begin, DPOSettings(beta=0.5))[0].to_list() == pairs.to_list()
     train = load_split(recipe.data.path, "train")
     encoder = build_encoder(recipe, build_tokenizer(recipe))
     prompts = {tuple(encoder.encode(row).prompt_ids) for row in train}
@@ -228,7 +226,7 @@ def test_pairs_are_kept_with_their_origin(finished: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["dpo.bta=1"], "dpo.*beta"),
+        (["dpo.bta=1"], "option 'dpo.bta' does not exist. Did you mean 'dpo.beta'"),
         (["dpo.beta=high"], "dpo.beta"),
         (["dpo.beta=0"], "dpo.beta=0.0 must be a number above 0"),
         (["dpo.source=beams"], "dpo.source"),
@@ -252,7 +250,7 @@ def test_what_cannot_be_started_from_is_refused(trained: Path, tmp_path: Path) -
     )
     with pytest.raises(ValueError, match="is a soft prompt"):
         dpo.main([f"checkpoint={soft}", f"output={tmp_path / 'new'}"])
-    with pytest.raises(ValueError, match=r"give checkpoint=DIR.* and output=DIR"):
+    with pytest.raises(ValueError, match="give output=, the directory of the new run"):
         dpo.main([f"checkpoint={trained}"])
     with pytest.raises(ValueError, match="already holds a run"):
         dpo.main([f"checkpoint={trained}", f"output={trained}"])
@@ -295,7 +293,7 @@ def test_plain_text_learns_from_what_the_model_writes_instead(tmp_path: Path) ->
         assert row["query"] in written
         assert "ba do" not in written
         assert tokenizer.decode(pair["chosen_ids"], skip_special_tokens=True).strip() == row["docs"][0]["docid"]
-    evaluate.main([f"checkpoint={tmp_path / 'dpo'}", "generation=true"])
+    evaluate.main([f"checkpoint={tmp_path / 'dpo'}", "eval.generation=true"])
     with pytest.raises(ValueError, match=r"dpo\.source=beam finds no pairs"):
         dpo.main([f"checkpoint={tmp_path / 'run'}", f"output={tmp_path / 'none'}"])
 
@@ -311,8 +309,8 @@ def test_what_the_checkpoint_was_trained_with_does_not_go_on(trained: Path, tmp_
     saved.mitigations = {"consistency": {"mode": "target"}, "margin": {"margin": 1.0}}
     saved.data.num_negatives = 4
     OmegaConf.save(saved, start / "recipe.yaml")
-    words = [f"checkpoint={start.parent}", f"output={tmp_path / 'dpo'}", "training.learning_rate=1"]
-    _, recipe, _, _ = load_job(words, "dpo", dpo.DPOSettings, dpo.TRAINING)
+    settings = {"training.learning_rate": "1"}
+    _, recipe = load_start(str(start.parent), str(tmp_path / "dpo"), settings, DPO_TRAINING)
     assert recipe.data.generated is None
     assert not recipe.mitigations.chosen
     assert "neftune_noise_alpha" not in recipe.training

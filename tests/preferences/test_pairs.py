@@ -20,8 +20,9 @@ from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.queries import EncodedDataset
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.preferences import run as preference_run
-from stoical.preferences.pairs import Pair, PairMaker, PairSettings, as_dataset, beam_pairs, free_pairs, ranking_pairs
+from stoical.preferences.pairs import Pair, PairMaker, as_dataset, beam_pairs, free_pairs, ranking_pairs
 from stoical.preferences.run import keep_pairs, kept_pairs
+from stoical.preferences.settings import PairSettings
 from stoical.trie.node_weights import TargetSettings
 from stoical.trie.prefix_tree import build_trie
 from tests.support.small_evaluation import WORDS, encoded, make_rows, token_logprobs

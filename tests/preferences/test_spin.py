@@ -12,10 +12,10 @@ import torch
 from peft import LoraConfig, TaskType
 from safetensors.torch import load_file
 
-from stoical.commands import evaluate
+from stoical.commands import evaluate, spin
 from stoical.encoding.packing import PackedBatch
 from stoical.preferences import pairs as preferences
-from stoical.preferences import spin
+from stoical.preferences import spin as spinning
 from stoical.preferences.run import kept_pairs
 from stoical.ranker import Ranker
 from stoical.runs.checkpoints import last_checkpoint
@@ -117,7 +117,7 @@ def test_kept_pairs_are_not_made_again_and_done_iterations_stay(
     def never(*arguments: Any, **kwargs: Any) -> Any:
         raise AssertionError("done again")
 
-    monkeypatch.setattr(spin, "make_pairs", never)
+    monkeypatch.setattr(spinning, "make_pairs", never)
     before = weights(finished, 2)
     assert last_of(finished, 2).name == "checkpoint-3"
     for kept in ("checkpoint-2", None):  # goes on within iteration 2, or trains it anew, on the pairs that it had
@@ -126,7 +126,7 @@ def test_kept_pairs_are_not_made_again_and_done_iterations_stay(
                 shutil.rmtree(checkpoint)
         spin.main(words)
         assert all(torch.equal(value, before[name]) for name, value in weights(finished, 2).items())
-    monkeypatch.setattr(spin, "train_on_pairs", never)
+    monkeypatch.setattr(spinning, "train_on_pairs", never)
     spin.main(words)
     untrained = shutil.ignore_patterns("checkpoint-*")
     shutil.copytree(finished / "iteration-1", tmp_path / "spun" / "iteration-1", ignore=untrained)

@@ -15,16 +15,16 @@ from accelerate.state import AcceleratorState, GradientState
 from transformers import Trainer
 
 from stoical.common.files import write_whole
-from stoical.config.loading import load_recipe
 from stoical.config.recipe import Recipe
 from stoical.data.files import split_sha256
 from stoical.runs.checkpoints import UNFINISHED, discard, last_checkpoint, prune
 from stoical.runs.directory import start_run
 from stoical.runs.resume import is_free, resume_from, steps_done
 from stoical.training.build import build_trainer
-from stoical.training.trainer import StoicalTrainer
-from tests.support.small_data import TINY, make_rows, write_dataset
+from tests.support.small_data import make_rows, write_dataset
+from tests.support.tiny_recipe import tiny_recipe
 from tests.support.tiny_run import train_tiny
+from tests.support.training import trained_run
 
 
 @pytest.fixture(autouse=True)
@@ -47,17 +47,7 @@ def trained(original: Path, tmp_path: Path) -> Path:
 
 
 def make(folder: Path, *extra: str, output: str = "run") -> Recipe:
-    own = [f"data.path={folder / 'data'}", f"output={folder / output}", "training.save_steps=3", *extra]
-    words = {word.partition("=")[0]: word for word in ["recipe=wordnet_alpha2,small", *TINY, *own]}
-    return load_recipe(list(words.values()))
-
-
-def go_on(recipe: Recipe) -> StoicalTrainer:
-    checkpoint = resume_from(recipe)
-    trainer = build_trainer(recipe)
-    start_run(recipe, trainer.fingerprint, checkpoint)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    return trainer
+    return tiny_recipe(folder, "training.save_steps=3", *extra, output=output)
 
 
 @pytest.mark.parametrize(
@@ -79,9 +69,9 @@ def test_resume_equals_going_through(tmp_path: Path, own: list[str]) -> None:
     """Stop after 5 of 10 steps (the second epoch's middle), resume, and get the same weights, bit for bit."""
     write_dataset(tmp_path / "data", train=25)
     every = ["training.max_steps=10", "training.save_steps=5", *own]
-    through = go_on(make(tmp_path, *every, output="through"))
+    through = trained_run(make(tmp_path, *every, output="through"))
     shutil.copytree(tmp_path / "through" / "checkpoint-5", tmp_path / "stopped" / "checkpoint-5")
-    resumed = go_on(make(tmp_path, *every, "resume=auto", output="stopped"))
+    resumed = trained_run(make(tmp_path, *every, "resume=auto", output="stopped"))
     assert resumed.state.global_step == 10
     for name, weight in through.model.state_dict().items():
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
@@ -154,7 +144,7 @@ def test_a_changed_template_is_refused(tmp_path: Path) -> None:
     template = tmp_path / "own.yaml"
     template.write_text("prompt: 'Find {query} in {docs}'\ndoc: '{docid}'\ndelimiter: ' '\n")
     write_dataset(tmp_path / "data")
-    go_on(make(tmp_path, f"prompt.template={template}"))
+    trained_run(make(tmp_path, f"prompt.template={template}"))
     template.write_text(template.read_text().replace("Find", "Rank"))
     with pytest.raises(ValueError, match=r"template_sha256: \w{12}\.\.\. -> "):
         resume_from(make(tmp_path, f"prompt.template={template}", "resume=auto"))
@@ -229,7 +219,7 @@ def test_an_unfinished_checkpoint_is_refused_by_its_path_too(trained: Path) -> N
 
 def test_a_run_saved_without_its_optimizer_cannot_be_resumed(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data")
-    go_on(make(tmp_path, "training.save_only_model=true"))
+    trained_run(make(tmp_path, "training.save_only_model=true"))
     with pytest.raises(ValueError, match=r"holds weights alone \(training.save_only_model\)"):
         resume_from(make(tmp_path, "training.save_only_model=true", "resume=auto"))
 
@@ -244,7 +234,7 @@ def test_the_first_start_stays_on_record_and_later_rows_are_dropped(trained: Pat
         file.write(json.dumps(last | {"step": 4}) + "\n" + '{"step": 5, "los')
     (run / UNFINISHED / "checkpoint-5").mkdir(parents=True)
     forced = make(trained, "resume=auto", "training.learning_rate=0.5", "resume_force=true")
-    start_run(forced, {"num_processes": 1}, run / "checkpoint-3")
+    start_run(forced, {"num_processes": 1}, run / "checkpoint-3", 8, 1)
     assert not (run / UNFINISHED).exists()
     assert (run / "metrics.jsonl").read_text() == rows
     assert (run / "recipe.yaml").read_text() == recipe
@@ -261,7 +251,7 @@ def test_a_start_from_nothing_keeps_no_rows_of_a_run_that_saved_nothing(trained:
     shutil.rmtree(trained / "run" / "checkpoint-3")
     recipe = make(trained, "resume=auto", "seed=4")
     assert resume_from(recipe) is None
-    start_run(recipe, {}, None)
+    start_run(recipe, {}, None, 8, 1)
     assert (trained / "run" / "metrics.jsonl").read_text() == ""
     assert json.loads((trained / "run" / "manifest.json").read_text())["seeds"]["seed"] == 4
 
@@ -270,10 +260,10 @@ def test_saving_as_often_as_the_resumed_run_asks(tmp_path: Path) -> None:
     """transformers keeps the old run's save_steps, eval_steps and logging_steps."""
     write_dataset(tmp_path / "data")
     common = ["training.max_steps=6", "training.save_total_limit=9"]
-    go_on(make(tmp_path, *common, "training.save_steps=2"))
+    trained_run(make(tmp_path, *common, "training.save_steps=2"))
     for step in (4, 6):
         discard(tmp_path / "run" / f"checkpoint-{step}")
-    go_on(make(tmp_path, *common, "training.save_steps=1", "resume=auto"))
+    trained_run(make(tmp_path, *common, "training.save_steps=1", "resume=auto"))
     assert sorted(steps_done(path) for path in (tmp_path / "run").glob("checkpoint-*")) == [2, 3, 4, 5, 6]
 
 

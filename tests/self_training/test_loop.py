@@ -1,4 +1,4 @@
-"""self_train.py: the loop's runs, what it writes, that it goes on where it stopped, and what it refuses."""
+"""stoical self-train: the loop's runs, what it writes, that it goes on where it stopped, and what it refuses."""
 
 from __future__ import annotations
 
@@ -265,8 +265,8 @@ def test_corrections_are_generated_trained_on_and_evaluated(
 
 def test_two_processes_generate_what_one_does(folder: Path, looped: Callable[[str], Path], tmp_path: Path) -> None:
     own = [f"self_training.start={looped('bash') / 'iteration-0'}", "self_training.iterations=1"]
-    command = [*LAUNCH, str(ROOT / "self_train.py"), *words(folder, "bash", tmp_path / "run", *own)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False)
+    command = [*LAUNCH, "-m", "stoical", "self-train", *words(folder, "bash", tmp_path / "run", *own)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     run = tmp_path / "run" / "iteration-1"
     assert json.loads((run / RECORD_FILE).read_text())["processes"] == 2
@@ -329,7 +329,7 @@ def test_bad_settings_are_refused_by_name(folder: Path, tmp_path: Path, word: st
 
 
 def test_train_points_to_the_loop(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"use self_train\.py"):
+    with pytest.raises(ValueError, match="use stoical self-train"):
         train.main(words(folder, "bash", tmp_path / "run"))
 
 

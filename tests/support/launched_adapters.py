@@ -48,7 +48,7 @@ def train_run(directory: Path, name: str, *extra: str) -> Any:
     if name == "bfloat16":  # a model on disk, which FSDP2 has one process read
         base = directory.parent / "base" / "run" / "checkpoint-3"
         words += [f"model.name={base}", f"tokenizer.name={base}"]
-    recipe = load_recipe(list({word.partition("=")[0]: word for word in words}.values()))
+    recipe = load_recipe(*{word.partition("=")[0]: word for word in words}.values())
     trainer = build_trainer(recipe)
     trainer.train(resume_from_checkpoint=recipe.resume)
     return trainer

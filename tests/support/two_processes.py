@@ -45,7 +45,7 @@ def main() -> None:
         lambda *_: seen.append(torch.cat([p.grad.flatten().clone() for p in trainer.model.parameters()]))
     )
     trainer.train()
-    kept = trainer._objectives_state()
+    kept = {name: one.state_dict() for name, one in trainer.objectives.items() if one.keeps_state}
     torch.save(kept, output / f"objectives{PartialState().process_index}.pt")
     exact = trainer.evaluator(trainer.model_wrapped)
     generation = replace(trainer.evaluator, generation=True)(trainer.model)  # as evaluate.py: not wrapped
@@ -56,7 +56,7 @@ def main() -> None:
         losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
         facts = {"processes": PartialState().num_processes, "loss": losses[0], **reported}
         for name, result in (("exact", exact), ("greedy_path", proxy), ("generation", generation)):
-            facts[name] = {"metrics": result.metrics, "rows": result.rows}
+            facts[name] = {"metrics": result.metrics, "rows": [row.to_json() for row in result.rows]}
         (output / "facts.json").write_text(json.dumps(facts))
     end_processes()
 

@@ -67,7 +67,7 @@ def test_two_processes_equal_one(tmp_path, normalizer):
     assert len({len(each["forced_hits"]) for each in runs[0]}) > 1
     assert facts["exact"]["rows"][0]["scores"] != pytest.approx(facts["greedy_path"]["rows"][0]["scores"], abs=1e-3)
     kept = [torch.load(tmp_path / "two" / f"objectives{process}.pt") for process in (0, 1)]
-    first, second = (state["ProfessorForcing"] for state in kept)
+    first, second = (state["professor_forcing"] for state in kept)
     assert first["accuracy"] == second["accuracy"]
     for name, weight in first["module"].items():
         assert torch.equal(weight, second["module"][name]), name

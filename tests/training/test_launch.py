@@ -8,8 +8,9 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
+from stoical.runs.processes import sharding
 from stoical.training.arguments import training_arguments
-from stoical.training.launch import check_sharding, end_processes, note_unused_gpus, sharding
+from stoical.training.launch import check_sharding, end_processes, note_unused_gpus
 from tests.support.tiny_recipe import tiny_recipe
 
 
@@ -40,12 +41,14 @@ ADAFACTOR = ["optimizer=adafactor", "training.optim=null"]
     ],
 )
 def test_adafactor_is_refused_by_name_where_weights_are_flattened(tmp_path, monkeypatch, environment, name):
-    arguments = training_arguments(tiny_recipe(tmp_path, *ADAFACTOR))
+    recipe = tiny_recipe(tmp_path, *ADAFACTOR)
+    arguments = training_arguments(recipe)
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     with pytest.raises(ValueError, match=rf"optimizer=adafactor cannot .* {name}.*fsdp2.yaml.*training.optim=adamw"):
-        check_sharding(arguments, "adafactor", "sequence")
-    check_sharding(arguments, "trainer", "sequence")
+        check_sharding(recipe, arguments)
+    recipe.optimizer = "trainer"
+    check_sharding(recipe, arguments)
 
 
 def test_the_recipe_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
@@ -62,10 +65,13 @@ def test_fsdp_on_cpus_is_refused(tmp_path, monkeypatch, on_several_cpus):
 
 
 def test_adafactor_runs_on_fsdp2_and_on_whole_weights(tmp_path, monkeypatch):
-    assert sharding(training_arguments(tiny_recipe(tmp_path, *ADAFACTOR))) is None
+    recipe = tiny_recipe(tmp_path, *ADAFACTOR)
+    training_arguments(recipe)
+    assert sharding(recipe.training) is None
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "2")
-    assert sharding(training_arguments(tiny_recipe(tmp_path, *ADAFACTOR))) == "FSDP2"
+    training_arguments(recipe)
+    assert sharding(recipe.training) == "FSDP2"
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -92,14 +98,17 @@ def test_the_cache_layout_is_refused_where_layers_run_twice(tmp_path, monkeypatc
 def test_unused_gpus_are_named_with_the_command_that_uses_them(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU-{index}")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    note_unused_gpus(["recipe=wordnet_alpha2"])
+    note_unused_gpus(["train.py", "recipe=wordnet_alpha2"])
     said = capsys.readouterr().err
     assert "unused: 1 (GPU-1), 2 (GPU-2)" in said
     assert "--config_file accelerate_configs/ddp.yaml --num_processes=3 train.py recipe=wordnet_alpha2" in said
+    for program in ("/usr/bin/stoical", "/x/stoical/__main__.py"):
+        note_unused_gpus([program, "train", "recipe=wordnet_alpha2"])
+        assert "--num_processes=3 -m stoical train recipe=wordnet_alpha2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_no_note_where_no_gpu_is_unused(monkeypatch, capsys, count):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    note_unused_gpus(["recipe=wordnet_alpha2"])
+    note_unused_gpus(["train.py", "recipe=wordnet_alpha2"])
     assert capsys.readouterr().err == ""

@@ -19,11 +19,11 @@ from stoical.commands import evaluate
 from stoical.models.adapters import add_lora, load_lora
 from stoical.models.forward import node_logprobs
 from stoical.ranker import Ranker
-from stoical.runs.directory import start_run
 from stoical.runs.resume import resume_from
 from stoical.training.build import build_trainer
 from tests.support.tiny_model import tiny_model
 from tests.support.tiny_recipe import tiny_lora
+from tests.support.training import trained_run
 
 
 def weights(model: nn.Module, kind: str) -> dict[str, Tensor]:
@@ -89,10 +89,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     tmp_path = tmp_path_factory.mktemp("lora")
     steps = ["training.max_steps=8", "training.save_steps=4", "training.eval_steps=8", "training.learning_rate=0.05"]
     recipe = tiny_lora(tmp_path, *steps)
-    trainer = build_trainer(recipe)
-    start_run(recipe, trainer.fingerprint, None)
-    trainer.train()
-    return tmp_path, trainer
+    return tmp_path, trained_run(recipe)
 
 
 def test_a_checkpoint_holds_the_adapter_alone(trained: tuple[Path, Any]) -> None:

@@ -229,7 +229,7 @@ def test_a_small_run_fits_this_machine():
 def test_a_dry_run_counts_the_nodes_that_training_packs(tmp_path, overlay, whole):
     """Next-token prediction needs one docID's nodes, and a mitigation that looks at the whole trie all of them."""
     recipe = tiny_recipe(tmp_path, "dry_run=true", recipe=f"wordnet_ntp{overlay}")
-    micro_size, _ = micro_batches(recipe)
+    micro_size, _ = micro_batches(recipe, 1)
     train = load_split(recipe.data.path, "train")
     tokenizer = build_tokenizer(recipe, train)
     dataset = training_rows(recipe, train, build_encoder(recipe, tokenizer))

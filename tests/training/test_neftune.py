@@ -75,7 +75,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(data: Path, output: Path, *own: str) -> tuple[StoicalTrainer, list[Call]]:
     basic = ["recipe=wordnet_beta2,small,neftune", f"data.path={data}", f"output={output}", *TINY]
     basic += ["training.eval_steps=1", "training.save_strategy=no", f"training.neftune_noise_alpha={ALPHA}"]
-    trainer = build_trainer(load_recipe(list({word.partition("=")[0]: word for word in [*basic, *own]}.values())))
+    trainer = build_trainer(load_recipe(*{word.partition("=")[0]: word for word in [*basic, *own]}.values()))
     recorder = Recorder()
     trainer.add_callback(recorder)
     trainer.train()

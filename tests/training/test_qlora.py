@@ -35,14 +35,14 @@ def make(tuned: Path, output: Path, *extra: str) -> Recipe:
     base = ["model.from_scratch=false", f"model.name={tuned / 'checkpoint-3'}"]
     tokenizer = [f"tokenizer.name={tuned / 'checkpoint-3'}", "tokenizer.vocab_size=null"]
     given = {word.partition("=")[0]: word for word in [*basic, *WIDE, *base, *tokenizer, *extra]}
-    return load_recipe(list(given.values()))
+    return load_recipe(*given.values())
 
 
 def test_without_bitsandbytes_the_error_says_what_to_install(
     tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"quantization needs bitsandbytes, .* pip install bitsandbytes"):
+    with pytest.raises(ValueError, match=r"quantization needs bitsandbytes, .* pip install 'stoical\[quantize\]'"):
         build_trainer(make(tuned, tmp_path / "run"))
 
 

@@ -10,14 +10,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+import stoical.training.build
 from stoical.common.files import file_sha256
 from stoical.docids.table import DocIDTable
+from stoical.objectives.build import build_objectives
 from stoical.objectives.objective import Objective, ObjectiveOutput
-from stoical.runs.directory import start_run
 from stoical.runs.resume import resume_from
 from stoical.training.build import build_trainer
+from stoical.training.trainer import OBJECTIVES_FILE
 from tests.support.gradients import first_gradient
 from tests.support.tiny_recipe import tiny_recipe
+from tests.support.training import trained_run
 
 
 @pytest.mark.parametrize("kind", ["queries", "points", "weights"])
@@ -46,9 +49,7 @@ def test_layouts_train_alike(tmp_path):
 def test_run_directory(tmp_path):
     recipe = tiny_recipe(tmp_path, "training.max_steps=4", "training.eval_steps=2", "training.save_steps=4")
     DocIDTable(["P1"], ["[1,2]"], ["a title"]).save(tmp_path / "data" / "items.parquet")
-    trainer = build_trainer(recipe)
-    start_run(recipe, trainer.fingerprint, None)
-    trainer.train()
+    trainer = trained_run(recipe)
     run = tmp_path / "run"
     assert DocIDTable.load(run / "items.parquet").docid_of == {"P1": "[1,2]"}
     manifest = json.loads((run / "manifest.json").read_text())
@@ -72,14 +73,14 @@ def test_run_directory(tmp_path):
 def test_nan_loss_names_step_queries_and_checkpoint(tmp_path):
     recipe = tiny_recipe(tmp_path, "training.max_steps=6", "training.save_steps=2")
     trainer = build_trainer(recipe)
-    loss = trainer.objectives[0]
+    loss = trainer.objectives["loss"]
 
     class Broken(Objective):
         def __call__(self, context):
             output = loss(context)
             return ObjectiveOutput(output.loss_sum * float("nan")) if context.step == 3 else output
 
-    trainer.objectives = [Broken()]
+    trainer.objectives = {"broken": Broken()}
     with pytest.raises(ValueError, match=r"loss is nan at step 4, queries q\d+, .*checkpoint-2") as error:
         trainer.train()
     assert "training.learning_rate" in str(error.value)
@@ -91,7 +92,7 @@ def test_objectives_are_summed_logged_and_given_what_they_ask_for(tmp_path):
     unclipped = ["training.max_steps=1", "training.max_grad_norm=0"]
     plain = first_gradient(tiny_recipe(tmp_path, *unclipped))
     trainer = build_trainer(tiny_recipe(tmp_path, *unclipped, "training.logging_steps=1"))
-    loss, seen, gradients = trainer.objectives[0], [], []
+    loss, seen, gradients = trainer.objectives["loss"], [], []
 
     class Twice(Objective):
         needs_hidden = True
@@ -104,7 +105,7 @@ def test_objectives_are_summed_logged_and_given_what_they_ask_for(tmp_path):
             seen.append((context.step, context.output.hidden.shape[:2]))
             return ObjectiveOutput(2 * loss(context).loss_sum, {"twice": 7.0})
 
-    trainer.objectives = [loss, Twice()]
+    trainer.objectives = {"loss": loss, "twice": Twice()}
     trainer.create_optimizer()
     trainer.optimizer.register_step_pre_hook(
         lambda *_: gradients.append(torch.cat([p.grad.flatten().clone() for p in trainer.model.parameters()]))
@@ -118,7 +119,7 @@ def test_objectives_are_summed_logged_and_given_what_they_ask_for(tmp_path):
 class Counting(Objective):
     """Adds nothing to the loss and counts the optimizer's steps."""
 
-    steps = 0
+    steps, keeps_state = 0, True
 
     def __call__(self, context):
         return ObjectiveOutput(0 * context.node_logprobs.sum())
@@ -133,17 +134,49 @@ class Counting(Objective):
         self.steps = state["steps"]
 
 
-def test_what_an_objective_keeps_is_saved_and_resumed(tmp_path):
+@pytest.fixture
+def counting(monkeypatch):
+    """The trainer of a recipe, with such an objective for each of the sections that are named."""
+
+    def built(recipe, *sections):
+        more = {section: Counting() for section in sections}
+        monkeypatch.setattr(stoical.training.build, "build_objectives", lambda *given: build_objectives(*given) | more)
+        return build_trainer(recipe)
+
+    return built
+
+
+def test_what_an_objective_keeps_is_saved_by_its_section_and_resumed(tmp_path, counting):
     every = ["training.save_steps=2", "training.lr_scheduler_type=constant", "training.per_device_train_batch_size=4"]
-    first = build_trainer(tiny_recipe(tmp_path, *every, "training.max_steps=2"))
-    first.objectives.append(Counting())
+    first = counting(tiny_recipe(tmp_path, *every, "training.max_steps=2"), "margin", "mixer")
+    first.objectives["mixer"].steps = 7
     first.train()
-    assert first.objectives[1].steps == 2
+    assert torch.load(tmp_path / "run" / "checkpoint-2" / OBJECTIVES_FILE) == {
+        "margin": {"steps": 2},
+        "mixer": {"steps": 9},
+    }
     recipe = tiny_recipe(tmp_path, *every, "training.max_steps=5", "resume=auto")
-    resumed = build_trainer(recipe)
-    resumed.objectives.append(Counting())
+    resumed = counting(recipe, "mixer", "margin")
     resumed.train(resume_from_checkpoint=str(resume_from(recipe)))
-    assert resumed.objectives[1].steps == 5
+    assert (resumed.objectives["margin"].steps, resumed.objectives["mixer"].steps) == (5, 12)
+
+
+@pytest.mark.parametrize(
+    ("saved", "wanted", "message"),
+    [
+        (["margin"], [], r"holds the state of margin \(objectives.pt\), and this recipe wants that of none"),
+        ([], ["margin"], "holds the state of no mitigation .* wants that of margin. Give the mitigations that it was"),
+        (["margin"], ["mixer"], "holds the state of margin .* wants that of mixer"),
+    ],
+    ids=["unknown", "missing", "renamed"],
+)
+def test_state_that_no_objective_takes_or_that_is_missing_is_an_error(tmp_path, counting, saved, wanted, message):
+    every = ["training.save_steps=1", "training.eval_strategy=no", "training.lr_scheduler_type=constant"]
+    counting(tiny_recipe(tmp_path, *every, "training.max_steps=1"), *saved).train()
+    assert (tmp_path / "run" / "checkpoint-1" / OBJECTIVES_FILE).exists() == bool(saved)
+    recipe = tiny_recipe(tmp_path, *every, "training.max_steps=2", "resume=auto")
+    with pytest.raises(ValueError, match=message):
+        counting(recipe, *wanted).train(resume_from_checkpoint=str(resume_from(recipe)))
 
 
 def test_self_check_refuses_a_model_that_sees_too_much(tmp_path, capsys):
