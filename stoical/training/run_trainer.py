@@ -24,7 +24,7 @@ from stoical.evaluation.evaluator import Evaluator
 from stoical.runs.checkpoints import UNFINISHED, last_checkpoint, prune, publish
 from stoical.runs.model_card import CardSource
 from stoical.training.callbacks import Cadence
-from stoical.training.loss_watch import LossWatch
+from stoical.training.loss_watch import LossWatch, broken_weights
 from stoical.training.movement import MovementCheck
 from stoical.training.progress import LogLines, MetricsFile, ProgressBar
 
@@ -98,15 +98,29 @@ class RunTrainer(Trainer):
             )
         return loader
 
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """As transformers does; the norm is kept, to be looked at before the next log, evaluation or save."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is not None and not self.args.fp16:  # a loss scaler skips steps that overflow, which are no error
+            self.losses.add_norm(norm, self.state.global_step + 1)
+        return norm
+
     def _refuse_nan(self) -> None:
-        """Raise `ValueError`, on every process, where a loss since the last look was not finite."""
+        """Raise `ValueError`, on every process, where a loss or gradient since the last look was not finite."""
         broken = self.losses.first_broken(self.accelerator)
-        if broken is None:
-            return
+        if broken is not None:
+            self._refuse(f"{broken.what} at step {broken.step}, queries {', '.join(broken.query_ids)}")
+
+    def _refuse_broken_weights(self, model: nn.Module) -> None:
+        """Raise `ValueError`, on every process, where the weights that are to be saved are not finite."""
+        names = broken_weights(model, self.accelerator)
+        if names:
+            self._refuse(f"weights are not finite after step {self.state.global_step}: {', '.join(names[:5])}")
+
+    def _refuse(self, what: str) -> None:
         saved = last_checkpoint(str(self.args.output_dir))
         raise ValueError(
-            f"the loss is {broken.value} at step {broken.step}, queries {', '.join(broken.query_ids)}; "
-            f"the last checkpoint is {saved or 'none yet'}. "
+            f"{what}; the last checkpoint is {saved or 'none yet'}. "
             "Lower training.learning_rate, or look at these queries with dry_run=true"
         )
 
@@ -169,6 +183,7 @@ class RunTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint aside, and move it to its place when all processes have; not where weights are broken."""
         self._refuse_nan()
+        self._refuse_broken_weights(model)
         super()._save_checkpoint(model, trial)
         output, name = Path(str(self.args.output_dir)), f"checkpoint-{self.state.global_step}"
         staged, final = output / UNFINISHED / name, output / name
