@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -125,6 +126,7 @@ def _check_training(recipe: Recipe) -> None:
     tracker_names(recipe.training.get("report_to"))
     _check_optimizer(recipe)
     _check_length(recipe.training)
+    _check_noise(recipe.training)
     _check_best(recipe)
 
 
@@ -142,6 +144,12 @@ def _check_optimizer(recipe: Recipe) -> None:
                 f"training.{key} has no effect with optimizer={recipe.optimizer}; set optimizer=trainer to use it, or "
                 "leave it out"
             )
+
+
+def _check_noise(training: Mapping[str, Any]) -> None:
+    noise = training.get("neftune_noise_alpha")
+    if noise is not None and not 0 < noise < math.inf:
+        raise ValueError(f"training.neftune_noise_alpha={noise} must be above 0, such as 5; null leaves it out")
 
 
 def _check_length(training: Mapping[str, Any]) -> None:

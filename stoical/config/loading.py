@@ -179,13 +179,15 @@ def _recipe_file(name: str, first: bool) -> Path:
 
 
 def read_layer(path: Path) -> Layer:
-    """The settings in a YAML file as a layer for `build_recipe`. Raises `ValueError` where it is not a mapping."""
+    """The settings in a YAML file as a layer for `build_recipe`. Raises `ValueError` where it is none, or empty."""
     try:
         layer = OmegaConf.load(path)
     except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: {one_line(error)}") from error
     if not isinstance(layer, DictConfig):
         raise ValueError(f"{path} is not a mapping of settings")
+    if not layer:
+        raise ValueError(f"{path} is empty; a recipe or an overlay sets something")
     return str(path), layer
 
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import reprlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stoical.common.files import file_sha256
+from stoical.common.files import file_sha256, json_object
 from stoical.common.lazy import pa, pq
 
 if TYPE_CHECKING:
@@ -170,10 +169,4 @@ def load_manifest(directory: str | Path) -> dict[str, Any]:
     path = Path(directory) / "manifest.json"
     if not path.is_file():
         raise ValueError(f"{path} is missing; stoical prepare writes one, and for your own data you do")
-    try:
-        manifest = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(manifest, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {reprlib.repr(manifest)}")
-    return manifest
+    return json_object(path)

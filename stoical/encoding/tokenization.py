@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from stoical.common.files import json_object
 from stoical.encoding.tokenized import Terminator
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _tokenizer_class(name: str) -> Any:
     For some model types (qwen2, qwen3_5) that is a class of its own, which splits text in other places.
     """
     path = Path(name) / "tokenizer_config.json"
-    if path.is_file() and json.loads(path.read_text()).get("tokenizer_class") in ANY_FAST:
+    if path.is_file() and json_object(path).get("tokenizer_class") in ANY_FAST:
         return PreTrainedTokenizerFast
     return AutoTokenizer
 
@@ -165,7 +166,7 @@ def _check_probes(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     if not path.is_file():
         return
     now = _probes(tokenizer)
-    for text, ids in json.loads(path.read_text()).items():
+    for text, ids in json_object(path).items():
         if now.get(text, ids) != ids:
             raise ValueError(
                 f"{directory}: {type(tokenizer).__name__} makes {now[text]} of {text!r}, and the tokenizer that was "

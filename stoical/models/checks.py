@@ -30,6 +30,7 @@ def check_model(model: nn.Module, max_length: int) -> None:
     name = f"model {config.model_type!r}"
     _check_attention(inner, name)
     _check_layers(inner, config, name)
+    _check_dropout(config, name)
     _check_positions(inner, config, name, max_length)
     for what, size, setting in _windows(config):
         if size < max_length:
@@ -48,6 +49,12 @@ def _check_attention(model: Any, name: str) -> None:
         )
     if model.config.is_encoder_decoder:
         raise ValueError(f"{name} is an encoder-decoder; stoical trains decoder-only models")
+
+
+def _check_dropout(config: PreTrainedConfig, name: str) -> None:
+    for key, value in config.to_dict().items():
+        if "drop" in key and isinstance(value, int | float) and not 0 <= value <= 1:
+            raise ValueError(f"{name}: model.config.{key}={value} is a probability, between 0 and 1")
 
 
 def _check_layers(model: Any, config: PreTrainedConfig, name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from datetime import timedelta
@@ -13,6 +12,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
+from stoical.common.files import json_object
 from stoical.config.recipe import Recipe
 
 Sharding = Literal["FSDP1", "FSDP2", "DeepSpeed"]
@@ -50,5 +50,5 @@ def sharding(training: Mapping[str, Any]) -> Sharding | None:
 
 def _fsdp_version(config: Any) -> int:
     """As transformers 5.23 reads training.fsdp_config, a mapping or a JSON file: 2 where it does not say."""
-    values = json.loads(Path(config).read_text()) if isinstance(config, str) else config or {}
+    values = json_object(Path(config)) if isinstance(config, str) else config or {}
     return int(values.get("version", values.get("fsdp_version", 2)))

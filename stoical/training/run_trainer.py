@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +19,7 @@ from transformers import Trainer, TrainerControl
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from stoical.common.files import writing
 from stoical.encoding.prompts import TEMPLATE_FILE
 from stoical.encoding.tokenization import keep_probes
 from stoical.evaluation.evaluator import Evaluator
@@ -27,6 +29,7 @@ from stoical.training.callbacks import Cadence
 from stoical.training.loss_watch import LossWatch, broken_weights
 from stoical.training.movement import MovementCheck
 from stoical.training.progress import LogLines, MetricsFile, ProgressBar
+from stoical.training.termination import SaveOnTermination
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +71,8 @@ class RunTrainer(Trainer):
         bar = [] if self.args.disable_tqdm else [ProgressBar]
         for callback in (*bar, LogLines, MetricsFile, Cadence, MovementCheck):
             self.add_callback(callback)
+        self.termination = SaveOnTermination()
+        self.add_callback(self.termination)
         self.evaluator, self.card = evaluator, card
         self.recipe_yaml, self.fingerprint = recipe_yaml, fingerprint
 
@@ -87,6 +92,16 @@ class RunTrainer(Trainer):
         """As transformers does. Raises `ValueError` where the schedule cannot be made, before the first step."""
         with named(f"training.lr_scheduler_type={self.args.lr_scheduler_type}, with training.lr_scheduler_kwargs"):
             return super().create_scheduler(*arguments, **kwargs)
+
+    def train(self, *arguments: Any, **kwargs: Any) -> Any:
+        """As transformers does. Raises `SystemExit` with 143, as shells count SIGTERM, where that has ended it."""
+        result = super().train(*arguments, **kwargs)
+        if self.termination.stopped:
+            if self.is_world_process_zero():
+                saved = last_checkpoint(str(self.args.output_dir))
+                print(f"terminated: stopped and saved as {saved}; resume=auto continues from there", file=sys.stderr)
+            raise SystemExit(143)
+        return result
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As transformers makes it. Raises `ValueError` where an epoch would have no batch."""
@@ -184,9 +199,10 @@ class RunTrainer(Trainer):
         """Write a checkpoint aside, and move it to its place when all processes have; not where weights are broken."""
         self._refuse_nan()
         self._refuse_broken_weights(model)
-        super()._save_checkpoint(model, trial)
         output, name = Path(str(self.args.output_dir)), f"checkpoint-{self.state.global_step}"
         staged, final = output / UNFINISHED / name, output / name
+        with writing(staged):
+            super()._save_checkpoint(model, trial)
         if self.state.best_model_checkpoint == str(staged):
             self.state.best_model_checkpoint = str(final)
         self.accelerator.wait_for_everyone()

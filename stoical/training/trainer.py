@@ -73,6 +73,7 @@ class StoicalTrainer(RunTrainer):
             step=self.state.global_step,
             forward=lambda other, mixture=None: node_logprobs(model, other, self.layout, mixture=mixture),
             predict=lambda other: self._predict(model, other),
+            run_steps=self.state.max_steps,
         )
         loss_sum = torch.zeros((), device=output.logprobs.device)
         for objective in self.objectives.values():
