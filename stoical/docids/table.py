@@ -51,7 +51,7 @@ class DocIDTable:
         try:
             table = pq.read_table(path)
         except FileNotFoundError:
-            raise ValueError(f"there is no docID table {path}; data_prep writes items.parquet") from None
+            raise ValueError(f"there is no docID table {path}; stoical prepare docids writes one (items.parquet)") from None
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{path} is not a readable parquet file: {error}") from None
         missing = {"item_id", "docid", "text"} - set(table.column_names)
