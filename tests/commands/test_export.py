@@ -112,9 +112,12 @@ def test_nothing_is_overwritten(whole: Path, tmp_path: Path) -> None:
 
 
 BAD = {
-    "no output": (["checkpoint=x"], "give checkpoint=DIR (a run or a checkpoint) and output=DIR"),
-    "another setting": (["checkpoint=x", "output=y", "seed=1"], "and not seed"),
-    "another type": (["checkpoint=x", "output=y", "dtype=int8"], "dtype=int8 must be one of float32, bfloat16"),
+    "no output": (["checkpoint=x"], "give output=, the directory to write"),
+    "another setting": (["checkpoint=x", "output=y", "seed=1"], "option 'seed' does not exist"),
+    "another type": (
+        ["checkpoint=x", "output=y", "dtype=int8"],
+        "dtype: Invalid value 'int8', expected one of ['float32', 'bfloat16']",
+    ),
     "no checkpoint": (["checkpoint=/nowhere", "output=y"], "checkpoint=/nowhere: no such directory"),
 }
 

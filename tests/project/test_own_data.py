@@ -92,5 +92,5 @@ def test_unknown_items_are_told(directory: Path, capsys: pytest.CaptureFixture[s
     table = DocIDTable.load("data/shop_items/items.parquet")
     for docs in ('["P99"]', '"P01"', '[{"docid": "P01"}]'):
         line = f'{{"query": "hose", "docs": {docs}}}'.encode()
-        with pytest.raises(ValueError, match=r"file:1: .* is not an item of items=; with it, docs is a list of item ids"):
+        with pytest.raises(ValueError, match=r"file:1: .* is not an item of items=; with it, docs is a list of item"):
             list(rank_lines(None, [line], "file", items=table))
