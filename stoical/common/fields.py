@@ -60,16 +60,20 @@ def unknown(what: str, name: str, known: Sequence[str], hint: str = "", meant: s
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like this one, by its last part or by the whole of it; None where none is alike."""
+    """The dotted name that is most like this one, by its last part or by the whole of it; None where none is alike."""
     known = list(known)
     last = _last(name)
-    namesakes = [one for one in known if _last(one) == last]
-    found = difflib.get_close_matches(name, namesakes, n=1, cutoff=0) or difflib.get_close_matches(name, known, n=1)
+    found = alike(name, [one for one in known if _last(one) == last], cutoff=0) or alike(name, known)
     if found:
-        return found[0]
+        return found
     ends = {_last(one): one for one in reversed(known)}  # the first of equals
-    end = difflib.get_close_matches(last, ends, n=1, cutoff=0.7)
-    return ends[end[0]] if end else None
+    end = alike(last, ends, cutoff=0.7)
+    return ends[end] if end else None
+
+
+def alike(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name whose spelling is most like this one's; None where none is as like as `cutoff`, of at most 1."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
 
 
 def _last(name: str) -> str:

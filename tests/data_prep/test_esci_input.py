@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep import docid_options
+from data_prep import docid_paths
 from data_prep.embeddings import Embeddings, zero_rows
 from data_prep.esci import build as esci_module
 from data_prep.esci.files import EXAMPLES, PRODUCTS
@@ -183,7 +183,7 @@ def test_zero_embeddings_and_short_codes_are_named(
     """Two titles lie on one atom each, and one is zero; one query is zero."""
     titles = [[1.0, 2, 3], [0, 0, 0], [3, 1, 2], [2, 3, 1], [5, 0, 0], [2, 1, 4]]
     vectors(monkeypatch, [[1, 0, 0], [0, 0, 0], [0, 1, 1]], titles)
-    monkeypatch.setattr(docid_options, "learn_dictionary", lambda *_: np.eye(3))
+    monkeypatch.setattr(docid_paths, "learn_dictionary", lambda *_: np.eye(3))
     changed = {"nonzeros": 2, "split": "seeded", "test_size": 1, "collisions": "keep_best"}
     assert make(data, **changed, rank_step=1) == 0
     assert noted(data.parent / "out") == {
@@ -203,7 +203,7 @@ def test_a_list_with_one_docid_is_left_out(
 ) -> None:
     """The first query's two best titles have docID [0]; the third's have [1] and [0]."""
     vectors(monkeypatch, [[1.0, 0], [0.9, 1], [0, 1]], [[9, 0], [8, 0], [7, 0], [0, 9], [1, 0], [1, 0]])
-    monkeypatch.setattr(docid_options, "learn_dictionary", lambda *_: np.eye(2))
+    monkeypatch.setattr(docid_paths, "learn_dictionary", lambda *_: np.eye(2))
     changed = {"rank_end": 2, "rank_step": 1, "split": "seeded", "test_size": 1, "collisions": "keep_best"}
     assert make(data, **changed) == 0
     assert noted(data.parent / "out") == {"query whose documents all share a docID": [f"{EXAMPLES}[0]"]}

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep import docid_options
+from data_prep import docid_paths
 from stoical.data.files import load_manifest
 from stoical.docids.sparse_codes import docid_texts, learn_dictionary, sparse_paths
 from stoical.docids.table import DocIDTable
@@ -77,7 +77,7 @@ def test_collisions_are_shared_told_apart_or_refused(tmp_path: Path, capsys: pyt
 def test_items_without_a_docid_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The third lies on an atom and the fourth is zero; the fifth has no title and the last an earlier id."""
     np.save(tmp_path / "e.npy", np.array([[1, 2], [2, 1], [3, 0], [0, 0]], dtype=np.float32))
-    monkeypatch.setattr(docid_options, "learn_dictionary", lambda *_: np.eye(2))
+    monkeypatch.setattr(docid_paths, "learn_dictionary", lambda *_: np.eye(2))
     items = write(tmp_path / "items.csv", "a", "b", "c", "d")
     words = [f"input={items}", "embedder=npy", f"title_embeddings={tmp_path / 'e.npy'}", "components=2", "nonzeros=2"]
     assert run("prepare", "docids", *words, f"out={tmp_path / 'out'}") == 0
