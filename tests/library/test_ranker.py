@@ -41,7 +41,7 @@ def test_scores_are_the_evaluators_for_the_same_shuffle(trained: Path, loaded: R
     evaluated = build_evaluator(recipe, rows, loaded.encoder, None)(loaded.model).rows  # type: ignore[arg-type]
     ranked = loaded.rank_batch(list(queries.items()))
     for row, results in zip(evaluated, ranked, strict=True):
-        scores = dict(zip(row["docids"], row["scores"], strict=True))
+        scores = dict(zip(row.docids, row.scores, strict=True))
         assert {result.docid: result.score for result in results} == scores
 
 
