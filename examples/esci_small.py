@@ -1,6 +1,6 @@
 """`python -m examples.esci_small`: three losses on ESCI, on a small model from scratch, beside Table 2's direction.
 
-Wants data/esci (python -m data_prep.esci). Trains next-token prediction, trie targets (beta = 2) and a target at every
+Wants data/esci (stoical prepare esci). Trains next-token prediction, trie targets (beta = 2) and a target at every
 node on as many input tokens each, for three seeds, and prints one table, with baselines that do not read the query.
 About half an hour on one quiet core; an interrupted run goes on where it stopped when the command is given again.
 """

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import torch
 
-from data_prep.options import option, run_command
-from data_prep.wordnet import hypernyms as wordnet
+from data_prep.wordnet.hypernyms import WordNetOptions, build
 from examples.side_by_side import Method, Table, fine_tuned, preferred, self_trained
-from stoical.preferences import dpo, spin
+from stoical.commands import dpo, spin
+from stoical.commands.shell import Command, execute
+from stoical.common.options import option
 from stoical.reporting.tables import title, with_free_run
 
 DATA = Path("data/mammal")
@@ -114,11 +115,12 @@ class Options:
 
 def run(options: Options) -> None:
     """Make the data if it is missing, and the table."""
-    if not DATA.exists() and wordnet.main([f"out={DATA}", "subtree=mammal.n.01", "test_size=200"]):
-        raise ValueError(f"{DATA} could not be made")
+    if not DATA.exists():
+        build(WordNetOptions(out=str(DATA), subtree="mammal.n.01", test_size=200))
     TABLE.report(options.seeds, options.steps)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    sys.exit(run_command(Options, run, "python -m examples.mitigations", __doc__ or "", sys.argv[1:]))
+    command = Command(__doc__ or "", lambda given: run(given.options), Options, bare=True)
+    sys.exit(execute(command, sys.argv[1:]))

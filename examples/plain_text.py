@@ -1,6 +1,6 @@
 """`python -m examples.plain_text`: BASH and RAC beside supervised fine-tuning (SFT) and NEFTune, on plain text.
 
-The task is the chain of hypernyms of a noun (`data_prep.wordnet_text`). For each seed a small model is trained from
+The task is the chain of hypernyms of a noun (`stoical prepare chains`). For each seed a small model is trained from
 scratch, 300 steps of SFT; from its weights SFT and each method train on for as many steps of as many texts. The table
 is like that of `examples.mitigations`; its texts are what greedy decoding writes without a trie.
 """
@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
-from data_prep.options import option, run_command
-from data_prep.wordnet import chains as wordnet_text
+from data_prep.wordnet.chains import ChainOptions, build
 from examples.side_by_side import Table, fine_tuned, self_trained
+from stoical.commands.shell import Command, execute
+from stoical.common.options import option
 from stoical.reporting.generation import GENERATION, TITLES
 
 DATA = Path("data/chains")
@@ -57,11 +58,12 @@ class Options:
 
 def run(options: Options) -> None:
     """Make the data if it is missing, and the table."""
-    if not DATA.exists() and wordnet_text.main([f"out={DATA}", "subtree=mammal.n.01"]):
-        raise ValueError(f"{DATA} could not be made")
+    if not DATA.exists():
+        build(ChainOptions(out=str(DATA), subtree="mammal.n.01"))
     TABLE.report(options.seeds, options.steps)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    sys.exit(run_command(Options, run, "python -m examples.plain_text", __doc__ or "", sys.argv[1:]))
+    command = Command(__doc__ or "", lambda given: run(given.options), Options, bare=True)
+    sys.exit(execute(command, sys.argv[1:]))

@@ -15,9 +15,7 @@ from types import ModuleType
 
 import numpy as np
 
-from stoical.commands import evaluate
-from stoical.commands import self_train
-from stoical.commands import train
+from stoical.commands import evaluate, self_train, train
 from stoical.reporting.tables import markdown
 
 Metrics = Mapping[str, float]

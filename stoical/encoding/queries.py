@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class QueryEncoder:
     """Everything between a dataset row and token ids. max_length: of the prompt and the longest docID, in tokens.
 
-    encoder = QueryEncoder.of(AutoTokenizer.from_pretrained("gpt2"), "compact")
-    query = encoder.encode(RankingRow.of("deer", ["ruminant", "mammal"]))
+        encoder = QueryEncoder.of(AutoTokenizer.from_pretrained("gpt2"), "compact")
+        query = encoder.encode(RankingRow.of("deer", ["ruminant", "mammal"]))
     """
 
     template: PromptTemplate
@@ -42,9 +42,13 @@ class QueryEncoder:
     ) -> Self:
         """An encoder for a tokenizer, with a prompt template by name, by the path of a YAML file, or as it is.
 
-        terminator: what ends every docID; count_terminator: whether it counts in loss and score. Raises `ValueError`
-        for a template that is not there, or not as it should be.
+        max_length: of the prompt and the longest docID together, in tokens. seed: of the order in which a prompt lists
+        its documents. terminator: what ends every docID; count_terminator: whether it counts in loss and score. Raises
+        `ValueError` for a template that is not there, or not as it should be, and for a tokenizer without EOS to end
+        docIDs with.
         """
+        if terminator == "eos" and tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has no EOS token, which ends every docID; give it one, or terminator='none'")
         prompt = load_template(template) if isinstance(template, str) else template
         return cls(prompt, tokenizer, DocIDTokenizer(tokenizer, terminator, count_terminator), max_length, seed)
 
