@@ -54,11 +54,10 @@ class TargetSettings:
 
     def check(self) -> None:
         """Raise `ValueError` where a setting is unknown, missing, or set but without effect."""
-        for key, value, kind in (("item", self.item, ItemWeight), ("token", self.token, TokenTarget)):
-            if value not in typing.get_args(kind):
-                raise ValueError(f"loss.{key}={value} must be one of {', '.join(typing.get_args(kind))}")
-        if self.visits not in (None, *typing.get_args(Visits)):
-            raise ValueError(f"loss.visits={self.visits} must be one of {', '.join(typing.get_args(Visits))}")
+        for key, kind in (("item", ItemWeight), ("token", TokenTarget), ("visits", Visits)):
+            word, words = getattr(self, key), typing.get_args(kind)
+            if word not in words and not (key == "visits" and word is None):
+                raise ValueError(f"loss.{key}={word} must be one of {', '.join(words)}")
         needs = {
             "alpha": (self.alpha, self.item == "fractional", "loss.item=fractional"),
             "beta": (self.beta, self.token != "one_hot", "loss.token=trie or every_node"),
