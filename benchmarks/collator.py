@@ -19,7 +19,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
@@ -29,7 +29,8 @@ import torch
 import data_prep.wordnet.hypernyms
 from benchmarks.measure import Times, interleaved, markdown_table, spread, waiting, write_results
 from benchmarks.synthetic import random_query
-from data_prep.options import run_command
+from stoical.commands.shell import Command, execute
+from stoical.common.options import option
 from stoical.config.loading import load_recipe
 from stoical.data.dataset import RankingDataset, load_split
 from stoical.encoding.packing import TrieTargetCollator
@@ -45,21 +46,17 @@ BATCH = 8
 ESCI = {"prompt": 6000, "docs": 100, "vocab": 32768}
 
 
-def _option(default: object, explanation: str) -> Any:
-    return field(default=default, metadata={"help": explanation})
-
-
 @dataclass
 class CollatorOptions:
     """What the user can set; `--help` prints it."""
 
-    data: str | None = _option(None, "a WordNet dataset directory; without it one is made and thrown away")
-    recipes: str = _option("ntp,alpha2,alpha2_beta2,every_node", "recipes (wordnet_<name>) whose loss settings to time")
-    queries: int = _option(800, "how many rows of the training split, picked at random")
-    esci_queries: int = _option(80, "how many queries of ESCI's size")
-    rounds: int = _option(5, "how often everything is timed")
-    seed: int = _option(0, "seed of the rows picked and of the shuffles")
-    name: str = _option("collator", "results go to benchmarks/results/<name>.json and .md")
+    data: str | None = option(None, "a WordNet dataset directory; without it one is made and thrown away")
+    recipes: str = option("ntp,alpha2,alpha2_beta2,every_node", "recipes (wordnet_<name>) whose loss settings to time")
+    queries: int = option(800, "how many rows of the training split, picked at random")
+    esci_queries: int = option(80, "how many queries of ESCI's size")
+    rounds: int = option(5, "how often everything is timed")
+    seed: int = option(0, "seed of the rows picked and of the shuffles")
+    name: str = option("collator", "results go to benchmarks/results/<name>.json and .md")
 
 
 def batches(items: Sequence[Any]) -> list[Sequence[Any]]:
@@ -163,7 +160,8 @@ def run(options: CollatorOptions) -> None:
 
 def main() -> int:
     """Entry point of `python -m benchmarks.collator`."""
-    return run_command(CollatorOptions, run, COMMAND, __doc__ or "", sys.argv[1:])
+    command = Command(__doc__ or "", lambda given: run(given.options), CollatorOptions, bare=True)
+    return execute(command, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Literal
 
@@ -33,7 +33,8 @@ from transformers import AutoModelForCausalLM, DynamicCache, LogitsProcessor, Mi
 from benchmarks.catalogues import CATALOGUES, Catalogue, measure_catalogue
 from benchmarks.measure import Clock, Times, interleaved, markdown_table, spread, waiting, write_results
 from benchmarks.synthetic import EOS, FIRST_TOKEN
-from data_prep.options import run_command
+from stoical.commands.shell import Command, execute
+from stoical.common.options import option
 from stoical.decoding.beam_search import _Beams, _ended, _expand, _Finished, _live, beam_search
 from stoical.decoding.device_trie import DeviceTrie
 from stoical.models.layouts import TRIE_ATTENTION
@@ -43,26 +44,22 @@ DEPTHS = {"0": [0], "1": [1], "4": [4], "0 to 7": list(range(8))}  # tokens of t
 REPEATS = {"stoical": 20, "processor": 5, "prefix fn": 1}  # calls a timing
 
 
-def _option(default: object, explanation: str) -> Any:
-    return field(default=default, metadata={"help": explanation})
-
-
 @dataclass
 class DecodingOptions:
     """What the user can set; `--help` prints it."""
 
-    docs: int = _option(1_000_000, "docIDs in a catalogue")
-    catalogues: str = _option("random,wordnet", f"which: {', '.join(CATALOGUES)}")
-    beams: str = _option("1,10,100", "numbers of beams")
-    prompt: int = _option(256, "prompt tokens of a step and of a decode")
-    long_prompt: int = _option(2048, "prompt tokens where the cache is measured, with the most beams")
-    hidden: int = _option(256, "hidden size of the model: 2 layers, heads of 64, half as many key and value heads")
-    vocab: int = _option(32768, "size of the vocabulary; the wordnet catalogue needs Mistral's 32768")
-    threads: int = _option(1, "torch threads; with more, set clock=wall")
-    clock: Literal["cpu", "wall"] = _option("cpu", "the clock that the tables show; the JSON has both")
-    budget: float = _option(10.0, "seconds for each row of a table; at least 3 rounds are made")
-    seed: int = _option(0, "seed of weights, prompts, docIDs and beams")
-    name: str = _option("decoding", "results go to benchmarks/results/<name>.json and .md")
+    docs: int = option(1_000_000, "docIDs in a catalogue")
+    catalogues: str = option("random,wordnet", f"which: {', '.join(CATALOGUES)}")
+    beams: str = option("1,10,100", "numbers of beams")
+    prompt: int = option(256, "prompt tokens of a step and of a decode")
+    long_prompt: int = option(2048, "prompt tokens where the cache is measured, with the most beams")
+    hidden: int = option(256, "hidden size of the model: 2 layers, heads of 64, half as many key and value heads")
+    vocab: int = option(32768, "size of the vocabulary; the wordnet catalogue needs Mistral's 32768")
+    threads: int = option(1, "torch threads; with more, set clock=wall")
+    clock: Literal["cpu", "wall"] = option("cpu", "the clock that the tables show; the JSON has both")
+    budget: float = option(10.0, "seconds for each row of a table; at least 3 rounds are made")
+    seed: int = option(0, "seed of weights, prompts, docIDs and beams")
+    name: str = option("decoding", "results go to benchmarks/results/<name>.json and .md")
 
 
 def make_model(options: DecodingOptions) -> PreTrainedModel:
@@ -284,7 +281,8 @@ def run(options: DecodingOptions) -> None:
 
 def main() -> int:
     """Entry point of `python -m benchmarks.decoding`."""
-    return run_command(DecodingOptions, run, COMMAND, __doc__ or "", sys.argv[1:])
+    command = Command(__doc__ or "", lambda given: run(given.options), DecodingOptions, bare=True)
+    return execute(command, sys.argv[1:])
 
 
 if __name__ == "__main__":

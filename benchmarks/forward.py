@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Literal
 
@@ -26,7 +26,8 @@ from transformers import AutoModelForCausalLM, MistralConfig, PreTrainedModel
 
 from benchmarks.measure import Clock, interleaved, markdown_table, spread, waiting, write_results
 from benchmarks.synthetic import random_query
-from data_prep.options import run_command
+from stoical.commands.shell import Command, execute
+from stoical.common.options import option
 from stoical.encoding.packing import PackedBatch, TrieTargetCollator
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.models.forward import _read_nodes, node_logprobs
@@ -39,27 +40,23 @@ PACKED = ("sequence", "cache", "sequence, 4D mask")
 MAX_DIFFERENCE = 1e-3  # nats, of a docID's log-probability: float32 over 4,000 tokens
 
 
-def _option(default: object, explanation: str) -> Any:
-    return field(default=default, metadata={"help": explanation})
-
-
 @dataclass
 class ForwardOptions:
     """What the user can set; `--help` prints it."""
 
-    sizes: str = _option("256x10,512x40,1024x60,4096x100", "queries to time: prompt tokens x docIDs, ...")
-    hidden: int = _option(512, "hidden size; the MLP is 3.5 times as wide, as Mistral-7B's is")
-    layers: int = _option(4, "number of layers")
-    heads: int = _option(8, "number of attention heads")
-    kv_heads: int = _option(2, "number of key and value heads; Mistral-7B has a quarter of its heads")
-    vocab: int = _option(4096, "size of the vocabulary")
-    threads: int = _option(1, "torch threads; with more, set clock=wall")
-    clock: Literal["cpu", "wall"] = _option("cpu", "the clock that the tables show; the JSON has both")
-    budget: float = _option(30.0, "seconds to spend on a size, training and scoring each; at least 3 rounds are made")
-    pointwise_tokens: int = _option(6000, "run no more tokens than this in one pointwise call, and multiply up")
-    pointwise_rounds: int = _option(3, "how often pointwise is timed")
-    seed: int = _option(0, "seed of weights, prompts and docIDs")
-    name: str = _option("forward", "results go to benchmarks/results/<name>.json and .md")
+    sizes: str = option("256x10,512x40,1024x60,4096x100", "queries to time: prompt tokens x docIDs, ...")
+    hidden: int = option(512, "hidden size; the MLP is 3.5 times as wide, as Mistral-7B's is")
+    layers: int = option(4, "number of layers")
+    heads: int = option(8, "number of attention heads")
+    kv_heads: int = option(2, "number of key and value heads; Mistral-7B has a quarter of its heads")
+    vocab: int = option(4096, "size of the vocabulary")
+    threads: int = option(1, "torch threads; with more, set clock=wall")
+    clock: Literal["cpu", "wall"] = option("cpu", "the clock that the tables show; the JSON has both")
+    budget: float = option(30.0, "seconds to spend on a size, training and scoring each; at least 3 rounds are made")
+    pointwise_tokens: int = option(6000, "run no more tokens than this in one pointwise call, and multiply up")
+    pointwise_rounds: int = option(3, "how often pointwise is timed")
+    seed: int = option(0, "seed of weights, prompts and docIDs")
+    name: str = option("forward", "results go to benchmarks/results/<name>.json and .md")
 
 
 def make_model(options: ForwardOptions, attention: str) -> PreTrainedModel:
@@ -223,7 +220,8 @@ def run(options: ForwardOptions) -> None:
 
 def main() -> int:
     """Entry point of `python -m benchmarks.forward`."""
-    return run_command(ForwardOptions, run, COMMAND, __doc__ or "", sys.argv[1:])
+    command = Command(__doc__ or "", lambda given: run(given.options), ForwardOptions, bare=True)
+    return execute(command, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Literal
 
@@ -28,8 +28,10 @@ from benchmarks.flops import pass_flops, peak_flops
 from benchmarks.forward import plain_loss, pointwise_logprobs
 from benchmarks.measure import environment, interleaved, markdown_table, spread, write_results
 from benchmarks.synthetic import random_query
-from data_prep.options import run_command
-from stoical.config.loading import RECIPES, read_layer
+from stoical.commands.shell import Command, execute
+from stoical.common.options import option
+from stoical.common.places import shipped
+from stoical.config.loading import read_layer
 from stoical.encoding.packing import PackedBatch, TrieTargetCollator
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.models.forward import _pointwise, node_logprobs
@@ -55,26 +57,22 @@ COLUMNS = ("seconds", "queries/s", "tokens/s", "MFU", "peak, GiB", "speed-up", "
 NOT_MEASURED = "not measured"
 
 
-def _option(default: object, explanation: str) -> Any:
-    return field(default=default, metadata={"help": explanation})
-
-
 @dataclass
 class GpuOptions:
     """What the user can set; `--help` prints it."""
 
-    size: Literal["7b", "tiny"] = _option("7b", "the model: Mistral-7B-v0.3's shape, or one for tests")
-    batches: str = _option(
+    size: Literal["7b", "tiny"] = option("7b", "the model: Mistral-7B-v0.3's shape, or one for tests")
+    batches: str = option(
         "wordnet:8x320x10,esci:1x6000x100", "name:queries x prompt tokens x docIDs of a micro-batch, ..."
     )
-    dtype: Literal["bfloat16", "float32"] = _option("bfloat16", "of weights, gradients and computation")
-    checkpointing: bool = _option(False, "activation checkpointing while training (cache cannot)")
-    budget: float = _option(30.0, "seconds to spend on a batch, training and scoring each")
-    rounds: int = _option(3, "rounds to make at least, and with more time up to 40")
-    pointwise_tokens: int = _option(4096, "run no more tokens than this in one pointwise call, and multiply up")
-    seed: int = _option(0, "seed of weights, prompts and docIDs")
-    measure: bool = _option(True, "false: write the tables with every cell not measured")
-    name: str = _option("gpu", "results go to benchmarks/results/<name>.json and .md")
+    dtype: Literal["bfloat16", "float32"] = option("bfloat16", "of weights, gradients and computation")
+    checkpointing: bool = option(False, "activation checkpointing while training (cache cannot)")
+    budget: float = option(30.0, "seconds to spend on a batch, training and scoring each")
+    rounds: int = option(3, "rounds to make at least, and with more time up to 40")
+    pointwise_tokens: int = option(4096, "run no more tokens than this in one pointwise call, and multiply up")
+    seed: int = option(0, "seed of weights, prompts and docIDs")
+    measure: bool = option(True, "false: write the tables with every cell not measured")
+    name: str = option("gpu", "results go to benchmarks/results/<name>.json and .md")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +119,8 @@ def make_batch(text: str, options: GpuOptions, vocabulary: int, device: torch.de
 
 def make_model(options: GpuOptions, device: torch.device) -> PreTrainedModel:
     """Random weights, made on the device."""
-    shape = TINY if options.size == "tiny" else read_layer(RECIPES / "overlays" / "random_7b.yaml")[1].model.config
+    overlay = shipped("recipes") / "overlays" / "random_7b.yaml"
+    shape = TINY if options.size == "tiny" else read_layer(overlay)[1].model.config
     config = AutoConfig.for_model("mistral", **dict(shape) | {"sliding_window": None})
     torch.manual_seed(options.seed)
     with device:
@@ -256,7 +255,8 @@ def run(options: GpuOptions) -> None:
 
 def main() -> int:
     """Entry point of `python -m benchmarks.gpu`."""
-    return run_command(GpuOptions, run, COMMAND, __doc__ or "", sys.argv[1:])
+    command = Command(__doc__ or "", lambda given: run(given.options), GpuOptions, bare=True)
+    return execute(command, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -26,30 +26,27 @@ from sklearn.decomposition import sparse_encode
 from threadpoolctl import threadpool_limits
 
 from benchmarks.measure import interleaved, markdown_table, spread, waiting, write_results
-from data_prep.options import run_command
+from stoical.commands.shell import Command, execute
+from stoical.common.options import option
 from stoical.docids.matching_pursuit import BLOCK_ROWS, Floats, batched_omp
 
 COMMAND = "python -m benchmarks.omp"
 ESCI_TITLES = 1_802_771
 
 
-def _option(default: object, explanation: str) -> Any:
-    return field(default=default, metadata={"help": explanation})
-
-
 @dataclass
 class OmpOptions:
     """What the user can set; `--help` prints it."""
 
-    sizes: str = _option("20000x256,20000x768", "rows x embedding dimensions, ...")
-    atoms: int = _option(100, "atoms of the dictionary")
-    nonzeros: int = _option(3, "non-zeros of a code")
-    block_rows: int = _option(BLOCK_ROWS, "rows of a block")
-    threads: int = _option(1, "threads of torch and BLAS; with more, set clock=wall")
-    clock: Literal["cpu", "wall"] = _option("cpu", "the clock that the table shows; the JSON has both")
-    budget: float = _option(30.0, "seconds to spend on a size; at least 3 rounds are made")
-    seed: int = _option(0, "seed of rows and dictionary")
-    name: str = _option("omp", "results go to benchmarks/results/<name>.json and .md")
+    sizes: str = option("20000x256,20000x768", "rows x embedding dimensions, ...")
+    atoms: int = option(100, "atoms of the dictionary")
+    nonzeros: int = option(3, "non-zeros of a code")
+    block_rows: int = option(BLOCK_ROWS, "rows of a block")
+    threads: int = option(1, "threads of torch and BLAS; with more, set clock=wall")
+    clock: Literal["cpu", "wall"] = option("cpu", "the clock that the table shows; the JSON has both")
+    budget: float = option(30.0, "seconds to spend on a size; at least 3 rounds are made")
+    seed: int = option(0, "seed of rows and dictionary")
+    name: str = option("omp", "results go to benchmarks/results/<name>.json and .md")
 
 
 def make_problem(rows: int, dimensions: int, atoms: int, seed: int) -> tuple[Floats, Floats]:
@@ -153,7 +150,8 @@ def run(options: OmpOptions) -> None:
 
 def main() -> int:
     """Entry point of `python -m benchmarks.omp`."""
-    return run_command(OmpOptions, run, COMMAND, __doc__ or "", sys.argv[1:])
+    command = Command(__doc__ or "", lambda given: run(given.options), OmpOptions, bare=True)
+    return execute(command, sys.argv[1:])
 
 
 if __name__ == "__main__":

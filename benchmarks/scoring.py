@@ -18,7 +18,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Literal
 
@@ -28,8 +28,9 @@ from transformers import PreTrainedModel
 
 from benchmarks.forward import ForwardOptions, make_model
 from benchmarks.measure import Clock, Times, interleaved, markdown_table, spread, waiting, write_results
-from data_prep.options import run_command
 from data_prep.wordnet.graph import bundled_graph
+from stoical.commands.shell import Command, execute
+from stoical.common.options import option
 from stoical.data.rows import Doc, RankingRow
 from stoical.decoding.beam_search import Hypothesis, beam_search, greedy
 from stoical.decoding.choices import Mode
@@ -48,22 +49,18 @@ COMMAND = "python -m benchmarks.scoring"
 MAX_DIFFERENCE = 1e-4  # nats, of a docID's mean log-probability
 
 
-def _option(default: object, explanation: str) -> Any:
-    return field(default=default, metadata={"help": explanation})
-
-
 @dataclass
 class ScoringOptions:
     """What the user can set; `--help` prints it."""
 
-    docs: str = _option("10,40,100", "numbers of documents")
-    beams: int = _option(10, "beams of the constrained search")
-    each: int = _option(20, "time no more than this many docIDs in a forward of their own, and multiply up")
-    threads: int = _option(1, "torch threads; with more, set clock=wall")
-    clock: Literal["cpu", "wall"] = _option("cpu", "the clock that the tables show; the JSON has both")
-    budget: float = _option(30.0, "seconds for each number of documents; at least 3 rounds are made")
-    seed: int = _option(0, "seed of weights, names and shuffle")
-    name: str = _option("scoring", "results go to benchmarks/results/<name>.json and .md")
+    docs: str = option("10,40,100", "numbers of documents")
+    beams: int = option(10, "beams of the constrained search")
+    each: int = option(20, "time no more than this many docIDs in a forward of their own, and multiply up")
+    threads: int = option(1, "torch threads; with more, set clock=wall")
+    clock: Literal["cpu", "wall"] = option("cpu", "the clock that the tables show; the JSON has both")
+    budget: float = option(30.0, "seconds for each number of documents; at least 3 rounds are made")
+    seed: int = option(0, "seed of weights, names and shuffle")
+    name: str = option("scoring", "results go to benchmarks/results/<name>.json and .md")
 
 
 def make_dataset(docs: int, seed: int) -> EncodedDataset:
@@ -96,7 +93,7 @@ def scorers(
         evaluation = Evaluator(dataset, collator, mode, "mean", [1, 5], batch_size=1, layout="sequence", num_beams=5)(
             trie_model
         )
-        scores: list[float] = evaluation.rows[0]["scores"]
+        scores: list[float] = evaluation.rows[0].scores
         return scores
 
     def decoded(search: Callable[[DeviceTrie], Hypothesis | list[Hypothesis]]) -> Any:
@@ -158,7 +155,8 @@ def run(options: ScoringOptions) -> None:
 
 def main() -> int:
     """Entry point of `python -m benchmarks.scoring`."""
-    return run_command(ScoringOptions, run, COMMAND, __doc__ or "", sys.argv[1:])
+    command = Command(__doc__ or "", lambda given: run(given.options), ScoringOptions, bare=True)
+    return execute(command, sys.argv[1:])
 
 
 if __name__ == "__main__":

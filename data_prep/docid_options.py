@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-import torch
-
+from stoical.common.lazy import torch
 from stoical.common.options import option
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-import numpy as np
-import numpy.typing as npt
-
-from stoical.docids.kmeans import hierarchical_kmeans_paths, residual_kmeans_paths
-from stoical.docids.report import word_paths
-from stoical.docids.sparse_codes import learn_dictionary, short_rows, sparse_paths
-
-from .dropped import Dropped
-from .embeddings import Floats, Ints, zero_rows
-
-Bools = npt.NDArray[np.bool_]
+from .checks import check_seed, refuse
 
 
 @dataclass
@@ -50,12 +35,8 @@ class DocIDOptions:
 
 def check_docid_options(options: DocIDOptions) -> None:
     """Raise ValueError for settings that are wrong, or that nothing would read."""
-    try:
-        torch.empty(0, device=options.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={options.device}: {str(error).splitlines()[0]}") from None
-    if not 0 <= options.seed < 2**32:
-        raise ValueError(f"seed={options.seed}: must be from 0 to 4294967295")
+    _check_device(options.device)
+    check_seed(options.seed)
     for name in ("components", "nonzeros", "dimensions", "alpha"):
         if not getattr(options, name) > 0:
             raise ValueError(f"{name}={getattr(options, name)}: must be above 0")
@@ -66,34 +47,11 @@ def check_docid_options(options: DocIDOptions) -> None:
     refuse(options, [name for name in own if name != read], f"embedder={options.embedder}")
 
 
-def refuse(options: DataclassInstance, names: Sequence[str], because: str) -> None:
-    """Raise ValueError for the first of the settings that is not at its default, as nothing would read it."""
-    defaults = {field.name: field.default for field in fields(options)}
-    for name in names:
-        if getattr(options, name) != defaults[name]:
-            raise ValueError(f"{name}={getattr(options, name)} has no effect with {because}: drop it")
-
-
-def make_paths(
-    options: DocIDOptions, embeddings: Floats, texts: Sequence[str], where: Sequence[str], dropped: Dropped
-) -> tuple[Ints, Bools]:
-    """Paths [N, K] of all titles, and which of them [N] are usable: the others have zeros or too few non-zeros.
-
-    `embeddings` [N, E] and `texts` are of the titles, and `where` says where each stands. What is not usable is noted.
-    """
-    usable = np.ones(len(texts), dtype=bool)
-    usable[zero_rows(embeddings, where, "title embeddings")] = False
-    for row in np.flatnonzero(~usable).tolist():
-        dropped.add("title whose embedding is all zeros", where[row], texts[row])
-    if options.docids == "text":
-        return word_paths(texts), usable
-    if options.docids != "sparse":
-        paths_of = residual_kmeans_paths if options.docids == "residual" else hierarchical_kmeans_paths
-        return paths_of(embeddings, options.components, options.nonzeros, options.seed), usable
-    dictionary = learn_dictionary(embeddings, options.components, options.alpha, options.seed)
-    paths = sparse_paths(embeddings, dictionary, options.nonzeros, options.device)
-    for row, found in short_rows(paths).items():
-        if usable[row]:
-            dropped.add(f"title with {found} of {options.nonzeros} non-zeros", where[row], texts[row])
-            usable[row] = False
-    return paths, usable
+def _check_device(device: str) -> None:
+    """Raise ValueError for a device that torch does not have here; the CPU is there, and needs no torch to ask."""
+    if device == "cpu":
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={device}: {str(error).splitlines()[0]}") from None

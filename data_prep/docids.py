@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from stoical.common.arrays import Ints
 from stoical.common.files import file_sha256
 from stoical.common.options import option
 from stoical.docids.collisions import DocIDCollisionError, resolve_collisions
@@ -24,22 +25,23 @@ from stoical.docids.sparse_codes import docid_texts
 from stoical.docids.table import DocIDTable
 
 from .dataset_dir import check_replaceable, write_dataset
-from .docid_options import DocIDOptions, check_docid_options, make_paths
+from .docid_options import DocIDOptions, check_docid_options
+from .docid_paths import make_paths
 from .dropped import Dropped, print_dropped
-from .embeddings import Embeddings, Ints, load_item_embeddings, model_embeddings, tfidf_embeddings
+from .embeddings import Embeddings, load_item_embeddings, model_embeddings, tfidf_embeddings
 from .item_texts import read_texts
 
 TOOL = "stoical prepare docids"
 REPORTED = ("items", "distinct_docids", "largest_group", "trie")
-"""What of the report is about items; the rest is about lists, which are not known here."""
+"""The keys of the report that are about items; the others are about lists, which are not known here."""
 
 
 @dataclass
 class ItemOptions(DocIDOptions):
     """What the user can set; `--help` prints it."""
 
-    input: str = option("", "the items")
-    out: str = option("data/docids", "directory to write; one that exists must come from this command")
+    input: str = option("", "the file or directory of the items")
+    out: str = option("data/docids", "the directory to write; a dataset in it is replaced if this command made it")
     text: Literal["both", "title", "text"] = option("both", "what of an item is embedded: title, text, or both")
     collisions: Literal["keep_best", "disambiguate", "fail"] = option(
         "disambiguate",
@@ -89,7 +91,7 @@ def _check(options: ItemOptions) -> None:
 
 
 def _read(source: Path, options: ItemOptions, dropped: Dropped) -> tuple[list[str], list[str], list[str]]:
-    """Ids, texts and places of the items. With embedder=npy all must have a text, so that rows stay in step."""
+    """Ids, texts and places of the items that have a text; with embedder=npy all must, so that rows stay in step."""
     items = read_texts(source, "item", None, dropped)
     texts = {item: its.chosen(options.text) for item, its in items.items()}
     for item, text in texts.items():
@@ -119,7 +121,7 @@ def _one_list(paths: Ints) -> Ints:
 
 
 def _describe(options: ItemOptions, facts: dict[str, Any]) -> dict[str, Any]:
-    """The manifest's head. No paths."""
+    """The manifest's head: where the items come from and how their docIDs were made. It holds no paths."""
     source = Path(options.input)
     left_out = {"input", "out", "seed", "licence", "device", "embedder", "embedder_revision", "title_embeddings"}
     return {

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
+from stoical.common.lazy import pa
 
 SHOWN = 5
 
@@ -18,11 +18,11 @@ class Dropped:
     rows: list[tuple[str, str, str]] = field(default_factory=list)
 
     def add(self, reason: str, where: str, text: object) -> None:
-        """Note a row."""
+        """Note a row: why it is left out, where it stands and what it says."""
         self.rows.append((reason, where, str(text)))
 
     def summary(self) -> dict[str, Any]:
-        """By reason: how many, and where the first few stand."""
+        """Reason -> how many rows, and where the first few of them stand."""
         counts = Counter(reason for reason, _, _ in self.rows)
         first: dict[str, list[str]] = {}
         for reason, where, text in self.rows:
@@ -31,7 +31,7 @@ class Dropped:
         return {reason: {"rows": count, "first": first[reason]} for reason, count in counts.items()}
 
     def to_arrow(self) -> pa.Table:
-        """All of them: columns reason, where and text."""
+        """Every row that was left out, as a table of reason, where and text."""
         columns = list(zip(*self.rows, strict=True)) or [(), (), ()]
         arrays = [pa.array(column, pa.string()) for column in columns]
         return pa.table(arrays, names=["reason", "where", "text"])

@@ -15,12 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from stoical.common.arrays import Floats, Ints
 from stoical.common.files import file_sha256
-
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.int64]
 
 BLOCK_ROWS = 65536
 
@@ -87,7 +84,7 @@ def model_embeddings(
 def load_embeddings(query_file: str, title_file: str, num_queries: int, num_titles: int) -> Embeddings:
     """Precomputed rows, memory-mapped where they are float32: query_file [Q, E] and title_file [N, E].
 
-    Raises ValueError for files that are no such arrays, and for the wrong count of rows or dimensions.
+    Raises ValueError for files that do not hold such arrays, and for the wrong number of rows or dimensions.
     """
     queries, titles = _load(query_file, num_queries, "queries"), _load(title_file, num_titles, "titles")
     if queries.shape[1] != titles.shape[1]:
@@ -118,7 +115,7 @@ def _load(file: str, rows: int, what: str) -> Floats:
 def zero_rows(embeddings: Floats, where: Sequence[str], name: str) -> Ints:
     """The rows that are all zeros. ValueError, naming the first, for rows with NaN or infinities.
 
-    `where` tells the place of each row's text in the data, and `name` the embeddings.
+    `where` has the place of each row's text in the data, and `name` is what the message calls the embeddings.
     """
     zero = []
     for start in range(0, len(embeddings), BLOCK_ROWS):

@@ -33,7 +33,7 @@ class Judgement:
 
 
 def parse_grade(cell: Any, where: str, what: str) -> float:
-    """The number in a cell. ValueError, naming the place, for anything that is no finite number."""
+    """The number in a cell. ValueError, naming the place, for anything but a finite number."""
     try:
         grade = float(cell)
     except (TypeError, ValueError):
@@ -44,7 +44,7 @@ def parse_grade(cell: Any, where: str, what: str) -> float:
 
 
 def group(judgements: Iterable[Judgement], dropped: Dropped) -> Grades:
-    """By query and document. A pair that comes again is noted and left out, whether its grade is the same or not."""
+    """Judgements by query and document. A repeated pair is noted and left out, with the same grade or another."""
     grades: Grades = {}
     for each in judgements:
         first = grades.setdefault(each.query, {}).setdefault(each.document, each)
@@ -80,13 +80,13 @@ class Ranked:
 
 
 def rank_run(run: Mapping[str, Judgement]) -> Ranked:
-    """The ranking that a run alone gives."""
+    """The list of one query by its scores in a run, where there are no grades."""
     return Ranked(levels(_by_grade(run.values())), [])
 
 
 @dataclass(frozen=True)
 class RankRule:
-    """See the module's docstring."""
+    """Which documents are relevant and in what order, as the docstring of this module says."""
 
     relevant_above: float
     irrelevant: Irrelevant
@@ -109,7 +109,7 @@ class RankRule:
         return Ranked(levels(relevant), [each.document for each in (*shown, *drawn)], not_used)
 
     def _sample(self, judged: Sequence[Judgement], room: int) -> list[Judgement]:
-        """At most `room` of them, in their order, drawn by the seed and the query."""
+        """At most `room` of the judgements, in their order, drawn by the seed and the query."""
         if len(judged) <= room:
             return list(judged)
         places = random.Random(f"{self.seed}/{judged[0].query}").sample(range(len(judged)), room)
@@ -143,7 +143,7 @@ def levels(*parts: Sequence[Judgement]) -> list[tuple[str, int]]:
 
 
 def competition_ranks(of_levels: Sequence[int]) -> list[int]:
-    """Ranks from 1, as `stoical.data` wants them (1, 1, 3), of documents with these rising levels."""
+    """Ranks from 1, as `stoical.data.rows` wants them (1, 1, 3), of documents with these rising levels."""
     ranks: list[int] = []
     for place, level in enumerate(of_levels):
         ranks.append(ranks[-1] if place and of_levels[place - 1] == level else place + 1)

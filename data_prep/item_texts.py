@@ -39,7 +39,7 @@ def read_texts(path: Path, what: str, wanted: Collection[str] | None, dropped: D
     """Id to text, in file order, of the `wanted` ids or of all. `what`, such as "document", is for messages.
 
     An id that comes again is noted and left out, as is a row without id. Raises ValueError for a file that cannot be
-    read, lacks a column, or holds something else than text.
+    read, lacks a column, or holds anything but text.
     """
     found: dict[str, ItemText] = {}
     for where, number, title, text in tqdm(_rows(path), f"reading {path}", delay=3, leave=False, disable=None):
@@ -72,14 +72,14 @@ def _rows(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Any, Any, Any]]:
-    """One at a time: a corpus may be larger than the memory."""
+    """`_rows` of JSON lines, read one at a time: a corpus may be larger than the memory."""
     for line, record in json_lines(path):
         where = f"{path}:{line}"
         yield where, record[_id_column(record, where)], record.get("title"), record.get("text")
 
 
 def _id_column(columns: Collection[str], where: str) -> str:
-    """The column of ids. ValueError where there is none, or nothing else that is read."""
+    """The name of the id column. ValueError where there is none, or neither a title nor a text beside it."""
     present = [name for name in IDS if name in columns]
     if not present or not {*TEXTS} & {*columns}:
         raise ValueError(f"{where} needs _id or id, and text or title (it has: {', '.join(sorted(columns)) or 'none'})")

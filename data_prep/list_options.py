@@ -1,4 +1,4 @@
-"""What all importers can be told."""
+"""The options that all importers share, and their checks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 
 from stoical.common.options import option
 
+from .checks import check_least, check_seed
 from .dataset_dir import check_replaceable
 from .grades import RankRule
 
@@ -16,22 +17,24 @@ DOCID_CHOICES = ("id", "title")
 
 @dataclass
 class ListOptions:
-    """The options that all importers share; see `data_prep.grades` for the rule."""
+    """What the user can set in every importer; `grades.py` has the rule that it describes."""
 
-    out: str = option("data/mine", "directory to write; one that exists must come from this command")
+    out: str = option("data/mine", "the directory to write; a dataset in it is replaced if this command made it")
     irrelevant: Literal["negatives", "last"] = option(
         "negatives",
         "documents that are not relevant. negatives: scored at evaluation only; last: at the end of the list, so that "
         "the prompt holds them",
     )
-    max_irrelevant: int = option(10, "how many of these a query gets: the best of the run, then drawn by the seed")
+    max_irrelevant: int = option(
+        10, "how many irrelevant documents a query gets: the best of the run, then some drawn by the seed"
+    )
     relevant_above: float = option(0.0, "documents with a higher grade are relevant")
     text: Literal["both", "title", "text", "none"] = option(
         "both", "a document's text: its title, its text, both (title first), or none"
     )
     docids: str = option(
         "id",
-        "what the model writes for a document: its id, its title, or by a table that stoical prepare docids made (a file)",
+        "what the model writes for a document: id, title, or a file that stoical prepare docids made (items.parquet)",
     )
     test_size: int | None = option(
         None, "how many queries are for testing where the source has no split; if not given, a tenth"
@@ -42,10 +45,8 @@ class ListOptions:
     def check(self, tool: str) -> None:
         """Raise ValueError for settings that are wrong."""
         check_replaceable(Path(self.out), tool)
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed={self.seed}: must be from 0 to 4294967295")
-        if self.max_irrelevant < 0:
-            raise ValueError(f"max_irrelevant={self.max_irrelevant}: must be at least 0")
+        check_seed(self.seed)
+        check_least(self, max_irrelevant=0)
         if self.docids not in DOCID_CHOICES and not Path(self.docids).is_file():
             raise ValueError(
                 f"docids={self.docids}: neither id, nor title, nor a file that stoical prepare docids made"

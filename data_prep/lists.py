@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from stoical.common.files import file_sha256
-from stoical.data.dataset import SCHEMA
+from stoical.common.lazy import pa
+from stoical.data.dataset import row_schema
 from stoical.docids.table import DocIDTable
 
 from .dataset_dir import Row, write_dataset
@@ -42,10 +42,10 @@ def choose_docids(choice: str, documents: Mapping[str, ItemText]) -> dict[str, s
 
 
 def make_rows(ranked: Mapping[str, Ranked], collection: Collection, dropped: Dropped) -> list[Row]:
-    """A row for each query, see `stoical.data`.
+    """A row for each query, see `stoical.data.rows`.
 
-    Left out and noted: documents without docID or, where texts are asked for, without text; of the documents of a list
-    that share a docID all but the best-ranked; lists whose documents all share one, or that are left with none.
+    Noted and left out are documents without a docID or, where texts are asked for, without a text; of the documents of
+    a list that share a docID, all but the best-ranked; and lists whose documents all share one, or that have none left.
     """
     rows = []
     for query, its in ranked.items():
@@ -104,7 +104,7 @@ def build_lists(
     documents: Mapping[str, ItemText],
     dropped: Dropped,
 ) -> None:
-    """Rank, split and write.
+    """Rank the documents of every query, split the queries and write the dataset.
 
     `grades` are by split: `train` and `test`, or `test` alone to be split by the seed, or none to rank by the run.
     `inputs`: the files that were read, by the option that named them. ValueError where no list is left.
@@ -179,7 +179,7 @@ def _write(
         "dropped": dropped.summary(),
         "irrelevant_not_used": not_used,
     }
-    tables = {split: pa.Table.from_pylist(list(rows), schema=SCHEMA) for split, rows in splits.items()}
+    tables = {split: pa.Table.from_pylist(list(rows), schema=row_schema()) for split, rows in splits.items()}
     extra = {"items": table.to_arrow(), "dropped": dropped.to_arrow()}
     manifest = write_dataset(Path(options.out), tables, f"{options.licence}\n", manifest, extra)
     print_dropped(manifest["dropped"])

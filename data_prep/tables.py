@@ -1,7 +1,7 @@
 """Tables of any kind, with the place of every row: .parquet, .jsonl, .csv, .tsv, or a `datasets` directory.
 
-The rows of a parquet file or a `datasets` directory are counted from 0, as `stoical.data` does, and the lines of a text
-file from 1. A .tsv file has no quotes; an empty cell is None.
+The rows of a parquet file or a `datasets` directory are counted from 0, as in `stoical.data.files`, and the lines of a
+text file from 1. A .tsv file has no quotes; an empty cell is None.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from stoical.data.files import open_table
+from stoical.common.lazy import pa, pq
+from stoical.data.files import json_value, numbered, open_table
 
 KINDS = ".parquet, .jsonl, .csv or .tsv file, or a directory by datasets' save_to_disk"
 
@@ -95,20 +93,18 @@ def _read_jsonl(path: Path, required: Sequence[str], optional: Sequence[str]) ->
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of every line that is not blank. ValueError for one that is no JSON object."""
+    """(line number, object) of every line that is not blank. ValueError for one that is not a JSON object."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield number, _json_object(line, f"{path}:{number}")
+        for number, line in numbered(file):
+            yield number, _json_object(line, f"{path}:{number}")
 
 
 def _json_object(line: bytes, where: str) -> dict[str, Any]:
+    record = json_value(line, where)
     try:
-        record = json.loads(line)
-        line.decode().encode()
         json.dumps(record, ensure_ascii=False).encode()
-    except ValueError as error:  # a syntax error, bytes that are not UTF-8, or half of a surrogate pair
-        raise ValueError(f"{where}: not a JSON object on one line, in UTF-8: {error}") from None
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where}: holds half of a surrogate pair, which is not UTF-8: {error}") from None
     if not isinstance(record, dict):
         raise ValueError(f"{where}: expected a JSON object, got {reprlib.repr(record)}")
     return record

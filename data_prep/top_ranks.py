@@ -6,16 +6,16 @@ Dimension letters: Q queries, N titles, E embedding dimensions, R ranks, B queri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.int64]
+from stoical.common.arrays import Bools, Floats, Ints
+from stoical.common.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SCORE_BYTES = 2**29
 SELECT_BYTES = 64  # a title that may be among the wanted: its row, place, score and orders, and those of `topk`
@@ -41,9 +41,7 @@ def check_enough(titles: int, ranks: Sequence[int]) -> None:
         )
 
 
-def top_ranks(
-    queries: Floats, titles: Floats, ranks: Sequence[int], usable: npt.NDArray[np.bool_], device: str = "cpu"
-) -> Ints:
+def top_ranks(queries: Floats, titles: Floats, ranks: Sequence[int], usable: Bools, device: str = "cpu") -> Ints:
     """[Q, R] the rows of the titles that have these ranks by inner product with each query; of equals the first goes
     first. Titles that are not `usable` [N] are passed over.
 
@@ -77,7 +75,7 @@ def _scores(queries: Tensor, titles: Floats, passed_over: Tensor) -> Tensor:
 def _rows_at(scores: Tensor, places: Tensor) -> Tensor:
     """[B, R] where in each row of `scores` [B, N] the ones at these places, from 0, of a stable descending sort stand.
 
-    Only what is no smaller than the last wanted score is sorted: `topk` alone does not say which of equals it took.
+    Only scores of at least the last wanted one are sorted: `topk` alone does not say which of equals it took.
     """
     least = scores.topk(int(places[-1]) + 1, sorted=False).values.amin(dim=1, keepdim=True)
     query, title = (scores >= least).nonzero(as_tuple=True)

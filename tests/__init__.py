@@ -1,1 +1,1 @@
-"""Tests; `tests/conftest.py` holds what they share."""
+"""Tests, in the rooms of what they test; `tests/support` holds what they share."""

@@ -18,20 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from stoical.common.arrays import Bools, Ints
+from stoical.common.lazy import pa, pq
 from stoical.docids.report import docid_report
 from stoical.docids.sparse_codes import docid_texts
 from stoical.docids.table import DocIDTable
 
+from ..checks import refuse
 from ..dataset_dir import write_dataset
-from ..docid_options import make_paths, refuse
+from ..docid_paths import make_paths
 from ..dropped import Dropped, print_dropped
-from ..embeddings import Embeddings, Ints, load_embeddings, model_embeddings, tfidf_embeddings, zero_rows
+from ..embeddings import Embeddings, load_embeddings, model_embeddings, tfidf_embeddings, zero_rows
 from ..top_ranks import check_enough, top_ranks
 from .files import Source, read_separate, read_source
-from .lists import Bools, Lists, rows_table, settle_collisions, split_rows, subset
+from .lists import Lists, rows_table, settle_collisions, split_rows, subset
 from .options import EsciOptions, check_options
 from .texts import LOCALE, Texts, collect_queries, collect_titles, count_source
 
@@ -141,7 +142,7 @@ def make_splits(options: EsciOptions, lists: Lists, docids: list[str], items: Te
 
 
 def describe(options: EsciOptions, source: Source, embeddings: Embeddings, ranks: Sequence[int]) -> dict[str, Any]:
-    """The manifest's head: where the data comes from and what was done to it. No paths."""
+    """The manifest's head: where the data comes from and what was done to it. It holds no paths."""
     left_out = {"out", "source", "revision", "queries", "titles", "texts", "seed", "device"}
     left_out |= {"embedder", "embedder_revision", "query_embeddings", "title_embeddings"}
     return {

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
-
 from ..tables import Table, check_columns, check_text, from_arrow, read_table
 
 EXAMPLES = "shopping_queries_dataset_examples.parquet"
@@ -86,6 +84,8 @@ def _read(path: Path, required: Sequence[str]) -> Table:
 
 def _from_hub(name: str, revision: str, required: Sequence[str]) -> list[Table]:
     """A table for each split of a hub dataset, with the split's name as its column `split` unless it has one."""
+    import datasets
+
     try:
         splits = datasets.load_dataset(name, revision=revision or None)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:

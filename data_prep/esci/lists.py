@@ -8,16 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
+from stoical.common.arrays import Bools, Ints
+from stoical.common.lazy import pa
 from stoical.docids.collisions import Collisions, DocIDCollisionError, resolve_collisions
 
 from ..dropped import Dropped
 from .texts import Texts
 
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 ROWS_OF_A_CHUNK = 10_000  # of 101 titles: under the 2 GiB that a chunk of Arrow strings can hold
 
 
@@ -34,11 +32,11 @@ class Lists:
     items: Ints
 
     def keep(self, rows: Bools) -> Lists:
-        """Only these queries."""
+        """The lists of these queries alone."""
         return Lists(subset(self.queries, np.flatnonzero(rows)), self.items[rows])
 
     def without(self, rows: Bools, reason: str, dropped: Dropped) -> Lists:
-        """Without the queries at `rows` [Q], which are noted."""
+        """The lists without the queries at `rows` [Q], which are noted with the reason."""
         for row in np.flatnonzero(rows).tolist():
             dropped.add(reason, self.queries.where[row], self.queries.texts[row])
         return self.keep(~rows)
@@ -94,7 +92,7 @@ def split_rows(queries: Texts, by_data: bool, test_size: int, seed: int) -> dict
 
 
 def rows_table(lists: Lists, rows: Ints, docids: pa.Array, titles: pa.Array) -> pa.Table:
-    """The dataset rows (see `stoical.data`) of these queries, made without a Python object for every document."""
+    """The dataset rows (see `stoical.data.rows`) of these queries, made without a Python object for every document."""
     chunks = [rows[start : start + ROWS_OF_A_CHUNK] for start in range(0, len(rows), ROWS_OF_A_CHUNK)]
     return pa.concat_tables(_chunk(lists, chunk, docids, titles) for chunk in chunks)
 

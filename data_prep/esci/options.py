@@ -8,8 +8,9 @@ from typing import Literal
 
 from stoical.common.options import option
 
+from ..checks import refuse
 from ..dataset_dir import check_replaceable
-from ..docid_options import DocIDOptions, check_docid_options, refuse
+from ..docid_options import DocIDOptions, check_docid_options
 from ..top_ranks import rank_rule
 
 
@@ -17,7 +18,7 @@ from ..top_ranks import rank_rule
 class EsciOptions(DocIDOptions):
     """What the user can set; `--help` prints it."""
 
-    out: str = option("data/esci", "directory to write; one that exists must come from this command")
+    out: str = option("data/esci", "the directory to write; a dataset in it is replaced if this command made it")
     source: str = option(
         "",
         "a directory with shopping_queries_dataset_{examples,products}.parquet from "

@@ -42,8 +42,8 @@ class Texts:
 def collect_queries(tables: list[Table], dropped: Dropped) -> Texts:
     """The distinct queries of the US, with `query_id` where the data has one, else where they stand.
 
-    Left out and noted: rows of other locales, and without a query. A query that comes again in another split stays in
-    its first. Raises ValueError where one query_id has two queries, or where there is no US query at all.
+    Rows of other locales and rows without a query are noted and left out. A query that occurs in two splits stays in
+    the first. Raises ValueError where one query_id has two queries, or where there is no US query at all.
     """
     found, owner = Texts(), dict[str, int]()
     splits: dict[str, str | None] = {}
@@ -70,8 +70,8 @@ def collect_queries(tables: list[Table], dropped: Dropped) -> Texts:
 def collect_titles(tables: list[Table], corpus: str, dropped: Dropped) -> Texts:
     """The distinct titles of the US (`corpus` us) or of every locale (all), with whitespace runs made one space.
 
-    Left out and noted: rows of other locales, without a title or a product_id, with a title that an earlier product of
-    the locale has, and with another title than the same product had before.
+    Noted and left out are rows of other locales, rows without a title or a product_id, rows whose title an earlier
+    product of the locale has, and rows that give a product another title than before.
     """
     found = Texts()
     first: dict[tuple[str, str], str] = {}  # (locale, title) -> product_id
@@ -134,7 +134,7 @@ def _elsewhere(what: str, locale: str | None) -> str:
 
 
 def _not_empty(texts: Texts, what: str, tables: list[Table]) -> Texts:
-    """The texts, if any is of the US."""
+    """The texts. ValueError, which lists the locales that there are, where none is of the US."""
     if LOCALE in texts.locale:
         return texts
     locales = Counter(str(locale) for _, _, (locale,) in _rows(tables, "product_locale"))

@@ -36,7 +36,7 @@ USUAL = {
 class PairOptions(ListOptions):
     """What the user can set; `--help` prints it."""
 
-    input: str = option("", "the pairs")
+    input: str = option("", "the file or directory of the pairs")
     test_input: str = option("", "the pairs of the test queries; without it the seed splits the queries")
     query_column: str = option("", f"the column of the query; if not given, the first of {', '.join(USUAL['query'])}")
     document_column: str = option(

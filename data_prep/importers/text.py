@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
+from stoical.common.lazy import pa
 from stoical.common.options import option
-from stoical.data.dataset import SCHEMA
+from stoical.data.dataset import row_schema
 
+from ..checks import check_seed
 from ..dataset_dir import Row, check_replaceable, write_dataset
 from ..dropped import Dropped, print_dropped
 from ..lists import sums
@@ -35,9 +36,9 @@ SHOWN = 60  # characters of a prompt in the list of what was dropped
 class TextOptions:
     """What the user can set; `--help` prints it."""
 
-    input: str = option("", "the prompts and targets")
+    input: str = option("", "the file or directory of prompts and targets")
     test_input: str = option("", "those for testing; without it the seed splits the prompts")
-    out: str = option("data/mine", "directory to write; one that exists must come from this command")
+    out: str = option("data/mine", "the directory to write; a dataset in it is replaced if this command made it")
     prompt_column: str = option("prompt", "the column of the prompt")
     target_column: str = option("target", "the column of the target")
     strip: bool = option(False, "cut blanks and line breaks off both ends of targets, which are an error otherwise")
@@ -70,7 +71,8 @@ def build(options: TextOptions) -> None:
             print_dropped(dropped.summary())
             raise ValueError(f"no row of {split} is left; what was left out is listed above")
     manifest = describe(options, inputs) | {"dropped": dropped.summary()}
-    tables = {split: pa.Table.from_pylist(rows, schema=SCHEMA) for split, rows in make_rows(splits, options).items()}
+    rows_of = make_rows(splits, options)
+    tables = {split: pa.Table.from_pylist(rows, schema=row_schema()) for split, rows in rows_of.items()}
     extra = {"dropped": dropped.to_arrow()}
     manifest = write_dataset(Path(options.out), tables, f"{options.licence}\n", manifest, extra)
     print_dropped(manifest["dropped"])
@@ -85,17 +87,16 @@ def _check(options: TextOptions) -> None:
         raise ValueError("input= is missing: a file of prompts and targets")
     if options.prompt_column == options.target_column:
         raise ValueError(f"prompt_column= and target_column= are both {options.prompt_column}")
-    if not 0 <= options.seed < 2**32:
-        raise ValueError(f"seed={options.seed}: must be from 0 to 4294967295")
+    check_seed(options.seed)
     if options.test_input and options.test_size is not None:
         raise ValueError(f"test_size={options.test_size} has no effect with test_input=: drop one of them")
 
 
 def read_pairs(path: Path, options: TextOptions, dropped: Dropped) -> list[Pair]:
-    """The pairs of a file; those with an empty cell, and those that come again, are noted and left out.
+    """The pairs of a file; repeated ones, and those with an empty cell, are noted and left out.
 
-    ValueError for a file that cannot be read or has no rows, for cells that are no text, and for targets with blanks at
-    their ends unless `strip`.
+    ValueError for a file that cannot be read or has no rows, for cells that do not hold text, and for targets with
+    blanks at their ends unless `strip`.
     """
     names = [options.prompt_column, options.target_column]
     table = check_text(read_table(path, names), names)

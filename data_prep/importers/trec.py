@@ -19,6 +19,7 @@ from pathlib import Path
 
 from stoical.common.options import option
 
+from ..checks import check_least
 from ..dropped import Dropped
 from ..grades import Grades, Judgement, group, parse_grade
 from ..item_texts import ItemText, read_texts
@@ -74,8 +75,7 @@ def _check(options: TrecOptions) -> None:
         raise ValueError("test_qrels= goes with qrels=, which is then for training")
     if not options.queries:
         raise ValueError("queries= is missing: a file with the queries' texts")
-    if options.depth < 1:
-        raise ValueError(f"depth={options.depth}: must be at least 1")
+    check_least(options, depth=1)
     if not options.documents and options.docids == "title":
         raise ValueError("docids=title needs documents=, which has the titles")
 

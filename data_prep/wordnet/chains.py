@@ -8,8 +8,8 @@ A prompt is a noun and some of its coordinate terms, nouns with the same direct 
     basset ; beagle , otterhound :
     hound > hunting dog > dog > canine > carnivore > placental > mammal > ... > entity
 
-Test nouns are leaves, and occur in no prompt or target of training. Their chains are those of training nouns, and which
-of them it is, is decided by the first tokens: after a wrong noun the rest is the chain of something else.
+Test nouns are leaves, and do not occur in any prompt or target of training. Their chains are those of training nouns.
+The first tokens decide which chain it is: after a wrong noun, the rest is the chain of that noun.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 
 from stoical.common.options import option
 
+from ..checks import check_least, check_seed
 from ..dataset_dir import Row, check_replaceable, write_dataset
 from .graph import bundled_graph
 from .hypernyms import Parents, choose_parents, climb, find_queries
@@ -34,10 +35,10 @@ TOOL = "stoical prepare chains"
 class ChainOptions:
     """What the user can set; `--help` prints it."""
 
-    out: str = option("data/chains", "directory to write; one that exists must come from this command")
+    out: str = option("data/chains", "the directory to write; a dataset in it is replaced if this command made it")
     subtree: str = option("mammal.n.01", "the nouns are those below this synset; their chains still reach the root")
     coordinates: int = option(2, "at most how many coordinate terms a prompt has: training nouns, drawn by the seed")
-    test_size: int = option(200, "how many nouns are for testing, all of them leaves; the others are for training")
+    test_size: int = option(200, "how many nouns, all of them leaves, are for testing; the others are for training")
     seed: int = option(0, "seed of the split and of the coordinate terms, 0 to 4294967295")
 
 
@@ -63,12 +64,8 @@ def build(options: ChainOptions) -> None:
 
 def _check(options: ChainOptions) -> None:
     check_replaceable(Path(options.out), TOOL)
-    if not 0 <= options.seed < 2**32:
-        raise ValueError(f"seed={options.seed}: must be from 0 to 4294967295")
-    for key in ("coordinates", "test_size"):
-        least = int(key == "test_size")
-        if getattr(options, key) < least:
-            raise ValueError(f"{key}={getattr(options, key)}: must be at least {least}")
+    check_seed(options.seed)
+    check_least(options, coordinates=0, test_size=1)
 
 
 def make_splits(parents: Parents, options: ChainOptions) -> dict[str, list[Row]]:

@@ -18,8 +18,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 HERE = Path(__file__).parent
 GRAPH_FILE = "wordnet_nouns.txt.gz"
 LICENCE_FILE = "WORDNET_LICENSE"
@@ -114,6 +112,7 @@ def ensure_corpus(download: bool) -> None:
     """
     try:
         import nltk
+        from filelock import FileLock
     except ModuleNotFoundError:
         raise ValueError("source=nltk needs NLTK: pip install nltk, or use source=bundled") from None
     if _has_corpus():

@@ -10,7 +10,6 @@ synset that is neither the query nor a hypernym of it on any path, not only on t
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,10 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
+from stoical.common.fields import alike
 from stoical.common.options import option
 
+from ..checks import check_least, check_seed
 from ..dataset_dir import Row, check_replaceable, write_dataset
 from .graph import ROOT, NounGraph, bundled_graph, nltk_graph
 
@@ -35,7 +36,7 @@ Parents = Mapping[str, tuple[str, ...]]
 class WordNetOptions:
     """What the user can set; `--help` prints it."""
 
-    out: str = option("data/wordnet", "directory to write; one that exists must come from this command")
+    out: str = option("data/wordnet", "the directory to write; a dataset in it is replaced if this command made it")
     source: Literal["bundled", "nltk"] = option(
         "bundled", "bundled: the WordNet 3.0 noun graph that ships with stoical; nltk: NLTK's wordnet corpus"
     )
@@ -84,12 +85,8 @@ def _check(options: WordNetOptions) -> None:
     check_replaceable(Path(options.out), TOOL)
     if options.download and options.source == "bundled":
         raise ValueError("download=true has no effect with source=bundled: add source=nltk, or drop it")
-    if not 0 <= options.seed < 2**32:
-        raise ValueError(f"seed={options.seed}: must be from 0 to 4294967295")
-    if options.test_size < 1:
-        raise ValueError(f"test_size={options.test_size}: must be at least 1")
-    if options.negatives < 0:
-        raise ValueError(f"negatives={options.negatives}: must be at least 0")
+    check_seed(options.seed)
+    check_least(options, test_size=1, negatives=0)
 
 
 def choose_parents(parents: Parents, path: str) -> dict[str, str]:
@@ -118,8 +115,8 @@ def climb(chosen: Mapping[str, str], name: str) -> list[str]:
 def find_queries(parents: Parents, chosen: Mapping[str, str], subtree: str) -> list[str]:
     """The synsets with `subtree` on their path, in file order; ValueError if unknown or if there are none."""
     if subtree not in parents:
-        close = difflib.get_close_matches(subtree, parents, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        close = alike(subtree, parents)
+        hint = f"; did you mean {close}?" if close else ""
         raise ValueError(f"subtree={subtree}: WordNet has no such noun synset{hint}")
     queries = [name for name in parents if subtree in climb(chosen, name)]
     if not queries:

@@ -23,7 +23,7 @@ from stoical.common.options import option
 from stoical.config.loading import load_recipe
 from stoical.config.recipe import Recipe
 from stoical.data.dataset import load_split
-from stoical.reporting.histograms import PANELS, Lengths, describe, plot_histograms
+from stoical.reporting.histograms import PANELS, Lengths, histograms_of, plot_histograms
 
 
 def measure(recipe: Recipe) -> Lengths:
@@ -57,7 +57,7 @@ def run(given: Given) -> None:
     """Measure, draw and print the means."""
     output, settings = Path(given.options.output), [f"{key}={value}" for key, value in given.settings.items()]
     measured = [measure(load_recipe(name, *settings)) for name in given.options.recipes.split(",")]
-    described = {lengths.name: describe(lengths) for lengths in measured}
+    described = {lengths.name: histograms_of(lengths) for lengths in measured}
     plot_histograms(described, output / "length_histograms.png")
     (output / "length_histograms.json").write_text(json.dumps(described, indent=1) + "\n")
     for name, found in described.items():

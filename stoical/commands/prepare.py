@@ -10,11 +10,13 @@ From a checkout, `python -m data_prep.wordnet` is `stoical prepare wordnet`.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import typing
 from types import ModuleType
 
 from stoical.commands.shell import Command, Given
 from stoical.common.fields import unknown
+from stoical.common.places import PACKAGE
 
 MAKERS = {  # name -> module of data_prep
     "wordnet": "wordnet.hypernyms",
@@ -38,14 +40,13 @@ def find(name: str) -> Command:
 
 
 def _module(name: str) -> ModuleType:
-    """A module of data_prep: `stoical.data_prep` once it is installed, `data_prep` beside the package in a checkout."""
-    for package in ("stoical.data_prep", "data_prep"):
-        try:
-            return importlib.import_module(f"{package}.{name}")
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{package}.{name}".startswith(error.name):
-                raise
-    raise ValueError("data_prep is not there: run from the checkout, or install stoical")
+    """A module of data_prep: in a checkout the one beside this package, in an installation the one inside it.
+
+    A `data_prep` that stands elsewhere is a folder of the user's.
+    """
+    found = importlib.util.find_spec("data_prep")
+    ours = found is not None and found.origin == str(PACKAGE.parent / "data_prep" / "__init__.py")
+    return importlib.import_module(f"{'data_prep' if ours else 'stoical.data_prep'}.{name}")
 
 
 def run(given: Given) -> None:

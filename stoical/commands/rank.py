@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from stoical.commands.shell import Command, Given, quiet_libraries
 from stoical.common.options import option
+from stoical.data.files import json_value, numbered
 from stoical.docids.table import DocIDTable
 from stoical.runs.find import find_checkpoint
 
@@ -51,7 +52,7 @@ def rank_lines(
     With `items` the lines' documents are item ids. Raises `ValueError` naming `source` and the line, after the results
     of the batches before it.
     """
-    parsed = (_parse(line, f"{source}:{number}", items) for number, line in enumerate(lines, 1) if line.strip())
+    parsed = (_parse(line, f"{source}:{number}", items) for number, line in numbered(lines))
     while batch := list(islice(parsed, batch_size)):
         for (_, raw), results in zip(batch, _rank_parsed(ranker, batch, top_k), strict=True):
             echoed = {key: raw[key] for key in ("query_id", "query") if key in raw}
@@ -71,10 +72,7 @@ def _rank_parsed(ranker: Ranker, batch: list[tuple[str, dict[str, Any]]], top_k:
 
 
 def _parse(line: bytes, where: str, items: DocIDTable | None) -> tuple[str, dict[str, Any]]:
-    try:
-        raw = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where}: not a JSON object on one line, in UTF-8: {error}") from error
+    raw = json_value(line, where)
     if not isinstance(raw, dict) or not {"query", "docs"} <= raw.keys() <= LINE_KEYS:
         found = f"the keys {', '.join(raw) or 'none'}" if isinstance(raw, dict) else "something else"
         raise ValueError(f'{where}: expected {{"query": ..., "docs": [...]}} and maybe "query_id", found {found}')

@@ -60,16 +60,21 @@ def unknown(what: str, name: str, known: Sequence[str], hint: str = "", meant: s
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like this one, by the whole of it or by its last part; None where none is alike."""
+    """The dotted name that is most like this one, by its last part or by the whole of it; None where none is alike."""
     known = list(known)
-    whole = difflib.get_close_matches(name, known, n=1)
-    ends: dict[str, str] = {}
-    for one in known:
-        ends.setdefault(one.rpartition(".")[2], one)
-    last = name.rpartition(".")[2]
-    if last in ends:
-        return ends[last]
-    if whole:
-        return whole[0]
-    end = difflib.get_close_matches(last, ends, n=1, cutoff=0.7)
-    return ends[end[0]] if end else None
+    last = _last(name)
+    found = alike(name, [one for one in known if _last(one) == last], cutoff=0) or alike(name, known)
+    if found:
+        return found
+    ends = {_last(one): one for one in reversed(known)}  # the first of equals
+    end = alike(last, ends, cutoff=0.7)
+    return ends[end] if end else None
+
+
+def alike(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name whose spelling is most like this one's; None where none is as like as `cutoff`, of at most 1."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]

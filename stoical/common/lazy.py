@@ -1,4 +1,4 @@
-"""torch, imported where it is first used: a recipe with a mistake in it is refused before that takes its second."""
+"""torch and pyarrow, imported when they are first used: help and refusals come before torch has taken its second."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["torch"]
+__all__ = ["pa", "pc", "pq", "torch"]
 
 
 class _Later(ModuleType):
@@ -17,6 +17,10 @@ class _Later(ModuleType):
 
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
     import torch
 else:
+    pa, pc, pq = map(_Later, ("pyarrow", "pyarrow.compute", "pyarrow.parquet"))
     torch = _Later("torch")

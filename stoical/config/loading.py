@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,7 @@ def check_keys(origin: str, layer: DictConfig) -> None:
             raise ValueError(f"{origin}: {_unknown_key(key, [*known, *_library_keys()])}")
 
 
+@cache
 def known_keys() -> tuple[list[str], list[str], list[str]]:
     """The keys of a recipe, its sections, and the keys whose value is a mapping of names that are not ours."""
     keys = list(keys_of(Recipe))

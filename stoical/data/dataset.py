@@ -15,20 +15,16 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
-import datasets
-import pyarrow as pa
-import pyarrow.compute as pc
 from tqdm import tqdm
 
+from stoical.common.lazy import pa, pc
 from stoical.data.files import BATCH_ROWS, decoded, find_split, jsonl_lines, open_table, table_records
 from stoical.data.rows import Doc, RankingRow, parse_row
 
-_NEGATIVE = {"docid": pa.string(), "text": pa.string()}
-_DOC = _NEGATIVE | {"rank": pa.int64()}
-_LISTS = {"docs": pa.list_(pa.struct(_DOC)), "negatives": pa.list_(pa.struct(_NEGATIVE))}
-SCHEMA = pa.schema({"query_id": pa.string(), "query": pa.string()} | _LISTS)
+if TYPE_CHECKING:
+    import datasets
 
 
 class RankingDataset(Sequence[RankingRow]):
@@ -73,8 +69,8 @@ def load_split(directory: str | Path, split: str) -> RankingDataset:
     """The split of a dataset directory, every row of it validated.
 
     Reads `<directory>/<split>.jsonl`, `<split>.parquet` or `<split>/` (from `datasets`' `save_to_disk`).
-    Raises ValueError if there is none of them or several, for a bad row (naming file and line), for a
-    query_id that occurs twice, and for a split without rows.
+    Raises ValueError where none or several of these exist, for a bad row (naming file and line), for a query_id that
+    occurs twice, and for a split without rows.
     """
     path = find_split(Path(directory), split)
     if path.suffix == ".jsonl":
@@ -88,12 +84,22 @@ def load_split(directory: str | Path, split: str) -> RankingDataset:
     return RankingDataset(f"{Path(directory).resolve().name}/{split}", table)
 
 
+def row_schema() -> pa.Schema:
+    """The Arrow schema of rows, with the keys that are optional."""
+    negative = {"docid": pa.string(), "text": pa.string()}
+    lists = {"docs": negative | {"rank": pa.int64()}, "negatives": negative}
+    texts = {"query_id": pa.string(), "query": pa.string()}
+    return pa.schema(texts | {key: pa.list_(pa.struct(fields)) for key, fields in lists.items()})
+
+
 def _table(records: Iterable[Mapping[str, Any]]) -> datasets.Dataset:
     """An Arrow table in memory."""
-    records, batches = iter(records), []
+    import datasets
+
+    records, batches, schema = iter(records), [], row_schema()
     while batch := list(islice(records, BATCH_ROWS)):
-        batches.append(pa.RecordBatch.from_pylist(batch, schema=SCHEMA))
-    return datasets.Dataset(pa.Table.from_batches(batches, schema=SCHEMA))
+        batches.append(pa.RecordBatch.from_pylist(batch, schema=schema))
+    return datasets.Dataset(pa.Table.from_batches(batches, schema=schema))
 
 
 def _checked(records: Iterable[tuple[str, Any]], path: Path) -> Iterator[Mapping[str, Any]]:

@@ -1,7 +1,7 @@
-"""Where the rows of a ranking dataset stand on disk: JSON lines, a parquet file, or a `datasets` directory.
+"""Files of a ranking dataset and the rows in them: JSON lines, a parquet file, or a `datasets` directory.
 
 Rows come with their place, `file:line` (from 1) for JSON lines and `file[index]` (from 0) for the others. What a row
-must hold is `stoical.data`'s to know.
+must hold is said in `stoical.data.rows`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stoical.common.files import file_sha256
+from stoical.common.lazy import pa, pq
 
 if TYPE_CHECKING:
     import datasets
@@ -54,7 +55,7 @@ def split_files(directory: Path, split: str) -> list[Path]:
 
 
 def check_directory(directory: Path) -> None:
-    """Raise ValueError unless `directory` is one."""
+    """Raise ValueError where the dataset directory is missing or is a file."""
     if directory.is_file():
         raise ValueError(f"{directory} is a file; give the dataset directory instead ({directory.parent})")
     if not directory.is_dir():
@@ -72,8 +73,6 @@ def open_table(path: Path) -> datasets.Dataset:
 
 def _open_parquet(path: Path) -> datasets.Dataset:
     import datasets
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     datasets.disable_progress_bars()  # it would say "Generating train split" of any file
     try:
@@ -98,33 +97,58 @@ def _open_saved(path: Path) -> datasets.Dataset:
 
 
 def raw_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """(place, row) of every row of a file or `datasets` directory, the row for `decoded` to turn into an object."""
-    return jsonl_lines(path) if path.suffix == ".jsonl" else table_records(open_table(path), path)
+    """(place, row) of every row of a file or `datasets` directory, the row for `decoded` to turn into an object.
+
+    Unlike `open_table` it needs no library beside pyarrow for a parquet file, and writes no copy of it.
+    """
+    if path.suffix == ".jsonl":
+        return jsonl_lines(path)
+    return table_records(_open_saved(path), path) if path.is_dir() else _placed(_parquet_batches(path), path)
 
 
 def jsonl_lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """(file:line, bytes) of every line that is not blank."""
+    """(file:line, bytes) of every line that is not blank, for `json_value`."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield f"{path}:{number}", line
+        yield from ((f"{path}:{number}", line) for number, line in numbered(file))
+
+
+def numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """(line number from 1, line) of every line that is not blank."""
+    return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+
+
+def json_value(line: bytes, where: str) -> Any:
+    """What a line of JSON holds. Raises ValueError, which `where` opens, for a line that is not JSON in UTF-8."""
+    try:
+        return json.loads(line.strip().decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # a syntax error, bytes that are not UTF-8, brackets without end
+        reason = str(error).replace("line 1 column", "column")
+        raise ValueError(f"{where}: not a JSON object on one line, in UTF-8: {reason}") from None
 
 
 def table_records(table: datasets.Dataset, path: Path) -> Iterator[tuple[str, Any]]:
     """(file[index], record) of every row; index as in `RankingDataset`, from 0."""
-    batches = (batch.to_pylist() for batch in table.with_format("arrow").iter(batch_size=BATCH_ROWS))
-    return ((f"{path}[{index}]", record) for index, record in enumerate(chain.from_iterable(batches)))
+    return _placed(table.with_format("arrow").iter(batch_size=BATCH_ROWS), path)
+
+
+def _parquet_batches(path: Path) -> Iterator[Any]:
+    """The record batches of a file. ValueError where it cannot be read."""
+    try:
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(BATCH_ROWS)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is not a readable parquet file: {error}") from None
+
+
+def _placed(batches: Iterable[Any], path: Path) -> Iterator[tuple[str, Any]]:
+    """(file[index], record) of every row of tables or record batches that follow each other."""
+    records = chain.from_iterable(batch.to_pylist() for batch in batches)
+    return ((f"{path}[{index}]", record) for index, record in enumerate(records))
 
 
 def decoded(row: Any, where: str) -> Any:
     """The row as an object: the bytes of a JSON line decoded, a table's record as it is. ValueError for bad JSON."""
-    if not isinstance(row, bytes):
-        return row
-    try:
-        return json.loads(row.strip())
-    except (ValueError, RecursionError) as error:  # a syntax error, bytes that are not UTF-8, brackets without end
-        reason = str(error).replace("line 1 column", "column")
-        raise ValueError(f"{where}: not a JSON object on one line, in UTF-8: {reason}") from None
+    return json_value(row, where) if isinstance(row, bytes) else row
 
 
 def split_sha256(directory: str | Path, split: str) -> str:
@@ -145,7 +169,7 @@ def load_manifest(directory: str | Path) -> dict[str, Any]:
     check_directory(Path(directory))
     path = Path(directory) / "manifest.json"
     if not path.is_file():
-        raise ValueError(f"{path} is missing; data_prep writes one, and for your own data you do")
+        raise ValueError(f"{path} is missing; stoical prepare writes one, and for your own data you do")
     try:
         manifest = json.loads(path.read_bytes())
     except ValueError as error:

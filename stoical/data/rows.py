@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any, Self
+
+from stoical.common.fields import alike
 
 ROW_KEYS = frozenset({"query_id", "query", "docs", "negatives"})
 DOC_KEYS = frozenset({"docid", "text", "rank"})
@@ -71,8 +72,8 @@ def parse_row(raw: Mapping[str, Any], where: str) -> RankingRow:
     """A validated row. `where` (such as `data/foo/train.jsonl:17`) opens every message.
 
     Raises ValueError for a field that is missing, blank or of the wrong type, an unknown key, a docID that
-    occurs twice (negatives included), and a rank that is no positive integer, lower than the one before, higher
-    than its place, or missing where other docs have one.
+    occurs twice (negatives included), and a rank that is not a positive integer, that is lower than the one before or
+    higher than its place, or that is missing where other docs have one.
     """
     _check_object(raw, ROW_KEYS, where, ROW_EXAMPLE)
     query_id, query = _string(raw, "query_id", where), _string(raw, "query", where)
@@ -84,7 +85,7 @@ def parse_row(raw: Mapping[str, Any], where: str) -> RankingRow:
 
 
 def row_problems(raw: Any, where: str) -> list[str]:
-    """Every problem of a row, one for each key, document and check, `parse_row`'s among them; empty for a valid row."""
+    """Every problem of a row: one for each key, document and check, `parse_row`'s among them. Empty for a valid row."""
     problems: list[str] = []
 
     def passed(check: Callable[..., Any], *arguments: Any) -> Any:
@@ -116,8 +117,8 @@ def _check_object(raw: Any, known: frozenset[str], where: str, example: str) -> 
     if raw.keys() <= known:
         return
     key = next(key for key in raw if key not in known)
-    close = difflib.get_close_matches(str(key), sorted(known), n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    close = alike(str(key), sorted(known), cutoff=0.5)
+    hint = f"; did you mean {close!r}?" if close else ""
     raise ValueError(f"{where}: unknown key {key!r}{hint} (known keys: {', '.join(sorted(known))})")
 
 

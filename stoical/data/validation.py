@@ -26,7 +26,7 @@ class Problems:
     count: int = 0
 
     def add(self, messages: Iterable[str]) -> None:
-        """Note these."""
+        """Count the problems, and keep them while there is room."""
         for message in messages:
             self.count += 1
             self.shown += [message] * (self.count <= self.limit)
@@ -46,7 +46,7 @@ class Counts:
     without_text: int = 0
 
     def add(self, row: RankingRow) -> None:
-        """Count a row."""
+        """Count a valid row."""
         self.lengths[len(row.docs)] += 1
         self.negatives[len(row.negatives)] += 1
         self.queries[row.query] += 1
@@ -59,7 +59,7 @@ class Counts:
                 self.several_texts.add(doc.docid)
 
     def lines(self) -> Iterator[str]:
-        """What to print: a line a count, the rarer ones only where they are not zero."""
+        """The lines to print: one for each count, the rarer ones only where they are not zero."""
         yield f"queries: {self.lengths.total():,}; documents a query: {spread(self.lengths)}"
         yield (
             f"negatives a query: {spread(self.negatives)}"
@@ -79,7 +79,7 @@ class Counts:
 
 
 def spread(counter: Counter[int]) -> str:
-    """The least, the mean and the most of counted numbers, and their sum."""
+    """Minimum, maximum, mean and sum of counted numbers, in words."""
     total = sum(number * count for number, count in counter.items())
     return f"{min(counter):,} to {max(counter):,}, {total / counter.total():,.1f} on average, {total:,} in all"
 

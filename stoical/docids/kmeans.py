@@ -1,7 +1,7 @@
 """docIDs from k-means instead of sparse codes: residual (as in TIGER and RQ-VAE) and hierarchical (as in DSI).
 
-Both give paths as `stoical.docids` has them. Centres are learned by scikit-learn from at most FIT_ROWS rows, and rows
-are assigned by blocks, so that a memory map of embeddings is never read whole.
+Both give paths as `stoical.docids.sparse_codes` describes them. Centres are learned by scikit-learn from at most
+FIT_ROWS rows, and rows are assigned by blocks, so that a memory map of embeddings is never read whole.
 
 Dimension letters: N items, E embedding dimensions, C centres, K levels.
 """

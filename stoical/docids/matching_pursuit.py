@@ -11,7 +11,6 @@ Dimension letters: N rows, E embedding dimensions, C atoms, K non-zeros asked fo
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,7 +22,7 @@ EPS = float(np.finfo(np.float64).eps)  # scikit-learn's bound on squared inner p
 
 def batched_omp(
     rows: Floats, dictionary: Floats, nonzeros: int, block_rows: int = BLOCK_ROWS, device: str = "cpu"
-) -> tuple[Ints, npt.NDArray[np.float64]]:
+) -> tuple[Ints, Floats]:
     """The atoms [N, K] int64 of every row in the order they were picked, and their coefficients [N, K] float64.
 
     `rows` [N, E] may be a memory map: it is read by blocks. `dictionary` is [C, E]. Where a row ends early (its rest is
@@ -50,7 +49,7 @@ def _pursue(products: Tensor, gram: Tensor, nonzeros: int) -> tuple[Tensor, Tens
     """Atoms and coefficients [B, K] of a block, from its inner products with the atoms [B, C] and their Gram matrix.
 
     `order` [B, C] is scikit-learn's order of the atoms, where the k-th picked one changes places with the k-th: it
-    decides between equals. Rows that ended go on with numbers that nothing reads.
+    decides between equals. Rows that ended continue with numbers that nothing reads.
     """
     size, num_atoms = products.shape
     row = torch.arange(size, device=products.device)

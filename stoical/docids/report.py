@@ -19,7 +19,8 @@ from stoical.docids.collisions import repeated, same_docid
 def docid_report(paths: Ints, lists: Ints) -> dict[str, Any]:
     """Counts of items, docIDs and collisions, and trie shapes, ready for JSON.
 
-    `paths` [N, K] as in `stoical.docids`, before any collision is resolved; `lists` [Q, R] rows of items, -1 for none.
+    `paths` [N, K] as in `stoical.docids.sparse_codes`, before any collision is resolved; `lists` [Q, R] rows of items,
+    -1 for none.
     """
     groups = same_docid(paths)
     again = repeated(groups, lists).sum(axis=1)

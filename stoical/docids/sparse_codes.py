@@ -1,8 +1,8 @@
-"""docIDs made of small numbers, such as `[25,36,39]`: sparse dictionary codes, collisions, and the docID<->item table.
+"""docIDs made of small numbers, such as `[25,36,39]`: sparse codes over a learned dictionary.
 
 The paper's docIDs (section 5.1 and footnote 9): dictionary learning over the embeddings of the items, 100 components,
 orthogonal matching pursuit with 3 non-zeros, and the indices of these by descending absolute value. Alternatives are in
-`stoical.kmeans_docids`, the report on any of them in `stoical.docid_report`. All are handled as *paths*, [N, K] int64,
+`stoical.docids.kmeans`, the report on any of them in `stoical.docids.report`. All are handled as *paths*, [N, K] int64,
 row n holding the components of item n's docID, -1 after the last where it has fewer than K.
 
 Dimension letters: N items, E embedding dimensions, C atoms of the dictionary, K components of a docID, Q queries,
@@ -16,7 +16,6 @@ import warnings
 import numpy as np
 
 from stoical.common.arrays import Floats, Ints
-from stoical.docids.matching_pursuit import batched_omp
 
 FIT_ROWS = 100_000
 """Dictionaries and centres are learned from no more rows than this, drawn by the seed."""
@@ -54,19 +53,21 @@ def sparse_paths(embeddings: Floats, dictionary: Floats, nonzeros: int, device: 
 
     Rows with fewer non-zeros than asked, such as all-zero embeddings, end in -1: see `short_rows`.
     """
+    from stoical.docids.matching_pursuit import batched_omp  # torch
+
     atoms, coefficients = batched_omp(embeddings, dictionary, nonzeros, device=device)
     size = np.where(atoms >= 0, np.abs(coefficients), -1.0)
     return np.take_along_axis(atoms, np.lexsort((atoms, -size), axis=1), axis=1)
 
 
 def short_rows(paths: Ints) -> dict[int, int]:
-    """How many components a row has, for the rows with fewer than K; 0 where the embedding was all zeros."""
+    """Row -> its number of components, for rows with fewer than K; 0 where the embedding was all zeros."""
     lengths = (paths >= 0).sum(axis=1)
     return {int(row): int(lengths[row]) for row in np.flatnonzero(lengths < paths.shape[1])}
 
 
 def docid_texts(paths: Ints) -> list[str]:
-    """The docIDs as the prompt writes them (Appendix B.2), such as `[25,36,39]`. ValueError for a row without any."""
+    """The docIDs as the prompt writes them (Appendix B.2), such as `[25,36,39]`. ValueError for an empty row."""
     empty = np.flatnonzero((paths >= 0).sum(axis=1) == 0)
     if len(empty):
         shown = ", ".join(map(str, empty[:10]))

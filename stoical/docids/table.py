@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from stoical.common.lazy import pa, pq
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class DocIDTable:
 
     @classmethod
     def load(cls, path: str | Path) -> DocIDTable:
-        """Read what `save` wrote. ValueError for a file that is no such table, or names an item twice."""
+        """Read what `save` wrote. ValueError for a file that does not hold such a table, or names an item twice."""
         try:
             table = pq.read_table(path)
         except FileNotFoundError:

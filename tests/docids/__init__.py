@@ -1,0 +1,1 @@
+"""DocIDs out of embeddings."""

@@ -1,0 +1,212 @@
+"""stoical/reporting: tables, what an evaluation writes, and curves of metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from matplotlib import image
+from matplotlib import pyplot as plt
+
+from stoical.evaluation.result import Evaluation, QueryResult
+from stoical.reporting.curves import plot_curves, read_curve
+from stoical.reporting.report import FIGURES, results_table, write_report
+from stoical.reporting.tables import markdown, metrics_table
+from tests.support.small_rows import make_evaluation
+
+FULL = {
+    "num_queries": 5000,
+    "dropped_docs": 3,
+    "recall@10": 0.5,
+    "recall@2": 0.9774,
+    "ndcg": 0.99834,
+    "recall@1": 1.0,
+    "cvr": 0.0,
+    "valid_mass": 0.7,
+}
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_columns_are_in_the_papers_order_and_in_per_cent() -> None:
+    header, rule, row = metrics_table([("alpha = 2", FULL)]).splitlines()
+    assert cells(header) == ["", "CVR (↓)", "nDCG (↑)", "R@1 (↑)", "R@2 (↑)", "R@10 (↑)", "queries"]
+    assert cells(row) == ["alpha = 2", "0.00", "99.83", "100.00", "97.74", "50.00", "5000"]
+    assert set(rule) == set("|-:")
+
+
+def test_a_metric_that_a_row_lacks_is_an_en_dash() -> None:
+    table = metrics_table([("with", FULL), ("without", {"num_queries": 7, "ndcg": 0.5, "recall@5": 0.25})])
+    header, _, one, other = table.splitlines()
+    assert cells(header)[3:] == ["R@1 (↑)", "R@2 (↑)", "R@5 (↑)", "R@10 (↑)", "queries"]
+    assert cells(one) == ["with", "0.00", "99.83", "100.00", "97.74", "\N{EN DASH}", "50.00", "5000"]
+    assert cells(other) == ["without", "\N{EN DASH}", "50.00", *["\N{EN DASH}"] * 2, "25.00", "\N{EN DASH}", "7"]
+
+
+def test_a_column_that_no_row_has_is_left_out() -> None:
+    header = metrics_table([("esci", {"num_queries": 310, "ndcg": 0.9, "recall@1": 0.1})]).splitlines()[0]
+    assert cells(header) == ["", "nDCG (↑)", "R@1 (↑)", "queries"]
+
+
+def test_a_table_is_padded_to_read_as_text() -> None:
+    lines = markdown([["name", "x"], ["a", "1.00"], ["longer", "10.00"]]).splitlines()
+    assert lines == [
+        "| name   |     x |",
+        "|--------|------:|",
+        "| a      |  1.00 |",
+        "| longer | 10.00 |",
+    ]
+
+
+def write_log(directory: Path, *records: dict[str, float]) -> Path:
+    directory.mkdir(parents=True)
+    path = directory / "metrics.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_a_curve_is_one_metric_by_step(tmp_path: Path) -> None:
+    path = write_log(
+        tmp_path / "run",
+        {"step": 10, "loss": 3.0},
+        {"step": 20, "eval_cvr": 0.5, "eval_ndcg": 0.75},
+        {"step": 30, "loss": 2.0},
+        {"step": 40, "eval_cvr": 0.25, "eval_ndcg": 1},
+    )
+    assert read_curve(path, "eval_cvr") == ([20, 40], [0.5, 0.25])
+    assert read_curve(path, "loss") == ([10, 30], [3.0, 2.0])
+    assert read_curve(path, "eval_recall@1") == ([], [])
+
+
+def test_a_step_logged_twice_keeps_its_last_value(tmp_path: Path) -> None:
+    """A run that stopped at 30 and went on from the checkpoint of 20."""
+    path = write_log(
+        tmp_path / "run",
+        {"step": 20, "eval_cvr": 0.5},
+        {"step": 30, "eval_cvr": 0.4},
+        {"step": 20, "eval_cvr": 0.45},
+        {"step": 30, "eval_cvr": 0.35},
+        {"step": 40, "eval_cvr": 0.3},
+    )
+    assert read_curve(path, "eval_cvr") == ([20, 30, 40], [0.45, 0.35, 0.3])
+
+
+def test_curves_are_drawn_in_per_cent_with_a_label_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_log(tmp_path / "a", {"step": 1, "eval_cvr": 0.5, "eval_ndcg": 0.75}, {"step": 2, "eval_cvr": 0.25})
+    write_log(tmp_path / "b", {"step": 1, "eval_cvr": 0.1, "eval_ndcg": 0.9})
+    drawn = []
+    monkeypatch.setattr(plt, "close", drawn.append)
+    output = tmp_path / "new" / "curves.png"
+    plot_curves({"NTP": tmp_path / "a", "alpha = 2": tmp_path / "b"}, output)
+    monkeypatch.undo()
+    (figure,) = drawn
+    left, right = figure.axes
+    points = [
+        [(line.get_label(), list(line.get_xdata()), list(line.get_ydata())) for line in a.lines] for a in (left, right)
+    ]
+    assert points[0] == [("NTP", [1, 2], [50.0, 25.0]), ("alpha = 2", [1], [10.0])]
+    assert points[1] == [("NTP", [1], [75.0]), ("alpha = 2", [1], [90.0])]
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["NTP", "alpha = 2"]
+    assert "violation" in left.get_title()
+    assert "nDCG" in right.get_title()
+    plt.close(figure)
+    assert output.read_bytes().startswith(b"\x89PNG\r\n")
+    height, width, _ = image.imread(output).shape
+    assert width > 2 * height > 0
+
+
+def test_drawing_leaves_no_figure_open(tmp_path: Path) -> None:
+    write_log(tmp_path / "a", {"step": 1, "eval_cvr": 0.5})
+    before = plt.get_fignums()
+    plot_curves({"a": tmp_path / "a"}, tmp_path / "curves.png")
+    assert plt.get_fignums() == before
+
+
+def test_what_an_evaluation_writes(tmp_path: Path) -> None:
+    evaluation = make_evaluation()
+    returned = write_report(evaluation, tmp_path / "run" / "eval", "alpha 2")
+    written = {path.name for path in (tmp_path / "run" / "eval").iterdir()}
+    assert written == {"metrics.json", "per_query.jsonl", "summary.md", "run.txt", "qrels.txt", *FIGURES}
+    metrics = json.loads((tmp_path / "run" / "eval" / "metrics.json").read_text())
+    assert metrics == returned
+    assert {name: metrics[name] for name in evaluation.metrics} == evaluation.metrics, "flat, as fractions"
+    assert {name: metrics[name] for name in evaluation.settings} == evaluation.settings
+    names = {"cvr", "ndcg", "recall@1", "recall@2", "recall@5", "valid_mass", "free_run_ndcg", "invalid_rate"}
+    assert set(metrics["intervals"]) == names
+    for name, (low, high) in metrics["intervals"].items():
+        assert 0 <= low < metrics[name] < high <= 1
+    assert metrics["neighbours"] == sum(len(row.docids) - 1 for row in evaluation.rows)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "eval" / "per_query.jsonl").read_text().splitlines()]
+    assert rows == [row.to_json() for row in evaluation.rows]
+    assert [QueryResult.from_json(row) for row in rows] == evaluation.rows
+    run = (tmp_path / "run" / "eval" / "run.txt").read_text().splitlines()
+    assert len(run) == sum(len(row["docids"]) for row in rows)
+    assert {line.split(" ")[5] for line in run} == {"alpha%202-exact-mean"}, "the mode is in every file"
+
+
+def test_the_summary_has_the_papers_columns_intervals_and_figures(tmp_path: Path) -> None:
+    metrics = write_report(make_evaluation(), tmp_path, "alpha 2")
+    text = (tmp_path / "summary.md").read_text()
+    table = results_table("alpha 2", metrics)
+    assert table in text
+    header, _, means, ranges = table.splitlines()
+    assert cells(header) == ["", "CVR (↓)", "nDCG (↑)", "R@1 (↑)", "R@2 (↑)", "R@5 (↑)", "queries"]
+    assert cells(means)[2] == f"{100 * metrics['ndcg']:.2f}"
+    low, high = metrics["intervals"]["ndcg"]
+    assert cells(ranges)[2] == f"{100 * low:.2f} \N{EN DASH} {100 * high:.2f}"
+    assert "mode exact, mean of log-probabilities, terminator eos counted" in text
+    assert f"finds (5 beams) has nDCG {100 * metrics['free_run_ndcg']:.2f}%" in text
+    assert f"Near-ties: {metrics['near_ties']} of {metrics['neighbours']} " in text
+    assert "did not fit" not in text, "no document was dropped"
+    assert "no width" not in text, "no metric is 0 or 1"
+    for figure in FIGURES:
+        assert f"]({figure})" in text
+
+
+def test_without_valid_mass_there_is_no_figure_of_it_nor_an_old_one(tmp_path: Path) -> None:
+    evaluation = make_evaluation()
+    write_report(evaluation, tmp_path, "exact")
+    rows = [
+        replace(
+            row,
+            metrics={name: value for name, value in row.metrics.items() if name != "valid_mass"},
+            valid_mass_by_step=None,
+        )
+        for row in evaluation.rows
+    ]
+    metrics = {name: value for name, value in evaluation.metrics.items() if name != "valid_mass"}
+    settings = evaluation.settings | {"mode": "greedy_path", "count_terminator": False}
+    write_report(Evaluation(metrics | {"dropped_docs": 1234}, settings, rows), tmp_path, "proxy")
+    assert not (tmp_path / "valid_mass.png").exists()
+    text = (tmp_path / "summary.md").read_text()
+    assert "valid_mass" not in text
+    assert "mode greedy_path, mean of log-probabilities, terminator eos not counted" in text
+    assert "- 1,234 documents did not fit into the prompt" in text
+
+
+def test_every_figure_is_a_picture_and_none_stays_open(tmp_path: Path) -> None:
+    before = plt.get_fignums()
+    write_report(make_evaluation(), tmp_path, "name")
+    assert plt.get_fignums() == before
+    for figure in FIGURES:
+        pixels = image.imread(tmp_path / figure)
+        assert min(pixels.shape[:2]) > 300
+        assert pixels.std() > 0.05, "something is drawn"
+
+
+def test_an_interval_without_width_is_explained(tmp_path: Path) -> None:
+    evaluation = make_evaluation(noise=0.01)
+    metrics = write_report(evaluation, tmp_path, "perfect")
+    assert metrics["intervals"]["cvr"] == [0.0, 0.0]
+    said = "- CVR (↓), nDCG (↑), R@1 (↑): the same for every query, so the interval has no width."
+    assert said in (tmp_path / "summary.md").read_text()
+
+
+def test_a_single_query_can_be_reported(tmp_path: Path) -> None:
+    metrics = write_report(make_evaluation(queries=1), tmp_path, "one")
+    assert metrics["intervals"]["ndcg"] == [metrics["ndcg"]] * 2
+    assert "cvr" not in metrics, "q0 has no negative"

@@ -1,0 +1,65 @@
+"""Run by tests/test_distributed.py under `accelerate launch`: one step, then evaluations; writes what it saw.
+
+accelerate launch ... -m tests.two_processes OUTPUT key=value ...
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from stoical.config.loading import load_recipe
+from stoical.training.build import build_trainer
+from stoical.training.launch import end_processes
+from stoical.training.loss_watch import LossWatch
+from stoical.training.throughput import Throughput
+from stoical.training.trainer import StoicalTrainer
+
+
+def what_is_reported(trainer: StoicalTrainer) -> dict[str, Any]:
+    """Of a loss that is not finite on the last process alone, at first, and of the tokens that processes counted."""
+    rank, watch, meter = PartialState().process_index, LossWatch(), Throughput()
+    for step in (3, 4):  # at step 4 the averaged gradients have broken every process
+        broken = step == 4 or rank == PartialState().num_processes - 1
+        watch.add(torch.tensor(float("nan") if broken else 1.0), step, (f"step {step} of process {rank}",))
+    first = watch.first_broken(trainer.accelerator)
+    meter.count(SimpleNamespace(num_tokens=10 * (rank + 1), query_ids=("a",)))
+    rates = meter.since_last_log(trainer.accelerator)
+    return {"broken": first.query_ids, "tokens_a_query": rates["tokens_per_second"] / rates["queries_per_second"]}
+
+
+def main() -> None:
+    """Train one step of the recipe, keeping the gradient that reaches the optimizer, and evaluate."""
+    output = Path(sys.argv[1])
+    trainer = build_trainer(load_recipe(*sys.argv[2:]))
+    seen: list[torch.Tensor] = []
+    trainer.create_optimizer()
+    trainer.optimizer.register_step_pre_hook(
+        lambda *_: seen.append(torch.cat([p.grad.flatten().clone() for p in trainer.model.parameters()]))
+    )
+    trainer.train()
+    kept = {name: one.state_dict() for name, one in trainer.objectives.items() if one.keeps_state}
+    torch.save(kept, output / f"objectives{PartialState().process_index}.pt")
+    exact = trainer.evaluator(trainer.model_wrapped)
+    generation = replace(trainer.evaluator, generation=True)(trainer.model)  # as evaluate.py: not wrapped
+    proxy = replace(trainer.evaluator, mode="greedy_path")(trainer.model_wrapped)
+    reported = what_is_reported(trainer)
+    if PartialState().is_main_process:
+        torch.save(seen[0], output / "gradient.pt")
+        losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+        facts = {"processes": PartialState().num_processes, "loss": losses[0], **reported}
+        for name, result in (("exact", exact), ("greedy_path", proxy), ("generation", generation)):
+            facts[name] = {"metrics": result.metrics, "rows": [row.to_json() for row in result.rows]}
+        (output / "facts.json").write_text(json.dumps(facts))
+    end_processes()
+
+
+if __name__ == "__main__":
+    main()

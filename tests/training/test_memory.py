@@ -1,0 +1,241 @@
+"""The memory estimate against what a training step allocates, and what is said where a run will not fit."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate import PartialState
+from peft import LoraConfig, get_peft_model
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoConfig
+
+import stoical.build.model
+import stoical.training.build
+import stoical.training.memory_fit
+from benchmarks.synthetic import random_query
+from stoical.build.encoder import build_encoder, build_tokenizer
+from stoical.build.model import meta_model
+from stoical.config.loading import load_recipe
+from stoical.config.recipe import Recipe
+from stoical.data.dataset import load_split
+from stoical.encoding.packing import TrieTargetCollator
+from stoical.encoding.tokenization import pad_id
+from stoical.models.forward import node_logprobs
+from stoical.objectives.objective import weighted_nll
+from stoical.training.arguments import micro_batches
+from stoical.training.build import build_trainer, training_rows
+from stoical.training.dry_run import show
+from stoical.training.memory import GIB, MicroBatch, ModelShape, TrainingSetup, model_shape, step_memory
+from stoical.training.memory_fit import RunMemory, device_memory, largest_batch, run_memory, savings, shortage
+from stoical.trie.node_weights import TargetSettings
+from tests.support.small_data import TINY, write_dataset
+from tests.support.tiny_model import tiny_model
+from tests.support.tiny_recipe import tiny_recipe
+
+MIDDLE = {
+    "vocab_size": 512,
+    "hidden_size": 192,
+    "intermediate_size": 672,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+}
+SEVEN_B = ModelShape(7_248_023_552, 0, 2 * 32768 * 4096, 32, 4096, 4096, 1024, 14336, 32768, 1_664_000)
+
+
+def peak_bytes(model, optimizer, step):
+    """The most that two steps of two accumulated micro-batches hold, weights included, as the allocator reports it."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        for _ in range(2):
+            step()
+            step()
+            optimizer.step()
+            optimizer.zero_grad()
+    now = most = sum(p.numel() * p.element_size() for p in model.parameters())
+    for event in watched.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    return most
+
+
+@pytest.mark.parametrize(
+    ("bf16", "checkpointing", "layout"),
+    [
+        (False, False, "sequence"),
+        (True, False, "sequence"),
+        (False, True, "sequence"),
+        (True, True, "sequence"),
+        (True, False, "cache"),
+        (False, False, "pointwise"),
+    ],
+)
+def test_the_estimate_is_what_a_step_allocates(bf16, checkpointing, layout):
+    """To 15%, of the whole, and to 25% of what is not weights, gradients and optimizer, which are exact."""
+    model = tiny_model(**MIDDLE, initializer_range=0.02)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    queries = [random_query(seed, 120, 8, MIDDLE["vocab_size"]) for seed in range(2)]
+    batch = TrieTargetCollator(TargetSettings(item="stepwise"), 0, prune=True)(queries)["batch"]
+    recipe = Recipe(layout=layout, optimizer="trainer")
+    recipe.training |= {"bf16": bf16, "activation_checkpointing": checkpointing}
+    PartialState(cpu=True)
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = weighted_nll(node_logprobs(model, batch, layout).logprobs, batch.node_weights)
+        loss.backward()
+
+    run = run_memory(recipe, model, model.config, batch)
+    measured = peak_bytes(model, torch.optim.AdamW(model.parameters()), step) / GIB
+    assert run.total == pytest.approx(measured, rel=0.15)
+    parts = step_memory(run.shape, run.batch, run.setup)
+    fixed = parts["weights"] + parts["gradients"] + parts["optimizer"]
+    assert fixed == pytest.approx(16 * sum(p.numel() for p in model.parameters()) / GIB)
+    assert run.total - fixed == pytest.approx(measured - fixed, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "dropout", "checkpointing"),
+    [(torch.bfloat16, 0.1, False), (torch.bfloat16, 0.0, True), (torch.float32, 0.1, False)],
+)
+def test_the_estimate_holds_for_adapters(dtype, dropout, checkpointing):
+    """LoRA over a frozen model, bfloat16 computation: to 15% of the whole, 25% of what the step itself needs."""
+    model = tiny_model(**MIDDLE, initializer_range=0.02).to(dtype)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    settings = LoraConfig(task_type="CAUSAL_LM", r=8, lora_dropout=dropout, target_modules="all-linear")
+    model = get_peft_model(model, settings).train()
+    queries = [random_query(seed, 120, 8, MIDDLE["vocab_size"]) for seed in range(2)]
+    batch = TrieTargetCollator(TargetSettings(item="stepwise"), 0, prune=True)(queries)["batch"]
+    rows, nodes, total = batch.node_mask.shape
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = weighted_nll(node_logprobs(model, batch).logprobs, batch.node_weights)
+        loss.backward()
+
+    setup = TrainingSetup(
+        True, 2, checkpointing, frozen_bytes=dtype.itemsize, lora=True, dropout_bytes=4 * (dropout > 0)
+    )
+    sizes = MicroBatch(rows, batch.input_ids.numel(), rows * (nodes + 1), rows * nodes * total)
+    parts = step_memory(model_shape(model, model.config), sizes, setup)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    measured = peak_bytes(model, torch.optim.AdamW(trained), step) / GIB
+    assert sum(parts.values()) == pytest.approx(measured, rel=0.15)
+    fixed = parts["weights"] + parts["gradients"] + parts["optimizer"]
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    assert fixed == pytest.approx((weights + 12 * sum(p.numel() for p in trained)) / GIB)
+    assert sum(parts.values()) - fixed == pytest.approx(measured - fixed, rel=0.25)
+
+
+def test_shards_copies_and_adapters():
+    batch = MicroBatch(rows=8, tokens=8 * 400, slots=8 * 80, mask=8 * 80 * 400)
+    setup = TrainingSetup(low_precision=True, states=1)
+
+    def parts(**changes):
+        fields = {name: getattr(setup, name) for name in setup.__slots__}
+        return step_memory(SEVEN_B, batch, TrainingSetup(**fields | changes))
+
+    weights = 4 * SEVEN_B.trainable / GIB
+    assert parts()["weights"] == parts()["gradients"] == parts()["optimizer"] == pytest.approx(weights)
+    assert parts(sharding="ddp", processes=8)["gradients"] == pytest.approx(2 * weights)
+    zero2 = parts(sharding="zero2", processes=8)
+    assert (zero2["weights"], zero2["gradients"]) == pytest.approx((weights, weights / 8))
+    full = parts(sharding="full", processes=8)
+    assert (full["weights"], full["gradients"], full["optimizer"]) == pytest.approx([weights / 8] * 3)
+    assert full["gathered"] < 0.1 * weights
+    assert "casts" not in full
+    assert parts()["casts"] == pytest.approx(weights / 2, rel=0.05)
+    whole = parts(frozen_bytes=2.0, trained_bytes=2)  # bfloat16 weights, trained: Adafactor's momentum stays float32
+    assert (whole["weights"], whole["gradients"], whole["optimizer"]) == pytest.approx(
+        (weights / 2, weights / 2, weights)
+    )
+    assert "casts" not in whole
+    assert parts(checkpointing=True)["activations"] < 0.15 * parts()["activations"]
+
+
+def test_advice_is_sorted_by_what_it_saves(monkeypatch):
+    monkeypatch.setattr(stoical.training.memory_fit, "_mask_bytes", lambda: 1)  # a GPU's
+    batch = MicroBatch(rows=8, tokens=8 * 400, slots=8 * 80, mask=8 * 80 * 400)
+    run = RunMemory(SEVEN_B, batch, TrainingSetup(low_precision=True, states=1))
+    found = savings(run, 110.0, "sequence", devices=8)
+    assert [advice.split("=")[0].split(" ")[0] for _, advice in found] == [
+        *("QLoRA", "FSDP2", "LoRA"),
+        *("training.activation_checkpointing", "training.per_device_train_batch_size"),
+    ]
+    assert [saved for saved, _ in found] == sorted((saved for saved, _ in found), reverse=True)
+    by_name = {advice: saved for saved, advice in found}
+    eight = RunMemory(SEVEN_B, batch, TrainingSetup(True, 1, sharding="full", processes=8))
+    assert by_name["FSDP2 over 8 devices (accelerate_configs/fsdp2.yaml)"] == pytest.approx(run.total - eight.total)
+    fits = RunMemory(SEVEN_B, batch.smaller(4), run.setup)
+    assert fits.total < 110 < run.total
+    assert by_name["training.per_device_train_batch_size=4"] == pytest.approx(run.total - fits.total)
+    assert not any("checkpointing" in advice for _, advice in savings(run, 80.0, "cache", devices=8))
+    adapters = TrainingSetup(True, 2, sharding="full", lora=True, frozen_bytes=2.0)
+    shape = replace(SEVEN_B, trainable=40_000_000, frozen=SEVEN_B.parameters)
+    left = savings(RunMemory(shape, batch.smaller(1), adapters), 1.0, "cache", devices=8)
+    assert [advice for _, advice in left] == ["QLoRA (recipe=...,qlora)"]
+
+
+@pytest.mark.parametrize("overlay", ["LoRA", "QLoRA"])
+def test_what_is_promised_of_adapters_is_what_their_overlay_is_estimated_at(overlay):
+    PartialState(cpu=True)
+    queries = [random_query(seed, 200, 10, 32768) for seed in (0, 1)]
+    batch = TrieTargetCollator(TargetSettings(), 0, True)(queries)["batch"]
+    plain = load_recipe("recipe=wordnet_alpha2,random_7b")
+    config = AutoConfig.for_model("mistral", **plain.model.config)
+    run = run_memory(plain, meta_model(plain, config), config, batch)
+    recipe = load_recipe(f"recipe=wordnet_alpha2,{overlay.lower()}")
+    adapted = run_memory(recipe, meta_model(recipe, config), config, batch)
+    assert adapted.shape.trainable == 41_943_040
+    promised = {advice.split(" ")[0]: saved for saved, advice in savings(run, 40.0, "sequence", devices=2)}
+    assert run.total - adapted.total == pytest.approx(promised[overlay], abs=0.02)
+
+
+def test_a_run_that_will_not_fit_is_warned_of_before_it_loads(tmp_path, monkeypatch, caplog):
+    write_dataset(tmp_path / "data")
+    recipe = load_recipe(*TINY, "recipe=wordnet_alpha2,small", f"data.path={tmp_path / 'data'}", f"output={tmp_path}")
+
+    def load(*arguments):
+        raise RuntimeError("loading")
+
+    monkeypatch.setattr(stoical.build.model, "build_model", load)
+    for limit, warned in ((1000.0, False), (0.0, True)):
+        monkeypatch.setattr(
+            stoical.training.memory_fit, "device_memory", lambda limit=limit: (limit, "free on a tiny GPU")
+        )
+        with caplog.at_level(logging.WARNING), pytest.raises(RuntimeError, match="loading"):
+            build_trainer(recipe)
+        assert ("That is more than the 0.0 GiB free on a tiny GPU" in caplog.text) == warned
+    assert "GiB  training.per_device_train_batch_size=1" in caplog.text
+    assert caplog.text.count("memory, estimated") == 1
+
+
+def test_a_small_run_fits_this_machine():
+    PartialState(cpu=True)
+    limit, place = device_memory()
+    assert limit > 0.5
+    assert place.startswith("of this machine")
+    model = tiny_model()
+    run = RunMemory(model_shape(model, model.config), MicroBatch(2, 100, 20, 2000), TrainingSetup(False, 2))
+    assert shortage(run, "sequence") is None
+
+
+@pytest.mark.parametrize(("overlay", "whole"), [("", False), (",expected_reward", True)])
+def test_a_dry_run_counts_the_nodes_that_training_packs(tmp_path, overlay, whole):
+    """Next-token prediction needs one docID's nodes, and a mitigation that looks at the whole trie all of them."""
+    recipe = tiny_recipe(tmp_path, "dry_run=true", recipe=f"wordnet_ntp{overlay}")
+    micro_size, _ = micro_batches(recipe, 1)
+    train = load_split(recipe.data.path, "train")
+    tokenizer = build_tokenizer(recipe, train)
+    dataset = training_rows(recipe, train, build_encoder(recipe, tokenizer))
+    packed, pruned = (
+        largest_batch(dataset, micro_size, TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune))
+        for prune in (not whole, True)
+    )
+    assert (packed.input_ids.shape[1] > pruned.input_ids.shape[1]) == whole
+    assert f"a micro-batch of {micro_size} x {packed.input_ids.shape[1]} tokens" in show(recipe)

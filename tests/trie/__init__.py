@@ -1,0 +1,1 @@
+"""The prefix tree and the loss's weights on it."""
