@@ -1,4 +1,4 @@
-"""`stoical evaluate` for a checkout, as in `accelerate launch evaluate.py checkpoint=RUN`; --help says more."""
+"""`stoical evaluate` for a checkout, as in `accelerate launch evaluate.py ...`; evaluate.py --help says more."""
 
 import sys
 

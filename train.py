@@ -1,4 +1,4 @@
-"""`stoical train` for a checkout, as in `accelerate launch train.py recipe=wordnet_alpha2`; --help says more."""
+"""`stoical train` for a checkout, as in `accelerate launch train.py recipe=NAME`; train.py --help says more."""
 
 import sys
 

@@ -96,7 +96,7 @@ def test_settings_are_the_recipes_unless_given(trained: Path, loaded: Ranker) ->
         assert result.score == pytest.approx(by_docid[result.docid] * len(loaded.encoder.docid_tokenizer(result.docid)))
     with pytest.raises(ValueError, match=r"model.dtype: Invalid value 'float16', expected one of"):
         Ranker.from_pretrained(trained, dtype=torch.float16)
-    with pytest.raises(ValueError, match="Key 'evl' not in 'Recipe'"):
+    with pytest.raises(ValueError, match=r"setting 'evl\.score' does not exist\. Did you mean 'eval\.score'"):
         Ranker.from_pretrained(trained, {"evl.score": "sum"})
     with pytest.raises(ValueError, match="checkpoint=/nowhere: no such directory"):
         Ranker.from_pretrained("/nowhere")

@@ -1,6 +1,6 @@
-"""Run by tests/test_distributed.py under `accelerate launch`: one step, then evaluations; writes what it saw.
+"""Run by tests/training/test_distributed.py under `accelerate launch`: one step, then evaluations; writes what it saw.
 
-accelerate launch ... -m tests.two_processes OUTPUT key=value ...
+accelerate launch ... -m tests.support.two_processes OUTPUT key=value ...
 """
 
 from __future__ import annotations
