@@ -133,6 +133,8 @@ def _tokenizer_class(name: str) -> Any:
 
     For some model types (qwen2, qwen3_5) that is a class of its own, which splits text in other places.
     """
+    from transformers import AutoTokenizer  # which imports torch; a BPE of one's own needs none
+
     path = Path(name) / "tokenizer_config.json"
     if path.is_file() and json_object(path).get("tokenizer_class") in ANY_FAST:
         return PreTrainedTokenizerFast
