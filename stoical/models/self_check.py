@@ -8,6 +8,7 @@ depends on a token's place in the row.
 from __future__ import annotations
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from stoical.encoding.packing import PackedBatch, TrieTargetCollator
@@ -42,9 +43,15 @@ def self_check(model: nn.Module, batch: PackedBatch, layout: Layout, precision: 
     if not difference < limit:
         raise ValueError(
             f"self-check: {layout} and plain log-probabilities differ by {difference:.1e} nats, over the {limit:g} "
-            f"that {precision} allows: {name} cannot branch, or its rows depend on each other"
+            f"that {precision} allows: {name} cannot branch, or its rows depend on each other{_hint(model)}"
         )
     return difference
+
+
+def _hint(model: nn.Module) -> str:
+    config = getattr(extract_model_from_parallel(model), "config", None)
+    encoder = getattr(config, "is_decoder", True) is False
+    return "; if it is an encoder, set model.config.is_decoder=true" * encoder
 
 
 def _difference(model: nn.Module, batch: PackedBatch, layout: Layout) -> float:
