@@ -97,8 +97,11 @@ def mistral_v3_config(changes: Mapping[str, Any]) -> PreTrainedConfig:
 
 
 def _first_sentence(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].split(". ")[0]
+    lines = str(error).strip().splitlines()
+    sentence = lines[0].split(". ")[0] if lines else ""
+    return (
+        sentence if isinstance(error, ValueError | OSError) else f"cannot be made: {type(error).__name__}: {sentence}"
+    )
 
 
 def _check_config_keys(recipe: Recipe, config: PreTrainedConfig) -> None:
@@ -120,7 +123,7 @@ def meta_model(recipe: Recipe, config: PreTrainedConfig, attention: str | None =
         name, other = f"model.name={recipe.model.name}", next((one for one in MASKABLE if _takes(config, one)), None)
         if other is not None:
             raise ValueError(f"{name} cannot use {wanted}; set model.attn_implementation={other}") from error
-        raise ValueError(f"{name} cannot be made: {type(error).__name__}: {_first_sentence(error)}") from error
+        raise ValueError(f"{name}: {_first_sentence(error)}") from error
 
 
 def _takes(config: PreTrainedConfig, attention: str) -> bool:
@@ -176,7 +179,7 @@ def model_errors(recipe: Recipe) -> Iterator[None]:
         yield
     except MODEL_ERRORS as error:
         name = f"model.name={recipe.model.name}"
-        raise ValueError(f"{name} cannot be made: {type(error).__name__}: {_first_sentence(error)}") from error
+        raise ValueError(f"{name}: {_first_sentence(error)}") from error
 
 
 def _check_kinds(directory: Path) -> None:

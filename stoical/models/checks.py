@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from accelerate.utils import extract_model_from_parallel
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedConfig
 
@@ -26,6 +27,7 @@ def check_model(model: nn.Module, max_length: int) -> None:
     The model may be on the meta device.
     """
     inner = extract_model_from_parallel(model)
+    inner = inner.get_base_model() if isinstance(inner, PeftModel) else inner
     config: PreTrainedConfig = inner.config.get_text_config()
     name = f"model {config.model_type!r}"
     _check_attention(inner, name)
@@ -59,7 +61,7 @@ def _check_dropout(config: PreTrainedConfig, name: str) -> None:
 
 def _check_layers(model: Any, config: PreTrainedConfig, name: str) -> None:
     kinds = set(getattr(config, "layer_types", None) or []) - PLAIN
-    if kinds or model._is_stateful:
+    if kinds or getattr(model, "_is_stateful", False):
         raise ValueError(
             f"{name} has recurrent or hybrid layers ({', '.join(sorted(kinds)) or 'stateful'}), and a recurrent state "
             "cannot branch at the nodes of a trie; use a model with plain attention in every layer"

@@ -75,7 +75,7 @@ BAD_SETTINGS = {
     "sliding window": ("model.config.sliding_window=8", "attends to a sliding window of 8 tokens, shorter than prompt"),
     "recurrent model": ("model.name=mamba", "model 'mamba' has recurrent or hybrid layers"),
     "no language model": ("model.name=vit", "model.name=vit: Unrecognized configuration class"),
-    "unknown architecture": ("model.name=mistrl", "model.name=mistrl: Unrecognized model identifier: mistrl ("),
+    "unknown architecture": ("model.name=mistrl", "model.name=mistrl: Unrecognized model identifier: mistrl"),
     "no such weights": ("model.from_scratch=false", "a local directory works without a network"),
     "vocabulary too small": (
         "model.config.vocab_size=100",

@@ -101,7 +101,7 @@ def test_a_name_of_other_programs_leads_to_the_one_here(name: str) -> None:
 @pytest.mark.parametrize("key", sorted(set(MEANT.values())))
 def test_what_is_suggested_exists(key: str) -> None:
     values = {"model.name": "x", "data.path": "x", "output": "x", "training.lr_scheduler_type": "linear"}
-    more = ["resume_force=true"] if key == "resume" else []
+    more = {"resume": ["resume_force=true"], "training.num_train_epochs": ["training.max_steps=-1"]}.get(key, [])
     recipe = ["wordnet_alpha2"] if key == "loss.alpha" else ["wordnet_beta1"]
     value = {"training.bf16": "false", "resume": "auto"}.get(key, values.get(key, "1"))
     assert isinstance(load_recipe(*recipe, f"{key}={value}", *more), Recipe)

@@ -26,7 +26,7 @@ from stoical.objectives.mitigations.mixed_walks import (
     parallel_walk,
     step_probabilities,
 )
-from stoical.objectives.mitigations.schedules import ScheduleSettings
+from stoical.objectives.mitigations.schedules import ScheduleSettings, gold_at
 from stoical.objectives.objective import Method, Objective, ObjectiveOutput, StepContext, weighted_nll
 from stoical.trie.node_weights import TargetSettings
 
@@ -130,7 +130,7 @@ class ScheduledSampling(Objective):
     def __call__(self, context: StepContext) -> ObjectiveOutput:
         """Sum over the micro-batch, in nats; `loss_per_token` is what to compare, since walks may end early."""
         settings = self.settings
-        gold = settings.gold(context.step, context.run_steps)
+        gold = gold_at(settings, context.step, context.run_steps)
         if settings.target == "gold_position":
             assert settings.passes is not None
             loss_sum, tokens, logs = gold_position_loss(context, gold, settings.passes, thresholds(settings))

@@ -24,11 +24,6 @@ class ScheduleSettings:
     )
     minimum: float = option(0.0, "which it never falls below")
 
-    def gold(self, step: int, run_steps: int | None) -> float:
-        """The probability of a gold token at an optimizer step, from 0, of a run of `run_steps`."""
-        half = None if self.half_step is None else in_steps(self.half_step, run_steps)
-        return gold_probability(self.schedule, half, self.minimum, step)
-
     def check_schedule(self, method: str) -> None:
         """Raise `ValueError` where a setting is missing, or would have no effect."""
         name = f"mitigations.{method}"
@@ -56,6 +51,12 @@ def in_steps(span: float, run_steps: int | None) -> int:
     if run_steps is None:
         raise ValueError(f"{span:g} is a share of a run: StepContext.run_steps must say how long it is")
     return max(1, round(span * run_steps))
+
+
+def gold_at(settings: ScheduleSettings, step: int, run_steps: int | None) -> float:
+    """The probability of a gold token at optimizer step `step`, from 0, of a run of `run_steps`."""
+    half = None if settings.half_step is None else in_steps(settings.half_step, run_steps)
+    return gold_probability(settings.schedule, half, settings.minimum, step)
 
 
 def gold_probability(schedule: Schedule, half_step: int | None, minimum: float, step: int) -> float:

@@ -21,7 +21,7 @@ from stoical.decoding.walks import gumbel, listed
 from stoical.encoding.packing import PackedBatch
 from stoical.models.mixtures import Mixture, check_mixable
 from stoical.objectives.mitigations.gold_position import gold_inputs, mixed_batch, off_trie_rate
-from stoical.objectives.mitigations.schedules import ScheduleSettings, check_span, in_steps, sharpness
+from stoical.objectives.mitigations.schedules import ScheduleSettings, check_span, gold_at, in_steps, sharpness
 from stoical.objectives.objective import Method, Objective, ObjectiveOutput, StepContext, check_at_least, weighted_nll
 from stoical.trie.node_weights import TargetSettings
 
@@ -163,7 +163,7 @@ class SoftSampling(Objective):
     def __call__(self, context: StepContext) -> ObjectiveOutput:
         """Sum over the micro-batch, in nats. With a gold probability of 1 no second pass is needed."""
         settings, batch = self.settings, context.batch
-        gold = settings.gold(context.step, context.run_steps)
+        gold = gold_at(settings, context.step, context.run_steps)
         slow = settings.alpha_doubling
         doubling = None if slow is None else in_steps(slow, context.run_steps)
         alpha = sharpness(settings.alpha, settings.alpha_maximum, doubling, context.step)
