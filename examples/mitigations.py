@@ -88,7 +88,7 @@ METHODS = {
 
 
 def ranking(directory: Path) -> Mapping[str, float]:
-    """What evaluate.py found."""
+    """What the evaluation found."""
     metrics: dict[str, float] = json.loads((directory / "metrics.json").read_text())
     return metrics
 
