@@ -1,4 +1,4 @@
-"""Files of a ranking dataset and the rows in them: JSON lines, a parquet file, or a `datasets` directory.
+"""Files of a ranking dataset and the rows in them: JSON lines (gzipped or not), a parquet file, a `datasets` directory.
 
 Rows come with their place, `file:line` (from 1) for JSON lines and `file[index]` (from 0) for the others. What a row
 must hold is said in `stoical.data.rows`.
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from stoical.common.files import file_sha256
 from stoical.common.lazy import pa, pq
+from stoical.common.text_files import kind, opened
 
 if TYPE_CHECKING:
     import datasets
@@ -49,9 +50,10 @@ def check_dataset(directory: str | Path) -> None:
 
 
 def split_files(directory: Path, split: str) -> list[Path]:
-    """Whatever there is for a split: <split>.jsonl, <split>.parquet, <split>/ (from `datasets`' `save_to_disk`)."""
-    jsonl, parquet, saved = directory / f"{split}.jsonl", directory / f"{split}.parquet", directory / split
-    return [path for path in (jsonl, parquet) if path.is_file()] + [saved] * saved.is_dir()
+    """Whatever there is for a split: <split>.jsonl[.gz], <split>.parquet, <split>/ (from `datasets`' save_to_disk)."""
+    files = [directory / f"{split}{ending}" for ending in (".jsonl", ".jsonl.gz", ".parquet")]
+    saved = directory / split
+    return [path for path in files if path.is_file()] + [saved] * saved.is_dir()
 
 
 def check_directory(directory: Path) -> None:
@@ -101,14 +103,14 @@ def raw_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
     Unlike `open_table` it needs no library beside pyarrow for a parquet file, and writes no copy of it.
     """
-    if path.suffix == ".jsonl":
+    if kind(path) == ".jsonl":
         return jsonl_lines(path)
     return table_records(_open_saved(path), path) if path.is_dir() else _placed(_parquet_batches(path), path)
 
 
 def jsonl_lines(path: Path) -> Iterator[tuple[str, bytes]]:
     """(file:line, bytes) of every line that is not blank, for `json_value`."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         yield from ((f"{path}:{number}", line) for number, line in numbered(file))
 
 
@@ -161,19 +163,43 @@ def split_sha256(directory: str | Path, split: str) -> str:
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
+MANIFEST: dict[str, tuple[type, ...]] = {  # key -> what it may be, where it is there and not null
+    **dict.fromkeys(("name", "tool", "licence"), (str,)),
+    **dict.fromkeys(("source", "version"), (str, int, float, list, dict)),
+    "options": (dict,),
+    "splits": (dict,),
+    "files": (dict,),
+}
+WORDS = {str: "text", dict: "an object"}
+
+
 def load_manifest(directory: str | Path) -> dict[str, Any]:
     """The manifest.json of a dataset directory: source, version, counts, sha256, seed, licence.
 
-    Raises ValueError if the directory or the file is missing, or if the file is not a JSON object.
+    Raises ValueError, naming file and key, if the directory or the file is missing, if the file is not a JSON object,
+    and for a key that stoical reads and that holds something else than `MANIFEST` says.
     """
     check_directory(Path(directory))
     path = Path(directory) / "manifest.json"
     if not path.is_file():
         raise ValueError(f"{path} is missing; stoical prepare writes one, and for your own data you do")
-    try:
-        manifest = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    manifest = json_file(path)
     if not isinstance(manifest, dict):
         raise ValueError(f"{path} must hold a JSON object, got {reprlib.repr(manifest)}")
-    return manifest
+    for key, kinds in MANIFEST.items():
+        value = manifest.get(key)
+        if not (value is None or (isinstance(value, kinds) and not isinstance(value, bool))):
+            raise ValueError(f"{path}: {key!r} must be {WORDS.get(kinds[0], 'text')}, got {reprlib.repr(value)}")
+    return {key: value for key, value in manifest.items() if not (key in MANIFEST and value is None)}
+
+
+def json_file(path: Path) -> Any:
+    """What a JSON file holds. Raises ValueError naming it where it is not JSON in UTF-8, or cannot be written again."""
+    try:
+        value = json.loads(path.read_bytes())
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{path}: holds half of a surrogate pair, which is not UTF-8: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    return value

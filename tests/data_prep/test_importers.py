@@ -340,7 +340,10 @@ def test_bad_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "input= is missing" in refused(capsys, "pairs", out)
     assert "docids=title needs documents=" in refused(capsys, "pairs", f"input={path}", out, "docids=title")
     both = [f"documents={path}", "id_column=score"]
-    assert "id_column= has no effect with documents=" in refused(capsys, "pairs", f"input={path}", out, *both)
+    assert "needs score, and text or title (it has: document" in refused(capsys, "pairs", f"input={path}", out, *both)
+    assert "text_column=a has no effect with input= alone" in refused(
+        capsys, "pairs", f"input={path}", out, "text_column=a"
+    )
     write(path, "query,document,score\na,,1\na,b,1\nb,c,1\nc,d,-3\n")
     assert run("prepare", "pairs", f"input={path}", out) == 0
     assert dropped(tmp_path / "out") == [
