@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 from transformers import Trainer, TrainerControl
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from stoical.encoding.prompts import TEMPLATE_FILE
+from stoical.encoding.prompts import TEMPLATE_FILE, template_yaml
 from stoical.evaluation.evaluator import Evaluator
 from stoical.runs.checkpoints import UNFINISHED, last_checkpoint, prune, publish
 from stoical.runs.model_card import CardSource
@@ -91,7 +90,8 @@ class RunTrainer(Trainer):
         if self.args.should_save:  # every process comes here; one of them writes
             directory = Path(output_dir or str(self.args.output_dir))
             (directory / "recipe.yaml").write_text(self.recipe_yaml)
-            (directory / TEMPLATE_FILE).write_text(OmegaConf.to_yaml(self.evaluator.dataset.encoder.template))
+            template = template_yaml(self.evaluator.dataset.encoder.template)
+            (directory / TEMPLATE_FILE).write_text(template, encoding="utf-8")
             self._write_card(directory)
 
     def _write_card(self, directory: Path) -> None:
