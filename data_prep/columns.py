@@ -47,7 +47,7 @@ def read_any(path: Path, columns: Iterable[Column]) -> Table:
 
 
 def chosen(table: Table, path: Path, columns: Mapping[str, Column]) -> Table:
-    """The table with its columns called as in `columns`. ValueError where it lacks one, with its option, or is empty."""
+    """The table with its columns called as in `columns`. ValueError, with the options, for a lack; for no rows."""
     found = {key: column.find(table.columns) for key, column in columns.items()}
     missing = [key for key, name in found.items() if name is None]
     if missing:

@@ -6,7 +6,6 @@ text file from 1. Text files may be gzipped. An empty cell is None.
 
 from __future__ import annotations
 
-import json
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import Any
 from stoical.common.lazy import pa, pq
 from stoical.common.progress import progress
 from stoical.common.text_files import kind, opened
-from stoical.data.files import json_value, numbered, open_table
+from stoical.data.files import json_object, numbered, open_table
 
 from .separated import csv_rows
 
@@ -106,20 +105,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of every line that is not blank. ValueError for one that is not a JSON object."""
     with opened(path) as file:
         for number, line in numbered(file):
-            yield number, _json_object(line, f"{path}:{number}")
-
-
-def _json_object(line: bytes, where: str) -> dict[str, Any]:
-    record = json_value(line, where)
-    try:
-        json.dumps(record, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{where}: holds half of a surrogate pair, which is not UTF-8: {error}") from None
-    except RecursionError:
-        raise ValueError(f"{where}: too many brackets inside each other") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{where}: expected a JSON object, got {reprlib.repr(record)}")
-    return record
+            yield number, json_object(line, f"{path}:{number}")
 
 
 def _read_csv(path: Path, required: Sequence[str], optional: Sequence[str]) -> Table:

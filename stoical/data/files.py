@@ -128,6 +128,23 @@ def json_value(line: bytes, where: str) -> Any:
         raise ValueError(f"{where}: not a JSON object on one line, in UTF-8: {reason}") from None
 
 
+def json_object(line: bytes, where: str, shape: str = "a JSON object") -> dict[str, Any]:
+    """The object in a line of JSON, which can be written again. Raises ValueError, which `where` opens, for any other.
+
+    shape: what is expected, for the message.
+    """
+    record = json_value(line, where)
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where}: holds half of a surrogate pair, which is not UTF-8: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{where}: too many brackets inside each other") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: expected {shape}, got {reprlib.repr(record)}")
+    return record
+
+
 def table_records(table: datasets.Dataset, path: Path) -> Iterator[tuple[str, Any]]:
     """(file[index], record) of every row; index as in `RankingDataset`, from 0."""
     return _placed(table.with_format("arrow").iter(batch_size=BATCH_ROWS), path)
