@@ -22,6 +22,7 @@ LONGEST_CELL = 2**31 - 1  # characters; the csv module stops at 131,072
 def csv_rows(path: Path) -> Iterator[tuple[int, list[Any]]]:
     """(first line, cells) of every row of a .csv or .tsv file, the header included; empty cells are None.
 
+    Line ends within cells are those of Unix.
     Rows without anything in a cell are passed over. Raises `ValueError`, with the line, for a file that is not so.
     """
     csv.field_size_limit(LONGEST_CELL)
@@ -35,7 +36,7 @@ def csv_rows(path: Path) -> Iterator[tuple[int, list[Any]]]:
             reader = csv.reader(chain(before, [first], text), delimiter=parts, quoting=quotes, strict=True)
             for row in reader:
                 if any(row):
-                    yield line, [cell or None for cell in row]
+                    yield line, [cell.replace("\r\n", "\n") or None for cell in row]
                 line = reader.line_num + 1
         except csv.Error as error:
             raise ValueError(f"{path}:{line}: {error}") from None

@@ -137,7 +137,12 @@ def _text(name: str, value: yaml.Node) -> str:
     if not isinstance(value, yaml.ScalarNode) or value.tag == NULL:
         found = "nothing" if value.tag == NULL else "a list or a mapping"
         raise ValueError(f"{name} must be text, got {found} (a template has prompt, doc and delimiter)")
-    return str(value.value)
+    text = str(value.value)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} holds half of a surrogate pair: {error}") from None
+    return text
 
 
 def shuffled(docs: Sequence[Doc], seed: int, epoch: int, query_id: str) -> list[Doc]:
