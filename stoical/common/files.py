@@ -23,12 +23,21 @@ def file_sha256(path: str | Path) -> str:
 
 def json_object(path: Path) -> dict[str, Any]:
     """The object that a JSON file holds. Raises `ValueError` naming the file where it holds anything else."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    value = json_file(path)
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object, got {reprlib.repr(value)}")
+    return value
+
+
+def json_file(path: Path) -> Any:
+    """What a JSON file holds. Raises `ValueError` naming it where that is not JSON, or cannot be written again."""
+    try:
+        value = json.loads(path.read_bytes())
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{path}: holds half of a surrogate pair, which is not UTF-8: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
     return value
 
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from stoical.common.arguments import dotlist_layer, one_line, split_arguments
+from stoical.common.arguments import check_literal, dotlist_layer, one_line, split_arguments
 from stoical.common.differences import flat
 from stoical.common.fields import unknown
 from stoical.common.options import keys_of, section_of
@@ -186,12 +186,13 @@ def read_layer(path: Path) -> Layer:
     """The settings in a YAML file as a layer for `build_recipe`. Raises `ValueError` where it is none, or empty."""
     try:
         layer = OmegaConf.load(path)
-    except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
+    except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: {one_line(error)}") from error
     if not isinstance(layer, DictConfig):
         raise ValueError(f"{path} is not a mapping of settings")
     if not layer:
         raise ValueError(f"{path} is empty; a recipe or an overlay sets something")
+    check_literal(str(path), "", OmegaConf.to_container(layer))
     return str(path), layer
 
 

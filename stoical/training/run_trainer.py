@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerControl
@@ -20,7 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from stoical.common.files import writing
-from stoical.encoding.prompts import TEMPLATE_FILE
+from stoical.encoding.prompts import TEMPLATE_FILE, template_yaml
 from stoical.encoding.tokenization import keep_probes
 from stoical.evaluation.evaluator import Evaluator
 from stoical.runs.checkpoints import UNFINISHED, last_checkpoint, prune, publish
@@ -157,7 +156,8 @@ class RunTrainer(Trainer):
             directory = Path(output_dir or str(self.args.output_dir))
             (directory / "recipe.yaml").write_text(self.recipe_yaml)
             keep_probes(self.evaluator.dataset.encoder.tokenizer, directory)
-            (directory / TEMPLATE_FILE).write_text(OmegaConf.to_yaml(self.evaluator.dataset.encoder.template))
+            template = template_yaml(self.evaluator.dataset.encoder.template)
+            (directory / TEMPLATE_FILE).write_text(template, encoding="utf-8")
             self._write_card(directory)
 
     def _write_card(self, directory: Path) -> None:

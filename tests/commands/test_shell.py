@@ -54,6 +54,11 @@ def test_words_are_taken_apart() -> None:
     assert given.names == {"output", "own.beta"}
 
 
+@pytest.mark.parametrize("word", ["007", "no", "1:30", "1e3", ".5", "0x1f", "a: b".replace(" ", "")])
+def test_texts_that_yaml_takes_for_something_else_stay_as_they_are(word: str) -> None:
+    assert PLAIN.parse([f"output={word}"]).options.output == word
+
+
 BAD = {
     "an option that is not there": ("otput=x", "option 'otput' does not exist. Did you mean 'output'? --help explains"),
     "an option of a section": ("output=x own.bta=1", "option 'own.bta' does not exist. Did you mean 'own.beta'?"),
@@ -66,6 +71,12 @@ BAD = {
     "a word": ("output=x seed", "'seed': arguments are key=value"),
     "a flag": ("--output x", "'--output': arguments are key=value"),
     "no key": ("=3", "'=3': arguments are key=value"),
+    "an interpolation": (
+        "output=${oc.env:HOME}/x",
+        "command line: output=${oc.env:HOME}/x: ${...} is not expanded here",
+    ),
+    "one inside": ("output=x own.beta=[${a}]", "own.beta=[${a}]: ${...} is not expanded here"),
+    "deep": ("output=" + "[" * 5_000, "command line: output="),
     "no YAML": ("output=[1", "command line: output=[1: "),
 }
 

@@ -131,7 +131,7 @@ BAD = {
     "unknown choice": (["loss.item=fractionel"], "loss.item: Invalid value 'fractionel'"),
     "unknown layout": (["layout=packed"], "expected one of ['sequence', 'cache', 'pointwise']"),
     "unfinished YAML": (["training.max_steps=[1"], "command line: training.max_steps=[1: "),
-    "unknown interpolation": (["data.path=${home}"], "data.path: Interpolation key 'home' not found"),
+    "an interpolation": (["data.path=${oc.env:HOME}"], "data.path=${oc.env:HOME}: ${...} is not expanded here"),
     "key given twice": (["seed=1", "seed=2"], "seed is given twice, as '1' and '2'"),
     "recipe given twice": (["recipe=wordnet_ntp", "recipe=wordnet_beta1"], "recipe is given twice"),
     "flag": (["--seed=1"], "command line: setting '--seed' does not exist. Did you mean 'seed'?"),
