@@ -46,10 +46,12 @@ def parse_options(schema: type[Options], values: Mapping[str, str]) -> Options:
 
 
 def split_arguments(words: Iterable[str]) -> dict[str, str]:
-    """`key=value` words to a dict; raises `ValueError` for a word without `=` and for a key given twice."""
+    """`key=value` words to a dict; raises `ValueError` for a word without `=`, for a key given twice, and for bytes that are not UTF-8."""
     values: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
+        if not word.isprintable() and any("\ud800" <= char <= "\udfff" for char in word):
+            raise ValueError(f"{word!a}: arguments are text in UTF-8")
         if not equals or not key:
             raise ValueError(f"{word!r}: arguments are key=value, such as recipe=wordnet_alpha2 or seed=1")
         if key in values:
