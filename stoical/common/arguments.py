@@ -32,9 +32,9 @@ def parse_options(schema: type[Options], values: Mapping[str, str]) -> Options:
             raise unknown("option", key, known, " --help explains every option.")
     _, layer = dotlist_layer(values)
     hints = typing.get_type_hints(schema)
-    for key, value in layer.items():
-        if hints.get(str(key)) is str and isinstance(value, bool | int | float):
-            layer[key] = values[str(key)]  # 007, no and 1:30 are text where text is wanted
+    for key, word in values.items():
+        if hints.get(key) is str and isinstance(layer[key], bool | int | float):
+            layer[key] = word  # 007, no and 1:30 are text where text is wanted
     try:
         options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), layer))
     except OmegaConfBaseException as error:
