@@ -78,9 +78,7 @@ def _message(each: Any, where: str) -> tuple[str, str | None]:
         raise ValueError(f"{where}: a message must be as in {SHAPE}, got {reprlib.repr(each)}")
     content = each["content"]
     if isinstance(content, list):
-        parts = [
-            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
-        ]
-        texts = [part for part in parts if isinstance(part, str)]
-        content = "".join(texts) if len(texts) == len(parts) else None
+        texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        parts = [text for text in texts if isinstance(text, str)]
+        content = "".join(parts) if len(parts) == len(content) else None
     return role.strip(), content if isinstance(content, str) else None

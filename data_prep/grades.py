@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from stoical.common.ids import as_id
+
 from .dropped import Dropped
 
 Irrelevant = Literal["negatives", "last"]
@@ -50,7 +52,7 @@ def parse_labels(words: str) -> dict[str, float]:
 def parse_grade(cell: Any, where: str, what: str, labels: Mapping[str, float] | None = None) -> float:
     """The number in a cell, or of the label in it. ValueError, naming the place, for another label, or no number."""
     if labels:
-        label = str(cell).strip()
+        label = str(cell).strip() if isinstance(cell, str | bool) else as_id(cell, where, what) or ""
         if label not in labels:
             raise ValueError(f"{where}: {what} {reprlib.repr(cell)} is none of grades= ({', '.join(labels)})")
         return labels[label]
@@ -59,7 +61,9 @@ def parse_grade(cell: Any, where: str, what: str, labels: Mapping[str, float] | 
     except (TypeError, ValueError, OverflowError):
         grade = math.nan
     if not math.isfinite(grade):
-        hint = "; labels go with grades=LABEL:NUMBER,..." if isinstance(cell, str) and cell.strip() else ""
+        is_text = isinstance(cell, str) and bool(cell.strip())
+        decimal = is_text and cell.replace(",", ".").replace(".", "", 1).strip("+- ").isdigit()
+        hint = "; write decimals with a point" if decimal else "; labels go with grades=LABEL:NUMBER,..." * is_text
         raise ValueError(f"{where}: {what} must be a number, got {reprlib.repr(cell)}{hint}")
     return grade
 

@@ -157,7 +157,7 @@ def _json_rows(path: Path, columns: TextColumns, strict: bool) -> Iterator[tuple
             first = next(iter(found.values()))[0]
             if found[keys][0] != first:
                 raise ValueError(f"{path}:{line} has no {first}, which the lines before it have {it_has(keys)}")
-        item_id, title, text = (None if key is None else record[key] for key in found[keys])
-        yield f"{path}:{line}", item_id, title, text
+        item, title, text = (None if key is None else record[key] for key in found[keys])
+        yield f"{path}:{line}", item, title, text
     if strict and found:
         columns.check_given({key for keys in found for key in keys}, str(path))

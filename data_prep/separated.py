@@ -31,10 +31,13 @@ def csv_rows(path: Path) -> Iterator[tuple[int, list[Any]]]:
         line = 1
         try:
             before, first, separator = _start(text)
-            bare = kind(path) == ".tsv" and not first.startswith('"')
-            parts = "\t" if kind(path) == ".tsv" else separator
-            dialect: Any = {"delimiter": parts, "quoting": csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL}
-            reader = csv.reader(chain(before, [first], text), strict=True, **dialect)
+            lines = chain(before, [first], text)
+            if kind(path) != ".tsv":
+                reader = csv.reader(lines, delimiter=separator, strict=True)
+            elif first.startswith('"'):
+                reader = csv.reader(lines, delimiter="\t", strict=True)
+            else:
+                reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
             for row in reader:
                 if any(row):
                     yield line, [cell.replace("\r\n", "\n") or None for cell in row]

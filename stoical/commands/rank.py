@@ -112,8 +112,8 @@ def _parse(line: bytes, where: str, items: DocIDTable | None) -> Asked:
     echo: dict[str, Any] = {}
     try:
         raw = json_line(line, where, SHAPE)
-        first: dict[str, Any] = {key: raw[key] for key in ("query_id", "query") if key in raw}
-        echo = {**first, **{key: value for key, value in raw.items() if key not in OURS}}
+        order = [*(key for key in ("query_id", "query") if key in raw), *(key for key in raw if key not in OURS)]
+        echo = {key: raw[key] for key in order}
         if not {"query", "docs"} <= raw.keys():
             found = ", ".join(raw) or "none"
             raise ValueError(f"{where}: expected {SHAPE}, found the keys {found}")

@@ -32,9 +32,9 @@ def parse_options(schema: type[Options], values: Mapping[str, str]) -> Options:
             raise unknown("option", key, known, " --help explains every option.")
     _, layer = dotlist_layer(values)
     hints = typing.get_type_hints(schema)
-    for name, value in layer.items():
-        if hints.get(str(name)) is str and isinstance(value, bool | int | float):
-            layer[name] = values[str(name)]  # 007, no and 1:30 are text where text is wanted
+    for key, word in values.items():
+        if hints.get(key) is str and isinstance(layer[key], bool | int | float):
+            layer[key] = word  # 007, no and 1:30 are text where text is wanted
     try:
         options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), layer))
     except OmegaConfBaseException as error:
@@ -46,7 +46,10 @@ def parse_options(schema: type[Options], values: Mapping[str, str]) -> Options:
 
 
 def split_arguments(words: Iterable[str]) -> dict[str, str]:
-    """`key=value` words to a dict; raises `ValueError` for a word without `=`, for a key given twice, and for bytes that are not UTF-8."""
+    """`key=value` words to a dict.
+
+    Raises `ValueError` for a word without `=`, for a key given twice, and for bytes that are not UTF-8.
+    """
     values: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")

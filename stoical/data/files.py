@@ -187,7 +187,6 @@ MANIFEST: dict[str, tuple[type, ...]] = {  # key -> what it may be, where it is 
     "splits": (dict,),
     "files": (dict,),
 }
-WORDS: dict[type, str] = {str: "text", dict: "an object"}
 
 
 def load_manifest(directory: str | Path) -> dict[str, Any]:
@@ -204,5 +203,7 @@ def load_manifest(directory: str | Path) -> dict[str, Any]:
     for key, kinds in MANIFEST.items():
         value = manifest.get(key)
         if not (value is None or (isinstance(value, kinds) and not isinstance(value, bool))):
-            raise ValueError(f"{path}: {key!r} must be {WORDS.get(kinds[0], 'text')}, got {reprlib.repr(value)}")
+            raise ValueError(
+                f"{path}: {key!r} must be {'an object' if kinds == (dict,) else 'text'}, got {reprlib.repr(value)}"
+            )
     return {key: value for key, value in manifest.items() if not (key in MANIFEST and value is None)}

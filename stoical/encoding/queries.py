@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
+from stoical.common.progress import progress
 from stoical.data.negatives import NegativeSampler
 from stoical.data.rows import Doc, RankingRow
 from stoical.encoding.prompts import Attempt, PromptTemplate, load_template, shuffled
@@ -14,6 +15,8 @@ from stoical.encoding.tokenized import Terminator, TokenizedQuery
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+MANY = 20_000  # documents of a row that take seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,10 @@ class QueryEncoder:
         `ValueError` naming the query where even its top document does not fit, and for docIDs that make no tokens.
         """
         try:
-            docids = [self.docid_tokenizer(doc.docid) for doc in (*row.docs, *(row.negatives if negatives else ()))]
+            listed: Iterable[Doc] = (*row.docs, *(row.negatives if negatives else ()))
+            if len(row.docs) > MANY:
+                listed = progress(listed, f"tokenizing documents of query {row.query_id!r}")
+            docids = [self.docid_tokenizer(doc.docid) for doc in listed]
             docs, prompt_ids = self._fit(row, docids, epoch, attempt)
         except ValueError as error:
             raise ValueError(f"query {row.query_id!r}: {error}") from error
