@@ -93,7 +93,7 @@ def test_two_processes_resume_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "kills"), [(1, 20), (2, 5)])
+@pytest.mark.parametrize(("world", "kills"), [(1, 100), (2, 10)])
 def test_kills_at_random_moments(tmp_path: Path, world: int, kills: int) -> None:
     """Kill a run of 20 steps at a random moment and resume it, `kills` times over: always the same weights."""
     write_dataset(tmp_path / "data", train=20)
