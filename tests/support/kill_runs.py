@@ -21,9 +21,30 @@ from safetensors.torch import load_file
 import stoical.training.run_trainer
 from stoical.commands.main import main
 from stoical.training.trainer import StoicalTrainer
+from tests.support.small_data import TINY
 
+RUN = [
+    "recipe=wordnet_alpha2,small",
+    *(word for word in TINY if "max_steps" not in word and "save_steps" not in word and "train_batch" not in word),
+    "model.config.initializer_range=0.3",  # the usual 0.02 hardly sees the order of documents
+    "model.config.attention_dropout=0.2",  # random numbers count too
+    "training.per_device_train_batch_size=4",
+    "training.learning_rate=0.01",
+    "training.lr_scheduler_type=cosine",
+    "training.warmup_steps=2",
+    "training.logging_steps=1",
+    "training.save_steps=1",
+    "training.save_total_limit=2",
+]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.support.kill_runs"])
+
+
+def words(folder: Path, name: str, steps: int) -> list[str]:
+    """What starts, or resumes, the run `name` of the dataset `data` in a folder."""
+    own = [f"data.path={folder / 'data'}", f"output={folder / name}", "resume=auto", f"training.max_steps={steps}"]
+    given = {word.partition("=")[0]: word for word in [*RUN, *own]}
+    return list(given.values())
 
 
 def start(words: Sequence[str], log: Path, hook: Callable[[], None] | None = None, world: int = 1) -> list[BaseProcess]:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from stoical.runs.checkpoints import last_checkpoint
-from tests.runs.test_kill import words
 from tests.support import kill_runs
 from tests.support.small_data import write_dataset
 
@@ -26,7 +25,7 @@ def every_fourth(given: list[str]) -> list[str]:
 def test_a_terminated_run_saves_exits_with_143_and_resumes_to_the_same_weights(tmp_path: Path, world: int) -> None:
     write_dataset(tmp_path / "data", train=20)
     log = tmp_path / "log"
-    through, stopped = (every_fourth(words(tmp_path, name, STEPS)) for name in ("through", "stopped"))
+    through, stopped = (every_fourth(kill_runs.words(tmp_path, name, STEPS)) for name in ("through", "stopped"))
     kill_runs.finish(kill_runs.start(through, log, world=world), log)
     processes = kill_runs.start(stopped, log, hook=terminate_itself_at_step_two, world=world)
     for process in processes:
