@@ -14,7 +14,7 @@ root is read at the last prompt token.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -107,12 +107,18 @@ class TrieTargetCollator:
     Weights and targets are those of the trie without negatives, to the bit, and 0 on nodes that lead to negatives only.
     With `prune`, trie nodes that carry no weight are left out: next-token prediction then costs one docID's tokens, not
     the whole trie's. Evaluation, and objectives that look at the whole trie, need `prune=False`. Whatever `pad_id` is,
-    padding is never attended to and never a label.
+    padding is never attended to and never a label. Raises `ValueError` for targets that make no sense.
+
+        collate = TrieTargetCollator(TargetSettings(item="fractional", alpha=2.0))
+        loader = DataLoader(EncodedDataset(rows, encoder), batch_size=8, shuffle=True, collate_fn=collate)
     """
 
-    targets: TargetSettings
+    targets: TargetSettings = field(default_factory=TargetSettings)
     pad_id: int = 0
     prune: bool = True
+
+    def __post_init__(self) -> None:
+        self.targets.check()
 
     def __call__(self, queries: Sequence[TokenizedQuery]) -> dict[str, PackedBatch]:
         """Pack; the dict is what `transformers.Trainer` expects of a collator.

@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class QueryEncoder:
-    """Everything between a dataset row and token ids. max_length: of the prompt and the longest docID, in tokens.
+    """Everything between a dataset row and token ids.
 
-    encoder = QueryEncoder.of(AutoTokenizer.from_pretrained("gpt2"), "compact")
-    query = encoder.encode(RankingRow.of("deer", ["ruminant", "mammal"]))
+        encoder = QueryEncoder.of(AutoTokenizer.from_pretrained("gpt2"), "compact")
+        query = encoder.encode(RankingRow.of("deer", ["ruminant", "mammal"]))
+
+    max_length: of the prompt and the longest docID together, in tokens. seed: of the order in which a prompt lists its
+    documents, which is another for every query_id and epoch.
     """
 
     template: PromptTemplate
@@ -43,8 +46,10 @@ class QueryEncoder:
         """An encoder for a tokenizer, with a prompt template by name, by the path of a YAML file, or as it is.
 
         terminator: what ends every docID; count_terminator: whether it counts in loss and score. Raises `ValueError`
-        for a template that is not there, or not as it should be.
+        for a template that is not there, or not as it should be, and for a tokenizer without EOS to end docIDs with.
         """
+        if terminator == "eos" and tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has no EOS token to end docIDs with; give it one, or terminator='none'")
         prompt = load_template(template) if isinstance(template, str) else template
         return cls(prompt, tokenizer, DocIDTokenizer(tokenizer, terminator, count_terminator), max_length, seed)
 

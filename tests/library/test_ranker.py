@@ -82,6 +82,7 @@ def test_equal_scores_are_ranked_by_docid(loaded: Ranker) -> None:
     flat = lambda **kwargs: SimpleNamespace(logits=torch.zeros(*kwargs["logits_to_keep"].shape, logits.shape[-1]))  # noqa: E731
     module = torch.nn.Module()
     module.forward, module.config = flat, loaded.model.config  # type: ignore[assignment]
+    module._is_stateful = False  # type: ignore[assignment]  # a ranker asks whether a trie can run through its model
     module.register_parameter("weight", torch.nn.Parameter(torch.zeros(1)))
     results = replace(loaded, model=module).rank("query ba", DOCS)
     assert [result.docid for result in results] == sorted(DOCS)
