@@ -25,6 +25,14 @@ SLOW = ("training", "self_training", "runs", "project", "preferences", "commands
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 
 
+@pytest.fixture(autouse=True)
+def quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and not painted, which takes a second an evaluation; tests marked `paints` paint them."""
+    is_painting = request.node.path.parent.name == "reporting" or request.node.get_closest_marker("paints") is not None
+    if "matplotlib.figure" in sys.modules and not is_painting:
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **_: Path(path).write_bytes(b""))
+
+
 @pytest.fixture
 def model() -> MistralForCausalLM:
     return tiny_model()
