@@ -292,6 +292,7 @@ def test_the_untrained_model_can_be_evaluated(cli: Cli, tiny: Callable[..., list
     assert titles[:3] == ["", "CVR (↓)", "nDCG (↑)"]
 
 
+@pytest.mark.paints
 def test_diagnostics_are_written_where_they_can_be_had(trained: Path, cli: Cli, tmp_path: Path) -> None:
     words = [f"checkpoint={trained / 'run'}", f"output={tmp_path / 'eval'}"]
     assert cli("evaluate", *words, "eval.diagnostics=true")[0] == 0

@@ -22,7 +22,8 @@ from stoical.encoding.generated_rows import RECORD_FILE, ROWS_FILE
 from stoical.encoding.queries import EncodedDataset
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.self_training import loop
-from tests.support.launching import launch
+from tests.support import forked
+from tests.support.launching import TWO_PROCESSES
 from tests.support.small_data import TINY, make_rows, write_dataset
 
 ITERATIONS = {"bash": 2, "bash_literal": 1}
@@ -263,7 +264,8 @@ def test_corrections_are_generated_trained_on_and_evaluated(
 
 def test_two_processes_generate_what_one_does(folder: Path, looped: Callable[[str], Path], tmp_path: Path) -> None:
     own = [f"self_training.start={looped('bash') / 'iteration-0'}", "self_training.iterations=1"]
-    launch("-m", "stoical", "self-train", *words(folder, "bash", tmp_path / "run", *own))
+    command = ["self-train", *words(folder, "bash", tmp_path / "run", *own)]
+    forked.run(forked.command, *command, log=tmp_path / "log", world=2, config=TWO_PROCESSES)
     run = tmp_path / "run" / "iteration-1"
     assert json.loads((run / RECORD_FILE).read_text())["processes"] == 2
     assert (run / ROWS_FILE).read_bytes() == (looped("bash") / "iteration-1" / ROWS_FILE).read_bytes()

@@ -11,8 +11,8 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from stoical.commands import evaluate
-from tests.support import launched_adapters
-from tests.support.launching import TWO_PROCESSES, fsdp2_on_cpus, launch
+from tests.support import forked, launched_adapters
+from tests.support.launching import TWO_PROCESSES, fsdp2_on_cpus
 from tests.support.tiny_run import train_tiny
 
 LAUNCHED = {"ddp": ["plain", "dropout"], "fsdp2": list(launched_adapters.RUNS)}
@@ -21,14 +21,15 @@ EACH = [(launched, run) for launched, runs in LAUNCHED.items() for run in runs]
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs of `tests.launched_adapters` by one process, DDP and FSDP2, each with its facts.json."""
+    """The runs of `launched_adapters` by one process, DDP and FSDP2, each with its facts.json."""
     root = tmp_path_factory.mktemp("adapters")
     train_tiny(root / "base")
     (root / "base" / "data").rename(root / "data")
     configs = {"ddp": TWO_PROCESSES, "fsdp2": fsdp2_on_cpus(root / "fsdp2.yaml")}
     for name, config in configs.items():
         (root / name).mkdir()
-        launch("-m", "tests.support.launched_adapters", root / name, *LAUNCHED[name], config=config)
+        arguments = (root / name, *LAUNCHED[name])
+        forked.run(launched_adapters.train_all, *arguments, log=root / f"{name}.log", world=2, config=config)
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     return root

@@ -9,8 +9,9 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
 from stoical.commands import evaluate
-from tests.support.launched_runs import OPTIMIZERS, STEPS, pretrained, train_run
-from tests.support.launching import fsdp2_on_cpus, launch
+from tests.support import forked
+from tests.support.launched_runs import OPTIMIZERS, STEPS, pretrained, train_all, train_run
+from tests.support.launching import TWO_PROCESSES, fsdp2_on_cpus
 from tests.support.small_data import write_dataset
 
 
@@ -19,9 +20,9 @@ def runs(tmp_path_factory):
     """A directory with the runs of one process, of DDP and of FSDP2, each with both optimizers."""
     directory = tmp_path_factory.mktemp("runs")
     write_dataset(directory / "data", train=24, test=7)
-    launch("-m", "tests.support.launched_runs", directory / "ddp")
-    fsdp2 = fsdp2_on_cpus(directory / "fsdp2.yaml")
-    launch("-m", "tests.support.launched_runs", directory / "fsdp2", config=fsdp2)
+    configs = {"ddp": TWO_PROCESSES, "fsdp2": fsdp2_on_cpus(directory / "fsdp2.yaml")}
+    for name, config in configs.items():
+        forked.run(train_all, directory / name, log=directory / f"{name}.log", world=2, config=config)
     AcceleratorState._reset_state(reset_partial_state=True)  # another test may have left its process's state
     GradientState._reset_state()
     for name in OPTIMIZERS:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stoical.runs.checkpoints import last_checkpoint
-from tests.support import kill_runs
+from tests.support import forked, kill_runs
 from tests.support.small_data import write_dataset
 
 STEPS = 8
@@ -26,7 +26,7 @@ def test_a_terminated_run_saves_exits_with_143_and_resumes_to_the_same_weights(t
     write_dataset(tmp_path / "data", train=20)
     log = tmp_path / "log"
     through, stopped = (every_fourth(kill_runs.words(tmp_path, name, STEPS)) for name in ("through", "stopped"))
-    kill_runs.finish(kill_runs.start(through, log, world=world), log)
+    forked.finish(kill_runs.start(through, log, world=world), log)
     processes = kill_runs.start(stopped, log, hook=terminate_itself_at_step_two, world=world)
     for process in processes:
         process.join(120)
@@ -35,7 +35,7 @@ def test_a_terminated_run_saves_exits_with_143_and_resumes_to_the_same_weights(t
     saved = last_checkpoint(tmp_path / "stopped")
     assert saved is not None
     assert saved.name == f"checkpoint-{1 + world}"  # several processes share the news, and stop a step later
-    kill_runs.finish(kill_runs.start(stopped, log, world=world), log)
+    forked.finish(kill_runs.start(stopped, log, world=world), log)
     ends = (tmp_path / name / f"checkpoint-{STEPS}" for name in ("through", "stopped"))
     assert kill_runs.same_weights(*ends)
 
