@@ -93,7 +93,7 @@ def scorers(
         evaluation = Evaluator(dataset, collator, mode, "mean", [1, 5], batch_size=1, layout="sequence", num_beams=5)(
             trie_model
         )
-        scores: list[float] = evaluation.rows[0]["scores"]
+        scores: list[float] = evaluation.rows[0].scores
         return scores
 
     def decoded(search: Callable[[DeviceTrie], Hypothesis | list[Hypothesis]]) -> Any:

@@ -22,8 +22,8 @@ from stoical.data.dataset import RankingDataset, load_split
 from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.queries import EncodedDataset
 from stoical.encoding.tokenization import pad_id
-from stoical.evaluation.metrics import mean_metrics, query_metrics
-from stoical.reporting.tables import header, markdown, metric_names
+from stoical.evaluation.metrics import JudgedQuery, mean_metrics, metrics_among, query_metrics
+from stoical.reporting.tables import header, markdown
 
 ROOT = Path("runs/esci_small")
 SEEDS = (0, 1, 2)
@@ -72,9 +72,9 @@ def table() -> str:
     }
     for name in ("untrained", *STEPS):
         rows[name] = [json.loads((ROOT / f"{name}-{seed}" / "eval/metrics.json").read_text()) for seed in SEEDS]
-    columns = metric_names(rows["any order"][0])
+    columns = metrics_among(rows["any order"][0], "tables")
     body = [
-        [name, *(spread([found[column] for found in runs], ".1f", 100) for column in columns)]
+        [name, *(spread([found[column.name] for found in runs], ".1f", 100) for column in columns)]
         for name, runs in rows.items()
     ]
     return markdown([header(columns)[:-1], *body])
@@ -105,7 +105,7 @@ def baseline(rows: RankingDataset, score: Mapping[str, float], ks: Sequence[int]
     for index in range(len(rows)):
         docs = rows[index].docs
         scores = np.array([score[doc.docid] for doc in docs]) + TIE_BREAK * random.random(len(docs))
-        found.append(query_metrics(scores, np.arange(1, len(docs) + 1), 0, ks))
+        found.append(query_metrics(JudgedQuery(scores, np.arange(1, len(docs) + 1), 0), ks))
     return mean_metrics(found)
 
 

@@ -21,7 +21,7 @@ from examples.side_by_side import Method, Table, fine_tuned, preferred, self_tra
 from stoical.commands import dpo, spin
 from stoical.commands.shell import Command, execute
 from stoical.common.options import option
-from stoical.reporting.tables import title, with_free_run
+from stoical.evaluation.metrics import metrics_among
 
 DATA = Path("data/mammal")
 SMALL = "small,quickstart"
@@ -88,12 +88,12 @@ METHODS = {
 
 
 def ranking(directory: Path) -> Mapping[str, float]:
-    """What the evaluation found."""
+    """What evaluate.py found."""
     metrics: dict[str, float] = json.loads((directory / "metrics.json").read_text())
     return metrics
 
 
-COLUMNS = with_free_run(["cvr", "ndcg", *(f"recall@{k}" for k in range(1, 6)), "free_run_ndcg", "invalid_rate"])
+COLUMNS = ["cvr", "ndcg", *(f"recall@{k}" for k in range(1, 6)), "free_run_ndcg", "invalid_rate"]
 TABLE = Table(
     root=Path("runs/mitigations"),
     base=fine_tuned(TOP),
@@ -101,7 +101,7 @@ TABLE = Table(
     methods=METHODS,
     evaluation=(),
     read=ranking,
-    columns={name: title(name) for name in COLUMNS},
+    columns={metric.name: metric.column for metric in metrics_among(COLUMNS)},
 )
 
 

@@ -16,7 +16,7 @@ from stoical.runs.checkpoints import last_checkpoint
 from stoical.runs.find import find_checkpoint, load_checkpoint
 
 if TYPE_CHECKING:
-    from stoical.evaluation.evaluator import Evaluation
+    from stoical.evaluation.result import Evaluation
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from stoical.commands.shell import Command, Given
 
 def run(given: Given) -> None:
     """Print the tables."""
-    from stoical.reporting.compare import compare, compare_generations, load_run
+    from stoical.reporting.compare import compare_generations, compare_runs, load_run
 
     runs = [load_run(directory) for directory in given.words]
-    print(compare(runs))
+    print(compare_runs(runs))
     written = compare_generations(runs)
     if written:
         print(f"\n{written}")

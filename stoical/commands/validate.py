@@ -32,12 +32,12 @@ def token_lines(
 
     Queries that training would stop at are noted as problems. Raises ValueError for settings that are wrong.
     """
-    from stoical.build.encoder import build_encoder, build_tokenizer
-
     recipe = load_recipe(*settings)
     recipe.data.path = str(path)
     if recipe.tokenizer.name == "bpe" and path in files:
         raise ValueError("tokenizer.name=bpe is trained on the train split: give the dataset directory, not one split")
+    from stoical.build.encoder import build_encoder, build_tokenizer
+
     encoder = build_encoder(recipe, build_tokenizer(recipe))
     lines = {}
     for file in files:

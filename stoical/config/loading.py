@@ -109,7 +109,11 @@ def merge_layers(layers: Sequence[Layer]) -> Recipe:
 def check_keys(origin: str, layer: DictConfig) -> None:
     """Raise `ValueError` for a key that no recipe has. Keys below a library's section are checked with its values."""
     known, sections, open_ended = known_keys()
-    for key in flat(OmegaConf.to_container(layer)):
+    for key, value in flat(OmegaConf.to_container(layer)).items():
+        if key in sections and value is not None:
+            hint = f" Did you mean {MEANT[key]!r}?" if key in MEANT else ""
+            said = f"{key}={value}: {key!r} is a section; `stoical recipes keys {key}` lists it."
+            raise ValueError(f"{origin}: {said}{hint}")
         inside = any(key.startswith(f"{section}.") for section in open_ended)
         if not (inside or key in known or key in sections):
             raise ValueError(f"{origin}: {_unknown_key(key, [*known, *_library_keys()])}")

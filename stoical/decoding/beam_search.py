@@ -3,13 +3,12 @@
 Dimension letters: K beams, C children of all beams together, V vocabulary, F finished docIDs, D docIDs.
 
 Every log-probability is one of the full vocabulary (float32, nats): nothing is renormalised over the trie, so that a
-docID's score here is its score in `scoring.doc_scores`. Nothing is read from the model's `generation_config`.
+docID's score here is its score in `scores.doc_scores`. Nothing is read from the model's `generation_config`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from stoical.decoding.choices import Reduction
 from stoical.decoding.device_trie import DeviceTrie
 from stoical.models.checks import check_model
+from stoical.models.modes import eval_mode
 from stoical.models.prompt_cache import PromptCache
 
 
@@ -65,16 +65,16 @@ def beam_search(
 ) -> list[Hypothesis]:
     """The `num_beams` best docIDs that the search finds, best first; all D of them where there are no more.
 
-    Pruning: of the nodes at one depth that docIDs go on from, the `num_beams` with the highest summed log-probability
-    live on. They are equally long, so the mean would choose the same. A docID that ends takes no beam from them: it is
+    Pruning: of the nodes at one depth that have children, the `num_beams` with the highest summed log-probability are
+    kept. They are equally long, so the mean would choose the same. A docID that ends takes no beam from them: it is
     set aside with its final score, and only final scores, mean or sum, rank docIDs. Hence the result is the best
-    `num_beams` of all docIDs whose proper prefixes all lived on, and it is exact where `num_beams` is at least the
+    `num_beams` of all docIDs whose proper prefixes were all kept, and it is exact where `num_beams` is at least the
     number of inner nodes at every depth. Ties go to the child of the better beam, then to the smaller token id, and in
     the result to the docID listed first.
 
-    A docID that is a prefix of another (`terminator: none`) both ends and goes on. The model runs in eval mode, once
+    A docID that is a prefix of another (`terminator: none`) both ends and continues. The model runs in eval mode, once
     over the prompt and once a depth. Raises `ValueError` for an empty prompt, a trie on another device, a model that
-    `model_checks.check_model` refuses, and for scores that are not numbers.
+    `models.checks.check_model` refuses, and for scores that are not numbers.
     """
     if num_beams < 1:
         raise ValueError(f"num_beams={num_beams} must be at least 1")
@@ -84,7 +84,7 @@ def beam_search(
 def greedy(model: nn.Module, prompt_ids: Sequence[int], trie: DeviceTrie, reduction: Reduction = "mean") -> Hypothesis:
     """The docID that taking the likeliest valid token at every step writes, terminator included.
 
-    Without terminators several docIDs may end on that walk, which goes on down to a leaf; the one with the best score
+    Without terminators several docIDs may end on that walk, which continues down to a leaf; the one with the best score
     is the result. See `beam_search` for ties, scores and errors.
     """
     return _search(model, prompt_ids, trie, 1, reduction, ends_compete=True)[0]
@@ -100,7 +100,7 @@ def _search(
     ends_compete: bool,
 ) -> list[Hypothesis]:
     _check(model, prompt_ids, trie)
-    with _eval_mode(model):
+    with eval_mode(model):
         cache, beams = _prompt_cache(model, prompt_ids), _root(trie)
         logits = cache.logits
         finished = _Finished(beams.node[:0], beams.total[:0])
@@ -130,17 +130,6 @@ def _check(model: nn.Module, prompt_ids: Sequence[int], trie: DeviceTrie) -> Non
     check_model(model, len(prompt_ids) + int(trie.counted.max()))
 
 
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """No dropout, and no activation checkpointing, which would drop the cache."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
 def _root(trie: DeviceTrie) -> _Beams:
     zero = torch.zeros(1, dtype=torch.int64, device=trie.token.device)
     return _Beams(zero, zero, zero.float())
@@ -167,7 +156,7 @@ def _ended(trie: DeviceTrie, beams: _Beams, children: _Beams, depth: int, reduct
 
 
 def _live(trie: DeviceTrie, children: _Beams, num_beams: int) -> _Beams:
-    """The best `num_beams` children that docIDs go on from, best first."""
+    """The best `num_beams` children that have children themselves, best first."""
     inner = trie.has_children(children.node).nonzero()[:, 0]
     return children.pick(inner[_top(children.total.index_select(0, inner), num_beams)])
 

@@ -20,9 +20,9 @@ class TrieLogitsProcessor(LogitsProcessor):
     between the calls, so each call walks all G tokens from the root, for all rows at once: nothing to reset.
 
     Allowed scores pass unchanged: with beams they stay log-probabilities of the full vocabulary. To rank as
-    `decoding.beam_search` does, call `generate` with `length_penalty=0.0` for sums or 1.0 for means; where there are
-    fewer docIDs than beams, rows with `sequences_scores` of -1e9 are no results. `generate` also reads what the model's
-    `generation_config` says, `beam_search` does not.
+    `beam_search.beam_search` does, call `generate` with `length_penalty=0.0` for sums or 1.0 for means; where there are
+    fewer docIDs than beams, rows with `sequences_scores` of -1e9 are not results. `generate` also reads the model's
+    `generation_config`; `beam_search` does not.
     """
 
     def __init__(self, trie: DeviceTrie, prompt_length: int, eos_token_id: int) -> None:
@@ -31,7 +31,7 @@ class TrieLogitsProcessor(LogitsProcessor):
         self._trie, self._prompt_length, self._eos = trie, prompt_length, eos_token_id
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """`scores` [R, V] where a docID goes on or ends after what `input_ids` [R, P + G] generated, -inf elsewhere."""
+        """`scores` [R, V] where a docID continues or ends after what `input_ids` [R, P + G] generated; else -inf."""
         nodes = self._walk(input_ids[:, self._prompt_length :])
         row, child = self._trie.children(nodes)
         ends = (self._trie.doc[nodes] >= 0).nonzero()[:, 0]

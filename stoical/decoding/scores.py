@@ -4,7 +4,7 @@ Dimension letters: M trie nodes, D docIDs, L tokens of the longest docID, B quer
 
 Two modes make the node log-probabilities. `exact`: every node under its own prefix, all in one forward
 (`forward.node_logprobs`). `greedy_path`: the paper's cheap proxy, which looks up the t-th token of every docID in the
-t-th distribution of one greedy rollout (`rollout.greedy_rollouts`), whatever the docID's own prefix is.
+t-th distribution of one greedy rollout (`sampling.greedy_rollouts`), whatever the docID's own prefix is.
 """
 
 from __future__ import annotations

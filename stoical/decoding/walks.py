@@ -4,7 +4,7 @@ Dimension letters: M trie nodes of the batch, K walks of each trie, B queries. L
 
 A walk is made by letting every inner node pick one of its children (`family_argmax`) and following the picks from the
 root (`visited`). Adding Gumbel noise to log-probabilities before the argmax samples from them (`gumbel`), so one call
-draws K independent walks of every query. Negatives are no part of a walk: nodes that lead to them alone count as
+draws K independent walks of every query. Negatives are not part of a walk: nodes that lead to them alone count as
 invalid.
 """
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 def listed(batch: PackedBatch) -> Tensor:
-    """[M] does the node lead to a docID of the query that is no negative?"""
+    """[M] True where the node leads to a docID of the query that is not a negative."""
     return batch.node_rank < UNLISTED
 
 
 def counted(batch: PackedBatch) -> Tensor:
-    """[M] does the loss count the node's token? All but roots, and terminators if `count_terminator` is off.
+    """[M] True where the loss counts the node's token: not at roots, nor at terminators if `count_terminator` is off.
 
     The batch holds the whole trie.
     """
@@ -40,7 +40,7 @@ def counted(batch: PackedBatch) -> Tensor:
 def valid_logmass(batch: PackedBatch, node_logprobs: Tensor) -> Tensor:
     """[M] log of the probability that the model, standing at a node's parent, steps to a listed node; 0 at roots.
 
-    The same number for all siblings, and differentiable.
+    Siblings share the number. Differentiable.
     """
     inner = batch.node_token >= 0
     scores = node_logprobs.masked_fill(~(inner & listed(batch)), -torch.inf)
@@ -97,20 +97,20 @@ def family_argmax(batch: PackedBatch, values: Tensor) -> Tensor:
 
 
 def visited(batch: PackedBatch, pick: Tensor) -> Tensor:
-    """[K, M] is the node on the walk that follows `pick` [K, M] from the root of its query? Roots always are."""
+    """[K, M] True at nodes on the walk that follows `pick` [K, M] from the root of their query, and at roots."""
     place = torch.arange(pick.shape[1], device=pick.device)
     return _connected(batch, pick.gather(1, batch.node_parent.expand(len(pick), -1)) == place)
 
 
 def spelled(batch: PackedBatch, tokens: Tensor) -> Tensor:
-    """[M] is the node a prefix of its query's row of `tokens` [B, L]? Roots always are; -2 ends a row."""
+    """[M] True where the node is a prefix of its query's row of `tokens` [B, L], and at roots; -2 ends a row."""
     step = (batch.node_depth - 1).clamp(min=0, max=tokens.shape[1] - 1)
     fits = (tokens[batch.node_row, step] == batch.node_token) & (batch.node_depth <= tokens.shape[1])
     return _connected(batch, fits[None])[0]
 
 
 def _connected(batch: PackedBatch, taken: Tensor) -> Tensor:
-    """[K, M] are all of the nodes from the root (not counted) down to this one `taken` [K, M]?"""
+    """[K, M] True where all nodes from the root (not counted) down to this one are `taken` [K, M]."""
     on_walk = (batch.node_token < 0).expand(len(taken), -1).clone()
     for depth in range(1, int(batch.node_depth.max()) + 1):
         level = (batch.node_depth == depth).nonzero()[:, 0]

@@ -55,9 +55,8 @@ class DocIDTable:
         try:
             table = pq.read_table(path)
         except FileNotFoundError:
-            raise ValueError(
-                f"there is no docID table {path}; stoical prepare docids writes one (items.parquet)"
-            ) from None
+            message = f"there is no docID table {path}; stoical prepare docids writes one (items.parquet)"
+            raise ValueError(message) from None
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{path} is not a readable parquet file: {error}") from None
         missing = {*COLUMNS} - set(table.column_names)

@@ -11,12 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    AutoTokenizer,
-    LlamaTokenizer,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stoical.encoding.tokenized import Terminator
 
@@ -68,6 +63,8 @@ def load_tokenizer(name: str, local: bool = False) -> PreTrainedTokenizerBase:
     local: ask no network, which takes minutes to give up where there is none. Raises `ValueError` where the tokenizer
     cannot be loaded, or has no EOS to end docIDs with.
     """
+    from transformers import AutoTokenizer  # which imports torch; a BPE of one's own needs none
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
     except (OSError, ValueError) as error:

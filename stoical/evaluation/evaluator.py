@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,29 +21,22 @@ from stoical.encoding.packing import PackedBatch, TrieTargetCollator
 from stoical.encoding.queries import EncodedDataset
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.evaluation.diagnostics import Sums, diagnose
-from stoical.evaluation.generation_metrics import compare
-from stoical.evaluation.metrics import Floats, gold_gains, mean_metrics, ndcg, near_ties, query_metrics
+from stoical.evaluation.generation_metrics import Generation, compare_texts
+from stoical.evaluation.metrics import Floats, FreeRun, JudgedQuery, mean_metrics, near_ties, query_metrics
+from stoical.evaluation.result import Diagnostics, Evaluation, QueryResult
 from stoical.models.forward import NodeOutput, node_logprobs
 from stoical.models.layouts import Layout
-
-Row = dict[str, Any]
-FREE_RUN = ("valid_mass", "free_run_ndcg", "invalid_rate")
+from stoical.models.modes import eval_mode
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What `reporting.report.write_report` writes.
+class _Seen:
+    """What the model shows of one query: the scores [D] of its documents, and in exact mode what it would write."""
 
-    metrics: `num_queries`, `dropped_docs` (by truncation), means `cvr`, `ndcg`, `recall@k`, `near_ties`, a sum, and in
-    exact mode what the model would write: the means `valid_mass`, `free_run_ndcg` (of what a constrained beam search
-    finds; what it does not comes last, the least relevant first) and `invalid_rate` (queries whose unconstrained greedy
-    decode is none of the docIDs). settings: how documents were scored: `mode`, `score`, `terminator`,
-    `count_terminator`, `num_beams`. rows: one a query, with its docIDs, ranks and scores (nats).
-    """
-
-    metrics: dict[str, float | int]
-    settings: dict[str, str | bool | int]
-    rows: list[Row]
+    scores: Floats
+    free_run: FreeRun | None = None
+    diagnostics: Diagnostics | None = None
+    generation: Generation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +68,13 @@ class Evaluator:
         mine = picked[state.process_index :: state.num_processes]
         most = -(-len(picked) // state.num_processes)
         mine += picked[:1] * (most - len(mine))  # equal work, so that sharded models stay in step; dropped below
-        training = model.training
-        model.eval()
         longest = max(len(self.dataset[index].docid_ids[0]) for index in picked) if self.generation else 0
-        rows = list(self._rows(model, mine, longest, show=progress and state.is_main_process))
-        model.train(training)
-        gathered = rows if state.num_processes == 1 else gather_object(rows)
-        by_index = {row.pop("index"): row for row in gathered}
+        with eval_mode(model):
+            rows = list(self._rows(model, mine, longest, show=progress and state.is_main_process))
+        by_index = dict(rows if state.num_processes == 1 else gather_object(rows))
         assert sorted(by_index) == picked, "an evaluation query was lost"
-        return Evaluation(
-            self._summary(list(by_index.values())), self._settings(), [by_index[index] for index in picked]
-        )
+        results = [by_index[index] for index in picked]
+        return Evaluation(self._summary(results), self._settings(), results)
 
     def _sample(self) -> list[int]:
         total = len(self.dataset)
@@ -94,7 +82,9 @@ class Evaluator:
             return list(range(total))
         return sorted(random.Random(0).sample(range(total), self.num_queries))
 
-    def _rows(self, model: nn.Module, indices: list[int], longest: int, show: bool) -> Iterator[Row]:
+    def _rows(
+        self, model: nn.Module, indices: list[int], longest: int, show: bool
+    ) -> Iterator[tuple[int, QueryResult]]:
         device = next(model.parameters()).device
         starts = range(0, len(indices), self.batch_size)
         for start in tqdm(starts, desc="evaluating", unit="batch", disable=not show):
@@ -102,74 +92,78 @@ class Evaluator:
             queries = [self.dataset[index] for index in chosen]
             batch = self.collator(queries)["batch"].to(device)
             with torch.no_grad():
-                if self.mode == "exact":
-                    logprobs, more = self._exact(model, batch, queries, longest)
-                else:
-                    logprobs, more = self._greedy_path(model, batch, queries)
-            scores = torch.split(doc_scores(batch, logprobs, self.score).double(), [len(q.docids) for q in queries])
-            for index, query, own, written in zip(chosen, queries, scores, more, strict=True):
-                yield {"index": index, **self._row(query, own.cpu().numpy()), **written}
+                exact = self.mode == "exact"
+                seen = self._exact(model, batch, queries, longest) if exact else self._greedy_path(model, batch)
+            for index, query, own in zip(chosen, queries, seen, strict=True):
+                yield index, self._result(query, own)
 
-    def _exact(
-        self, model: nn.Module, batch: PackedBatch, queries: list[TokenizedQuery], longest: int
-    ) -> tuple[Tensor, list[Row]]:
-        """[M] log-probabilities, and what the model would write, query by query."""
+    def _exact(self, model: nn.Module, batch: PackedBatch, queries: list[TokenizedQuery], longest: int) -> list[_Seen]:
         output = node_logprobs(model, batch, self.layout)
-        rows = list(_masses(batch, output.logprobs))
-        found = beam_scores(batch, output.logprobs, self.num_beams, self.score).cpu()
-        beams, valid = torch.split(found, [len(q.docids) for q in queries]), greedy_is_valid(batch, output).tolist()
-        for row, query, own, is_valid in zip(rows, queries, beams, valid, strict=True):
-            row["free_run_ndcg"] = ndcg(own.numpy(), gold_gains(np.asarray(query.ranks), query.num_negatives))
-            row["invalid_rate"] = float(not is_valid)
-        if self.diagnostics:
-            for row, sums in zip(rows, _by_query(diagnose(batch, output.logprobs)), strict=True):
-                row["diagnostics"] = sums
-        if longest:
-            for row, generated in zip(rows, self._generated(model, batch, output, queries, longest), strict=True):
-                row["generation"] = generated
-        return output.logprobs, rows
+        nothing = [None] * len(queries)
+        parts = zip(
+            self._scores(batch, output.logprobs),
+            self._free_runs(batch, output),
+            _by_query(diagnose(batch, output.logprobs)) if self.diagnostics else nothing,
+            self._generated(model, batch, output, queries, longest) if longest else nothing,
+            strict=True,
+        )
+        return [_Seen(*own) for own in parts]
+
+    def _greedy_path(self, model: nn.Module, batch: PackedBatch) -> list[_Seen]:
+        steps = int(batch.node_depth.max())
+        if PartialState().num_processes > 1:  # as many forwards everywhere, so that sharded models stay in step
+            steps = max(gather_object([steps]))
+        logprobs = greedy_path_logprobs(batch, greedy_rollouts(model, batch, steps))
+        return [_Seen(scores) for scores in self._scores(batch, logprobs)]
+
+    def _scores(self, batch: PackedBatch, logprobs: Tensor) -> list[Floats]:
+        """[D] float64 of each query."""
+        return _split(batch, doc_scores(batch, logprobs, self.score).double())
+
+    def _free_runs(self, batch: PackedBatch, output: NodeOutput) -> Iterator[FreeRun]:
+        found = _split(batch, beam_scores(batch, output.logprobs, self.num_beams, self.score))
+        masses, valid = valid_mass(batch, output.logprobs).tolist(), greedy_is_valid(batch, output).tolist()
+        by_step = [steps[~steps.isnan()].tolist() for steps in valid_mass_by_step(batch, output.logprobs).cpu()]
+        return map(FreeRun, found, masses, by_step, valid)
 
     def _generated(
         self, model: nn.Module, batch: PackedBatch, output: NodeOutput, queries: list[TokenizedQuery], longest: int
-    ) -> Iterator[Row]:
+    ) -> Iterator[Generation]:
         """Each query's first document as the model writes it by itself, and as it knows it where it is given."""
         tokenizer = self.dataset.encoder.tokenizer
         written = greedy_tokens(model, batch, longest, int(tokenizer.eos_token_id))
         logprobs, hits = teacher_forced(batch, output)
         for query, tokens, own, own_hits in zip(queries, written, logprobs, hits, strict=True):
             text = tokenizer.decode(tokens[:-1] if tokens[-1] == tokenizer.eos_token_id else tokens)
-            row = compare(query.docid_ids[0], tokens)
-            yield {"target": query.docids[0], "text": text, **row, "nll": -sum(own), "forced_hits": own_hits}
+            found = compare_texts(query.docid_ids[0], tokens)
+            yield {"target": query.docids[0], "text": text, **found, "nll": -sum(own), "forced_hits": own_hits}
 
-    def _greedy_path(
-        self, model: nn.Module, batch: PackedBatch, queries: list[TokenizedQuery]
-    ) -> tuple[Tensor, list[Row]]:
-        steps = int(batch.node_depth.max())
-        if PartialState().num_processes > 1:  # as many forwards everywhere, so that sharded models stay in step
-            steps = max(gather_object([steps]))
-        return greedy_path_logprobs(batch, greedy_rollouts(model, batch, steps)), [{} for _ in queries]
-
-    def _row(self, query: TokenizedQuery, scores: Floats) -> Row:
+    def _result(self, query: TokenizedQuery, seen: _Seen) -> QueryResult:
+        scores = seen.scores
         if not np.isfinite(scores).all():
             raise ValueError(f"query {query.query_id!r}: the model's scores are not finite; its weights are broken")
-        return {
-            "query_id": query.query_id,
-            "mode": self.mode,
-            **query_metrics(scores, np.asarray(query.ranks), query.num_negatives, self.recall_at),
-            "docids": list(query.docids),
-            "ranks": list(query.ranks),
-            "scores": scores.tolist(),
-            "docid_tokens": list(query.counted),
-            "num_negatives": query.num_negatives,
-            "dropped_docs": query.num_dropped,
-            "near_ties": near_ties(scores),
-        }
+        judged = JudgedQuery(scores, np.asarray(query.ranks), query.num_negatives, seen.free_run)
+        return QueryResult(
+            query_id=query.query_id,
+            mode=self.mode,
+            metrics=query_metrics(judged, self.recall_at),
+            docids=list(query.docids),
+            ranks=list(query.ranks),
+            scores=scores.tolist(),
+            docid_tokens=list(query.counted),
+            num_negatives=query.num_negatives,
+            dropped_docs=query.num_dropped,
+            near_ties=near_ties(scores),
+            valid_mass_by_step=seen.free_run.valid_mass_by_step if seen.free_run else None,
+            diagnostics=seen.diagnostics,
+            generation=seen.generation,
+        )
 
-    def _summary(self, rows: list[Row]) -> dict[str, float | int]:
-        names = ("cvr", "ndcg", *(f"recall@{k}" for k in self.recall_at), *FREE_RUN)
-        means = mean_metrics({name: row[name] for name in names if name in row} for row in rows)
-        sums = {name: sum(row[name] for row in rows) for name in ("dropped_docs", "near_ties")}
-        return {"num_queries": len(rows), "dropped_docs": sums["dropped_docs"], **means, "near_ties": sums["near_ties"]}
+    @staticmethod
+    def _summary(rows: list[QueryResult]) -> dict[str, float | int]:
+        dropped, ties = sum(row.dropped_docs for row in rows), sum(row.near_ties for row in rows)
+        means = mean_metrics(row.metrics for row in rows)
+        return {"num_queries": len(rows), "dropped_docs": dropped, **means, "near_ties": ties}
 
     def _settings(self) -> dict[str, str | bool | int]:
         docids = self.dataset.encoder.docid_tokenizer
@@ -182,14 +176,13 @@ class Evaluator:
         }
 
 
-def _masses(batch: PackedBatch, logprobs: Tensor) -> Iterator[Row]:
-    """A query's valid mass, and that of each step along its top docID."""
-    by_step = valid_mass_by_step(batch, logprobs).cpu()
-    for mass, steps in zip(valid_mass(batch, logprobs).tolist(), by_step, strict=True):
-        yield {"valid_mass": mass, "valid_mass_by_step": steps[~steps.isnan()].tolist()}
+def _split(batch: PackedBatch, scores: Tensor) -> list[Floats]:
+    """`scores` [D of the batch] as one array a query."""
+    counts = batch.doc_query.bincount(minlength=len(batch.query_ids)).tolist()
+    return [own.numpy() for own in torch.split(scores.cpu(), counts)]
 
 
-def _by_query(sums: Mapping[str, Sums]) -> Iterator[dict[str, dict[str, list[float]]]]:
+def _by_query(sums: Mapping[str, Sums]) -> Iterator[Diagnostics]:
     """Each query's part of the diagnostics, as lists over the positions that its docIDs have."""
     lengths = (sums["free_running"].prefixes > 0).sum(dim=1).tolist()
     numbers = {name: {key: value.tolist() for key, value in own._asdict().items()} for name, own in sums.items()}

@@ -1,26 +1,47 @@
 """How a free run differs from the text to be written, and how well its tokens are known where the text is given.
 
 A query's target is its first docID. All is counted in tokens, the terminator among them, so that a text that does not
-end is no match.
+end is not a match.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-Row = dict[str, Any]
 
-
-def compare(target: Sequence[int], written: Sequence[int]) -> Row:
+class TextComparison(TypedDict):
     """One free run beside its target.
 
-    free_hits: which positions of the target hold the same token; where the run has ended, none. first_error: the
-    position, from 1, where they part, or None. edit_similarity: 1 - edit distance / the longer length.
+    exact_match: 1 where they are the same, else 0. free_hits: which positions of the target hold the same token in the
+    run; none after its end. first_error: the position, from 1, where they part, or None. edit_similarity: 1 - edit
+    distance / the longer length.
     """
+
+    exact_match: float
+    edit_similarity: float
+    first_error: int | None
+    free_hits: list[bool]
+
+
+class Generation(TextComparison):
+    """The comparison, with the target and the text that the model wrote.
+
+    Where the target is given: nll, its negative log-probability (nats), and forced_hits, at which positions its token
+    is the likeliest.
+    """
+
+    target: str
+    text: str
+    nll: float
+    forced_hits: list[bool]
+
+
+def compare_texts(target: Sequence[int], written: Sequence[int]) -> TextComparison:
+    """One free run beside its target, both as token ids."""
     hits = [place < len(written) and written[place] == token for place, token in enumerate(target)]
     exact = list(target) == list(written)
     return {
@@ -42,8 +63,8 @@ def edit_distance(first: Sequence[int], second: Sequence[int]) -> int:
     return int(row[-1])
 
 
-def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over the queries' `generation` rows.
+def summarise_texts(rows: Sequence[Generation]) -> dict[str, Any]:
+    """Means over queries.
 
     exact_match and edit_similarity are means over queries, first_error over those with one (None: no query has).
     forced_accuracy, free_accuracy and nll (nats) are means over all tokens of all targets. by_position: the two
@@ -51,7 +72,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     tokens = sum(len(row["free_hits"]) for row in rows)
     errors = [row["first_error"] for row in rows if row["first_error"] is not None]
-    forced, free = (_by_position([row[key] for row in rows]) for key in ("forced_hits", "free_hits"))
+    forced, free = _by_position([row["forced_hits"] for row in rows]), _by_position([row["free_hits"] for row in rows])
     return {
         "num_queries": len(rows),
         "exact_match": sum(row["exact_match"] for row in rows) / len(rows),

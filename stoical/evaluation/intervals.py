@@ -2,14 +2,14 @@
 
 Dimension letters: N queries, K columns (metrics), R resamples.
 
-It says how much another sample of queries would change the mean, and nothing about another training seed. Where every
-query has the same value, the interval has no width: 0 violations in N queries are compatible with a rate up to 3/N.
+An interval shows how much another sample of queries would change the mean, and nothing about another training seed.
+Where every query has the same value, the interval has no width: 0 violations in N queries are compatible with a rate up
+to 3/N.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -47,11 +47,11 @@ def intervals(values: Floats) -> Floats:
     return found
 
 
-def columns(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Floats:
-    """[N, K] the named numbers of per-query rows; NaN where a row lacks one."""
+def columns(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> Floats:
+    """[N, K] the named metrics of N queries; NaN where a query does not have one."""
     return np.array([[row.get(name, np.nan) for name in names] for row in rows], dtype=np.float64)
 
 
-def metric_intervals(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, list[float]]:
-    """The interval, [low, high], of the mean of each named metric over per-query rows."""
+def metric_intervals(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, list[float]]:
+    """The interval, [low, high], of the mean of each named metric over the queries whose metrics are `rows`."""
     return dict(zip(names, intervals(columns(rows, names)).tolist(), strict=True))

@@ -27,6 +27,7 @@ from stoical.encoding.queries import EncodedDataset
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.models.forward import node_logprobs
 from stoical.models.layouts import Layout
+from stoical.models.modes import eval_mode
 from stoical.preferences.settings import PairSettings, Which
 
 
@@ -41,7 +42,7 @@ class Pair:
 
 
 def ranking_pairs(query: TokenizedQuery, which: Which, per_query: int | None, seed: str) -> Iterator[Pair]:
-    """Documents above documents of a worse rank; documents that share a rank make no pair."""
+    """Documents above documents of a worse rank; documents that share a rank do not make a pair."""
     places = range(len(query.ranks) - query.num_negatives)
     found = {"top": [(0, place) for place in places[1:]], "adjacent": list(pairwise(places))}.get(which)
     picked = [(i, j) for i, j in (found or combinations(places, 2)) if query.ranks[i] < query.ranks[j]]
@@ -56,7 +57,7 @@ def beam_pairs(query: TokenizedQuery, scores: Sequence[float], per_query: int | 
     """The first document above those that a beam search puts before it, best first.
 
     scores: of the query's docIDs in the search's result, -inf for those that it did not find. Documents that share the
-    first rank are no errors; of equal scores the first document comes first.
+    first rank are not errors; of equal scores the first document comes first.
     """
     wrong = [place for place, rank in enumerate(query.ranks) if rank > query.ranks[0] and scores[place] > scores[0]]
     for place in sorted(wrong, key=lambda place: -scores[place])[:per_query]:
@@ -149,11 +150,9 @@ class PairMaker:
     @torch.no_grad()
     def _beams(self, model: nn.Module, queries: list[TokenizedQuery]) -> list[list[float]]:
         """What a constrained beam search finds, read off one exact forward (`free_run.beam_scores`)."""
-        training = model.training
-        model.eval()
         batch = self._packed(model, queries)
-        logprobs = node_logprobs(model, batch, self.layout).logprobs
-        model.train(training)
+        with eval_mode(model):
+            logprobs = node_logprobs(model, batch, self.layout).logprobs
         scores = beam_scores(batch, logprobs, self.settings.num_beams, self.score)
         return [own.tolist() for own in torch.split(scores, [len(q.docids) for q in queries])]
 

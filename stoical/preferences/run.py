@@ -32,7 +32,7 @@ from stoical.runs.directory import start_run
 from stoical.runs.model_card import Method
 from stoical.runs.processes import no_accelerator
 
-PAIRS_FILE, RECORD_FILE = "pairs.parquet", "pairs.json"
+PAIRS_FILE, PAIRS_RECORD = "pairs.parquet", "pairs.json"
 
 
 def make_pairs(
@@ -40,7 +40,7 @@ def make_pairs(
 ) -> tuple[datasets.Dataset, dict[str, Any]]:
     """The pairs of the training split by the start's model, with prompts as in `epoch`, and the record of their origin.
 
-    The same recipe, start and settings make the same pairs. Every process calls it.
+    The same recipe, start and settings make the same pairs. Every process calls this.
     """
     if settings.source == "free" and recipe.tokenizer.terminator != "eos":
         raise ValueError("source=free needs tokenizer.terminator=eos: nothing else ends what the model writes")
@@ -95,17 +95,17 @@ def keep_pairs(pairs: datasets.Dataset, record: Mapping[str, Any], directory: Pa
         directory.mkdir(parents=True, exist_ok=True)
         draft = directory / f"{PAIRS_FILE}.new"
         pq.write_table(pairs.data.table, draft)
-        (directory / RECORD_FILE).unlink(missing_ok=True)
+        (directory / PAIRS_RECORD).unlink(missing_ok=True)
         draft.replace(directory / PAIRS_FILE)
-        write_whole(directory / RECORD_FILE, json.dumps(record, indent=2) + "\n")
+        write_whole(directory / PAIRS_RECORD, json.dumps(record, indent=2) + "\n")
     state.wait_for_everyone()
 
 
 def kept_pairs(directory: Path) -> tuple[datasets.Dataset, dict[str, Any]] | None:
     """What `keep_pairs` wrote there, or None."""
-    if not (directory / RECORD_FILE).is_file():
+    if not (directory / PAIRS_RECORD).is_file():
         return None
-    return datasets.Dataset(pq.read_table(directory / PAIRS_FILE)), json.loads((directory / RECORD_FILE).read_text())
+    return datasets.Dataset(pq.read_table(directory / PAIRS_FILE)), json.loads((directory / PAIRS_RECORD).read_text())
 
 
 def train_on_pairs(
@@ -119,7 +119,7 @@ def train_on_pairs(
 ) -> int:
     """Train from `start` on the pairs, in the recipe's run directory; the number of optimizer steps.
 
-    `checkpoint`: one of this run's own, to go on from.
+    `checkpoint`: one of this run's own, to continue from.
     """
     from stoical.preferences.trainer import build_preference_trainer
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from stoical.common.options import option
 
-Source = Literal["beam", "ranking", "free"]
+PairSource = Literal["beam", "ranking", "free"]
 Which = Literal["top", "adjacent", "random"]
 
 OWN = {"ranking": ("pairs",), "beam": ("num_beams",), "free": ("temperature", "max_new_tokens")}  # settings by source
@@ -45,7 +45,7 @@ SPIN_TRAINING: dict[str, Any] = {  # the authors' configs/config.yaml (github.co
 class PairSettings:
     """Where preference pairs come from."""
 
-    source: Source = option(
+    source: PairSource = option(
         "beam",
         "beam: the model's own errors on the trie; ranking: documents above others; free: whatever the model writes",
     )
@@ -92,7 +92,7 @@ class DPOSettings(PairSettings):
     beta: float = option(0.1, "how much departing from the reference costs")
 
     def check(self, section: str, given: Sequence[str]) -> None:
-        """As `PairSettings.check`, and for a beta that is no positive number."""
+        """Raise `ValueError` where `PairSettings.check` does, and for a beta that is not a positive number."""
         PairSettings.check(self, section, given)
         check_beta(section, self.beta)
 

@@ -100,13 +100,13 @@ def _iterate(recipe: Recipe, start: Start, settings: SpinSettings, iteration: in
 
 
 def _recipe_of(recipe: Recipe, start: Start, folder: Path) -> Recipe:
-    """The recipe of the iteration that goes on from `start`; what is below an adapter stays the same."""
+    """The recipe of the iteration that continues from `start`; what is below an adapter stays the same."""
     model = recipe.model if start.adapter else replace(recipe.model, name=str(start.checkpoint))
     return replace(recipe, output=str(folder), model=model)
 
 
 def _is_last(checkpoint: Path) -> bool:
-    """Was this saved after the last step of its iteration?"""
+    """True where this was saved after the last step of its iteration."""
     state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
     return bool(state["global_step"] >= state["max_steps"])
 

@@ -1,4 +1,4 @@
-"""Where preference training starts: a checkpoint, and the recipe of the run that goes on from it."""
+"""Where preference training starts: a checkpoint, and the recipe of the run that continues from it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def find_start(directory: str | Path) -> Start:
 
 
 def start_recipe(start: Start, training: Mapping[str, Any], values: Mapping[str, str]) -> Recipe:
-    """The recipe of a run that goes on from `start`."""
+    """The recipe of a run that continues from `start`."""
     (origin, saved), pointed = checkpoint_layers(start.checkpoint)
     if "seed" in values and start.adapter and OmegaConf.select(saved, "model.from_scratch"):
         raise ValueError("seed decides the random model below this adapter; leave it out")

@@ -1,1 +1,1 @@
-"""Tables and figures, made from the files that runs wrote."""
+"""Tables, figures and TREC files of evaluations, runs and datasets."""

@@ -13,23 +13,24 @@ from typing import Any
 
 import numpy as np
 
-from stoical.evaluation.generation_metrics import summarise
+from stoical.evaluation.generation_metrics import summarise_texts
 from stoical.evaluation.intervals import BOOTSTRAP, columns, intervals
-from stoical.evaluation.metrics import Floats
+from stoical.evaluation.metrics import Floats, metrics_among
+from stoical.evaluation.result import QueryResult
 from stoical.reporting.generation import generation_table
-from stoical.reporting.tables import header, markdown, percent, with_free_run
+from stoical.reporting.tables import header, markdown, percent
 
 SHOWN = 5  # names in an error message
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One evaluation as it was written: where, its name, metrics.json, and the per-query rows by query_id."""
+    """One evaluation as it was written: where, its name, metrics.json, and its queries by query_id."""
 
     path: Path
     name: str
     metrics: Mapping[str, Any]
-    rows: Mapping[str, Mapping[str, Any]]
+    rows: Mapping[str, QueryResult]
 
     @property
     def scored(self) -> str:
@@ -53,8 +54,9 @@ def load_run(directory: str) -> Run:
     if missing:
         raise ValueError(f"{path / 'metrics.json'} lacks {', '.join(sorted(missing))}: evaluate again")
     lines = (path / "per_query.jsonl").read_text().splitlines()
-    rows = [_parsed(line, f"{path / 'per_query.jsonl'}:{number}") for number, line in enumerate(lines, 1)]
-    return Run(path, _name(path.resolve()), metrics, {row["query_id"]: row for row in rows})
+    parsed = [_parsed(line, f"{path / 'per_query.jsonl'}:{number}") for number, line in enumerate(lines, 1)]
+    rows = [_query(line, f"{path / 'per_query.jsonl'}:{number}") for number, line in enumerate(parsed, 1)]
+    return Run(path, _name(path.resolve()), metrics, {row.query_id: row for row in rows})
 
 
 def _name(path: Path) -> str:
@@ -74,7 +76,14 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
     return value
 
 
-def compare(runs: Sequence[Run]) -> str:
+def _query(line: Mapping[str, Any], where: str) -> QueryResult:
+    try:
+        return QueryResult.from_json(line)
+    except ValueError as error:
+        raise ValueError(f"{where} {error}: evaluate again") from error
+
+
+def compare_runs(runs: Sequence[Run]) -> str:
     """A markdown table: a row a run, and a row for each later run's differences from the first, with a note below.
 
     Raises `ValueError` for fewer than two runs, and for runs that did not rank the same documents for the same queries.
@@ -84,10 +93,11 @@ def compare(runs: Sequence[Run]) -> str:
     first, *others = runs
     for other in others:
         _check_same_queries(first, other)
-    names = with_free_run(name for run in runs for name in run.metrics)
+    shown = metrics_among((name for run in runs for name in run.metrics), "tables", "comparison")
     widths = {run.metrics["num_beams"] for run in runs if "free_run_ndcg" in run.metrics}
     if len(widths) > 1:
-        names.remove("free_run_ndcg")
+        shown = [metric for metric in shown if metric.name != "free_run_ndcg"]
+    names = [metric.name for metric in shown]
     labels = _labels(runs)
     body = [
         [label, run.scored, *(percent(run.metrics.get(name)) for name in names), str(run.metrics["num_queries"])]
@@ -95,7 +105,7 @@ def compare(runs: Sequence[Run]) -> str:
     ]
     for label, other in zip(labels[1:], others, strict=True):
         body.append([f"{label} − {labels[0]}", "", *differences(first, other, names), ""])
-    title, *rest = header(names)
+    title, *rest = header(shown)
     note = (
         f"In per cent; differences in percentage points with {BOOTSTRAP['level']:.0%} intervals, by a paired "
         f"percentile bootstrap over {len(first.rows):,} queries ({BOOTSTRAP['resamples']:,} resamples, seed "
@@ -105,15 +115,15 @@ def compare(runs: Sequence[Run]) -> str:
 
 
 def compare_generations(runs: Sequence[Run]) -> str:
-    """A row a run of what eval.generation=true found; empty where a run was evaluated without it."""
-    if not all("generation" in row for run in runs for row in run.rows.values()):
+    """A table of what eval.generation=true found, a row a run; "" where a run was evaluated without it."""
+    written = [[row.generation for row in run.rows.values() if row.generation is not None] for run in runs]
+    if any(len(texts) < len(run.rows) for texts, run in zip(written, runs, strict=True)):
         return ""
-    found = [summarise([row["generation"] for row in run.rows.values()]) for run in runs]
-    return generation_table(list(zip(_labels(runs), found, strict=True)))
+    return generation_table(list(zip(_labels(runs), map(summarise_texts, written), strict=True)))
 
 
 def _beams(widths: set[int]) -> str:
-    """What the note says of the beam search behind the free-run nDCG, for the `widths` that the runs had."""
+    """The note's words on the beam search behind the free-run nDCG, for the `widths` that the runs had."""
     if len(widths) > 1:
         return f" Free-run nDCG is left out: its beam widths differ ({', '.join(map(str, sorted(widths)))})."
     return f" Free-run nDCG: constrained beam search of width {min(widths)}." if widths else ""
@@ -135,8 +145,8 @@ def differences(first: Run, other: Run, names: Sequence[str]) -> list[str]:
 
 def paired(first: Run, other: Run, names: Sequence[str]) -> Floats:
     """[N, K] other minus first for every query, in the first run's order; NaN where one of them lacks the metric."""
-    ours = columns([other.rows[query_id] for query_id in first.rows], names)
-    change: Floats = ours - columns(list(first.rows.values()), names)
+    ours = columns([other.rows[query_id].metrics for query_id in first.rows], names)
+    change: Floats = ours - columns([row.metrics for row in first.rows.values()], names)
     return change
 
 
@@ -153,9 +163,7 @@ def _check_same_queries(first: Run, other: Run) -> None:
         raise ValueError(f"{other.path} has not the queries of {first.path}: it {' and '.join(parts)}")
     for query_id, row in first.rows.items():
         theirs = other.rows[query_id]
-        if (row["docids"], row["ranks"], row["num_negatives"]) != tuple(
-            theirs[key] for key in ("docids", "ranks", "num_negatives")
-        ):
+        if (row.docids, row.ranks, row.num_negatives) != (theirs.docids, theirs.ranks, theirs.num_negatives):
             raise ValueError(
                 f"query {query_id!r} has other documents in {other.path} than in {first.path}; compare runs that were "
                 "evaluated on the same data with the same prompt.max_length"

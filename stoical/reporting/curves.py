@@ -6,19 +6,19 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from stoical.evaluation.metrics import METRICS
 from stoical.reporting.figure import plt, save
-
-PANELS = (("eval_cvr", "constraint violation rate (%)"), ("eval_ndcg", "nDCG (%)"))
 
 
 def plot_curves(runs: Mapping[str, Path], output: Path) -> None:
-    """CVR and nDCG over steps for each run (label -> run directory), written to `output`."""
-    figure, axes = plt.subplots(1, len(PANELS), figsize=(9, 3.4), layout="constrained")
-    for axis, (metric, title) in zip(axes, PANELS, strict=True):
+    """A panel a metric (CVR, nDCG) over steps, for each run (label -> run directory), written to `output`."""
+    panels = [metric for metric in METRICS if "curves" in metric.shown]
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.4), layout="constrained")
+    for axis, metric in zip(axes, panels, strict=True):
         for label, directory in runs.items():
-            steps, values = read_curve(directory / "metrics.jsonl", metric)
+            steps, values = read_curve(directory / "metrics.jsonl", f"eval_{metric.name}")
             axis.plot(steps, [100 * value for value in values], marker="o", markersize=3, label=label)
-        axis.set(xlabel="optimizer step", title=title)
+        axis.set(xlabel="optimizer step", title=f"{metric.full_title or metric.title} (%)")
         axis.grid(alpha=0.3)
     axes[0].legend(frameon=False)
     save(figure, output)

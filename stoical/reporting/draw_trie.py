@@ -57,7 +57,7 @@ def lay_out(trie: DocIDTrie, ranks: Ints) -> DrawnTrie:
 
 
 def _rows(parent: Ints, ends: Sequence[bool]) -> Floats:
-    """[S] rows of depth-first nodes: docIDs count from the top; a docID that others go on from keeps its own."""
+    """[S] rows of depth-first nodes: docIDs count from the top; a docID that is a prefix of others keeps its own."""
     row = np.cumsum(ends) - 1.0
     for place in range(len(parent) - 1, -1, -1):
         children = np.flatnonzero(parent[place + 1 :] == place) + place + 1

@@ -9,25 +9,25 @@ from typing import Any
 import numpy as np
 
 from stoical.evaluation.intervals import FEW, intervals
-from stoical.evaluation.metrics import Floats, Ints
+from stoical.evaluation.metrics import Floats, Ints, metrics_among
+from stoical.evaluation.result import QueryResult
 from stoical.reporting.figure import FADED, error_bars, plt, save
-from stoical.reporting.tables import metric_names, title
 
 MAX_ROWS = 40  # labels of more would overlap
 
 
 def plot_metrics(metrics: Mapping[str, Any], name: str, output: Path) -> None:
     """CVR, nDCG and R@k in per cent, out of what metrics.json holds, written to `output`."""
-    names = metric_names(metrics)
-    values = 100 * np.array([metrics[metric] for metric in names])
-    intervals = 100 * np.array([metrics["intervals"][metric] for metric in names])
-    figure, axis = plt.subplots(figsize=(1.6 + 0.75 * len(names), 3.4), layout="constrained")
-    colors = ["tab:red" if metric == "cvr" else "tab:blue" for metric in names]
-    axis.bar(range(len(names)), values, color=colors, alpha=0.8)
-    axis.errorbar(range(len(names)), values, error_bars(values, intervals), fmt="none", ecolor="black", capsize=4)
+    shown = metrics_among(metrics, "tables")
+    values = 100 * np.array([metrics[metric.name] for metric in shown])
+    intervals = 100 * np.array([metrics["intervals"][metric.name] for metric in shown])
+    figure, axis = plt.subplots(figsize=(1.6 + 0.75 * len(shown), 3.4), layout="constrained")
+    colors = ["tab:red" if metric.better == "lower" else "tab:blue" for metric in shown]
+    axis.bar(range(len(shown)), values, color=colors, alpha=0.8)
+    axis.errorbar(range(len(shown)), values, error_bars(values, intervals), fmt="none", ecolor="black", capsize=4)
     for place, (value, high) in enumerate(zip(values, intervals[:, 1], strict=True)):
         axis.text(place, max(value, high) + 1.5, f"{value:.1f}", ha="center", fontsize=9)
-    axis.set_xticks(range(len(names)), [title(metric) for metric in names])
+    axis.set_xticks(range(len(shown)), [metric.column for metric in shown])
     axis.set(ylabel="%", ylim=(0, 110), yticks=range(0, 101, 20))
     axis.set_title(f"{name}: {metrics['num_queries']} queries, mode {metrics['mode']}", fontsize=10)
     axis.grid(axis="y", alpha=0.3)
@@ -48,15 +48,15 @@ def by_group(values: Floats, groups: Ints) -> tuple[Ints, Ints, Floats, Floats]:
     return found, counts, means, ranges
 
 
-def plot_ndcg_breakdown(rows: Sequence[Mapping[str, Any]], label: str, output: Path) -> None:
+def plot_ndcg_breakdown(rows: Sequence[QueryResult], label: str, output: Path) -> None:
     """Two panels of nDCG in per cent with intervals, and below them the number of queries, written to `output`.
 
     The list's length leaves negatives out; a docID's tokens are those that its score counts.
     """
-    values = 100 * np.array([row["ndcg"] for row in rows])
+    values = 100 * np.array([row.metrics["ndcg"] for row in rows])
     panels = {
-        "documents in the list": np.array([len(row["docids"]) - row["num_negatives"] for row in rows]),
-        "tokens of the top docID": np.array([row["docid_tokens"][0] for row in rows]),
+        "documents in the list": np.array([row.num_listed for row in rows]),
+        "tokens of the top docID": np.array([row.docid_tokens[0] for row in rows]),
     }
     figure, axes = plt.subplots(2, 2, figsize=(9, 4.2), sharex="col", height_ratios=[3, 1], layout="constrained")
     axes[0, 1].sharey(axes[0, 0])
@@ -73,16 +73,16 @@ def plot_ndcg_breakdown(rows: Sequence[Mapping[str, Any]], label: str, output: P
     save(figure, output)
 
 
-def masses(rows: Sequence[Mapping[str, Any]]) -> Floats:
+def masses(rows: Sequence[QueryResult]) -> Floats:
     """[N, L] `valid_mass_by_step` of every query, NaN after the end of its top docID."""
-    steps = [row["valid_mass_by_step"] for row in rows]
+    steps = [row.valid_mass_by_step or [] for row in rows]
     padded = np.full((len(rows), max(map(len, steps))), np.nan)
     for line, own in zip(padded, steps, strict=True):
         line[: len(own)] = own
     return padded
 
 
-def plot_valid_mass(rows: Sequence[Mapping[str, Any]], label: str, output: Path) -> None:
+def plot_valid_mass(rows: Sequence[QueryResult], label: str, output: Path) -> None:
     """Mean valid mass by step with its 95% interval, and the number of queries that have the step, to `output`."""
     values = masses(rows)
     steps = np.arange(1, values.shape[1] + 1)
@@ -103,27 +103,27 @@ def plot_valid_mass(rows: Sequence[Mapping[str, Any]], label: str, output: Path)
     save(figure, output)
 
 
-def mean_scores(rows: Sequence[Mapping[str, Any]]) -> tuple[Ints, Ints, Floats]:
+def mean_scores(rows: Sequence[QueryResult]) -> tuple[Ints, Ints, Floats]:
     """Lengths [G] of the lists there are, queries of each [G], and mean scores [G, R + 1] by rank from 1.
 
-    R is the largest rank; the last column is the negatives'. NaN where there is no document.
+    R is the largest rank; the last column is the negatives'. NaN where there are no documents.
     """
-    sizes = np.array([len(row["docids"]) - row["num_negatives"] for row in rows])
+    sizes = np.array([row.num_listed for row in rows])
     lengths, counts = np.unique(sizes, return_counts=True)
     sums = np.zeros((len(lengths), int(lengths.max()) + 1))
     seen = np.zeros_like(sums)
     for row, size in zip(rows, sizes, strict=True):
         place = np.searchsorted(lengths, size)
-        column = np.array(row["ranks"]) - 1
+        column = np.array(row.ranks) - 1
         column[size:] = -1
-        np.add.at(sums[place], column, row["scores"])
+        np.add.at(sums[place], column, row.scores)
         np.add.at(seen[place], column, 1)
     with np.errstate(invalid="ignore"):
         return lengths, counts, sums / seen
 
 
-def plot_rank_map(rows: Sequence[Mapping[str, Any]], label: str, output: Path) -> None:
-    """The heat map, written to `output`; `label` says what the scores are. A column apart shows the negatives."""
+def plot_rank_map(rows: Sequence[QueryResult], label: str, output: Path) -> None:
+    """A heat map of `mean_scores`, to `output`; `label` names the scores. A column apart shows the negatives."""
     lengths, counts, means = mean_scores(rows)
     ranks = means.shape[1] - 1
     apart = np.insert(means, ranks, np.nan, axis=1)  # an empty column before the negatives

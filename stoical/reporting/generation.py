@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stoical.evaluation.generation_metrics import summarise
+from stoical.evaluation.generation_metrics import summarise_texts
+from stoical.evaluation.result import QueryResult
 from stoical.reporting.tables import markdown, percent
 
 GENERATION = "generation.json"
@@ -19,9 +20,9 @@ TITLES = {
 }
 
 
-def write_generation(rows: Sequence[Mapping[str, Any]], directory: Path, name: str) -> str:
-    """Write the file, from the `generation` of per-query rows, and return the table; `name` is the run's."""
-    found = summarise([row["generation"] for row in rows])
+def write_generation(rows: Sequence[QueryResult], directory: Path, name: str) -> str:
+    """Write the file, from the `generation` of every query, and return the table; `name` is the run's."""
+    found = summarise_texts([row.generation for row in rows if row.generation is not None])
     (directory / GENERATION).write_text(json.dumps(found, indent=2) + "\n")
     return generation_table([(name, found)])
 

@@ -42,8 +42,8 @@ def bars(values: Ints) -> tuple[Ints, Ints]:
     return edges, np.histogram(values, edges)[0]
 
 
-def describe(lengths: Lengths) -> dict[str, Any]:
-    """What the JSON holds of a dataset: for each panel a summary, the edges of the bars and their counts."""
+def histograms_of(lengths: Lengths) -> dict[str, Any]:
+    """A dataset's part of the JSON file: for each panel a summary, the edges of the bars and their counts."""
     found: dict[str, Any] = {
         "queries": len(lengths.documents),
         "max_length": lengths.max_length,
@@ -62,7 +62,7 @@ def describe(lengths: Lengths) -> dict[str, Any]:
 
 
 def plot_histograms(described: Mapping[str, Mapping[str, Any]], output: Path) -> None:
-    """A row of panels for each dataset, by name, out of what `describe` gives, written to `output`."""
+    """A row of panels for each dataset, by name, out of `histograms_of`, written to `output`."""
     figure, axes = plt.subplots(
         len(described), len(PANELS), figsize=(11, 0.6 + 2.4 * len(described)), squeeze=False, layout="constrained"
     )

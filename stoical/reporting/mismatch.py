@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from stoical.evaluation.metrics import Floats
+from stoical.evaluation.result import Diagnostics, QueryResult
 from stoical.reporting.figure import FADED, plt, save
 from stoical.trie.node_weights import TargetSettings
 
@@ -28,16 +29,16 @@ LABELS = {
 RARE = 0.01  # share of docIDs
 
 
-def write_diagnostics(rows: Sequence[Mapping[str, Any]], target: TargetSettings, directory: Path, name: str) -> None:
-    """Write both files, from the `diagnostics` of per-query rows; `name` is the run's, `target` what it trains on."""
-    found = summarise(rows)
+def write_diagnostics(rows: Sequence[QueryResult], target: TargetSettings, directory: Path, name: str) -> None:
+    """Write both files, from the `diagnostics` of every query; `name` is the run's, `target` what it trains on."""
+    found = summarise_diagnostics([row.diagnostics for row in rows if row.diagnostics is not None])
     whole = {"num_queries": len(rows), "target": asdict(target), **found}
     text, figure = (directory / file for file in DIAGNOSTICS)
     text.write_text(json.dumps(whole, indent=2) + "\n")
     plot_mismatch(found, f"{name}: {len(rows)} queries", figure)
 
 
-def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summarise_diagnostics(rows: Sequence[Diagnostics]) -> dict[str, Any]:
     """Lists by position, over all queries; null where no prefix is as long.
 
     `prefixes`: how often the position is written, a query. `kl` (nats) and `valid_mass` are means over prefixes, so
@@ -60,9 +61,9 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _summed(rows: Sequence[Mapping[str, Any]], kind: str, key: str) -> Floats:
+def _summed(rows: Sequence[Diagnostics], kind: str, key: str) -> Floats:
     """[L] one quantity summed over queries; those whose docIDs are shorter add nothing."""
-    lists = [row["diagnostics"][kind][key] for row in rows]
+    lists = [row[kind][key] for row in rows]
     total = np.zeros(max(map(len, lists)))
     for values in lists:
         total[: len(values)] += values
@@ -79,7 +80,7 @@ def _numbers(values: Floats) -> list[float | None]:
 
 
 def plot_mismatch(found: Mapping[str, Any], label: str, output: Path) -> None:
-    """KL by position for each way of writing prefixes, the mismatch, and the shares, out of `summarise`.
+    """KL by position for each way of writing prefixes, the mismatch, and the shares, out of `summarise_diagnostics`.
 
     Up to the last position that one in a hundred of the target's docIDs reaches: means of fewer say little.
     """

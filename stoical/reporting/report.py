@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stoical.evaluation.evaluator import FREE_RUN, Evaluation
 from stoical.evaluation.intervals import BOOTSTRAP, FEW, metric_intervals
-from stoical.evaluation.metrics import NEAR_TIE
+from stoical.evaluation.metrics import NEAR_TIE, metrics_among
+from stoical.evaluation.result import Evaluation
 from stoical.reporting.evaluation_figures import plot_metrics, plot_ndcg_breakdown, plot_rank_map, plot_valid_mass
 from stoical.reporting.generation import GENERATION
 from stoical.reporting.mismatch import DIAGNOSTICS
-from stoical.reporting.tables import header, markdown, metric_names, percent, title
+from stoical.reporting.tables import header, markdown, percent
 from stoical.reporting.trec import write_trec
 
 FIGURES = {
@@ -33,7 +33,7 @@ def write_report(evaluation: Evaluation, directory: Path, name: str) -> dict[str
     rows, metrics = evaluation.rows, metrics_file(evaluation)
     (directory / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     with (directory / "per_query.jsonl").open("w") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.writelines(json.dumps(row.to_json()) + "\n" for row in rows)
     write_trec(rows, directory, f"{name}-{metrics['mode']}-{metrics['score']}")
     for stale in (*FIGURES, *DIAGNOSTICS, GENERATION):
         (directory / stale).unlink(missing_ok=True)
@@ -50,9 +50,9 @@ def write_report(evaluation: Evaluation, directory: Path, name: str) -> dict[str
 
 def metrics_file(evaluation: Evaluation) -> dict[str, Any]:
     """metrics.json: flat means and counts (fractions), how documents were scored, and 95% bootstrap intervals."""
-    means = [*metric_names(evaluation.metrics), *(name for name in FREE_RUN if name in evaluation.metrics)]
-    found = metric_intervals(evaluation.rows, means)
-    neighbours = sum(len(row["docids"]) - 1 for row in evaluation.rows)
+    names = [metric.name for metric in metrics_among(evaluation.metrics)]
+    found = metric_intervals([row.metrics for row in evaluation.rows], names)
+    neighbours = sum(len(row.docids) - 1 for row in evaluation.rows)
     return {
         **evaluation.metrics,
         "neighbours": neighbours,
@@ -64,10 +64,10 @@ def metrics_file(evaluation: Evaluation) -> dict[str, Any]:
 
 def results_table(name: str, metrics: Mapping[str, Any]) -> str:
     """One evaluation as the paper's table, in per cent, with a second row of 95% intervals."""
-    names = metric_names(metrics)
-    means = [name, *(percent(metrics[metric]) for metric in names), str(metrics["num_queries"])]
-    ranges = ["95% interval", *(interval(metrics["intervals"][metric]) for metric in names), ""]
-    return markdown([header(names), means, ranges])
+    columns = metrics_among(metrics, "tables")
+    means = [name, *(percent(metrics[metric.name]) for metric in columns), str(metrics["num_queries"])]
+    ranges = ["95% interval", *(interval(metrics["intervals"][metric.name]) for metric in columns), ""]
+    return markdown([header(columns), means, ranges])
 
 
 def interval(pair: tuple[float, float]) -> str:
@@ -107,7 +107,7 @@ def summary(name: str, metrics: Mapping[str, Any], figures: list[str]) -> str:
         f"- Intervals: percentile bootstrap over the queries ({BOOTSTRAP['resamples']:,} resamples, seed "
         f"{BOOTSTRAP['seed']}). They say nothing about another training seed."
     )
-    flat = [title(name) for name in metric_names(metrics) if metrics[name] in (0, 1)]
+    flat = [metric.column for metric in metrics_among(metrics, "tables") if metrics[metric.name] in (0, 1)]
     if flat:
         lines.append(
             f"- {', '.join(flat)}: the same for every query, so the interval has no width. Up to 3 in n other queries "

@@ -1,51 +1,26 @@
-"""Metrics as markdown tables, in the paper's column order: CVR, nDCG, R@k, in per cent."""
+"""Metrics as markdown tables, in per cent, with the columns of `metrics.METRICS` in its order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-Metrics = Mapping[str, Any]
-TITLES = {
-    "cvr": "CVR (↓)",
-    "ndcg": "nDCG (↑)",
-    "free_run_ndcg": "free-run nDCG (↑)",
-    "invalid_rate": "invalid (↓)",
-}
-FREE_RUN_COLUMNS = ("free_run_ndcg", "invalid_rate")
+from stoical.evaluation.metrics import Metric, metrics_among
 
 
-def metrics_table(rows: Sequence[tuple[str, Metrics]]) -> str:
+def metrics_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     """One row a (name, metrics); a metric that a row lacks is an en dash."""
-    names = metric_names(name for _, metrics in rows for name in metrics)
+    columns = metrics_among((name for _, metrics in rows for name in metrics), "tables")
     body = [
-        [name, *(percent(metrics.get(column)) for column in names), str(metrics["num_queries"])]
+        [name, *(percent(metrics.get(column.name)) for column in columns), str(metrics["num_queries"])]
         for name, metrics in rows
     ]
-    return markdown([header(names), *body])
+    return markdown([header(columns), *body])
 
 
-def metric_names(found: Iterable[str]) -> list[str]:
-    """Those of `found` that the paper's tables have as columns, in its order."""
-    names = set(found)
-    cutoffs = sorted((name for name in names if name.startswith("recall@")), key=lambda name: int(name.split("@")[1]))
-    return [name for name in ("cvr", "ndcg") if name in names] + cutoffs
-
-
-def with_free_run(found: Iterable[str]) -> list[str]:
-    """The paper's columns, and after them those of what the model writes by itself."""
-    names = set(found)
-    return metric_names(names) + [name for name in FREE_RUN_COLUMNS if name in names]
-
-
-def title(name: str) -> str:
-    """A metric's name as the paper writes it, with the arrow of what is better."""
-    return TITLES.get(name, name.replace("recall@", "R@") + " (↑)")
-
-
-def header(names: Sequence[str]) -> list[str]:
+def header(columns: Sequence[Metric]) -> list[str]:
     """The first row of a table with these metrics."""
-    return ["", *map(title, names), "queries"]
+    return ["", *(metric.column for metric in columns), "queries"]
 
 
 def percent(value: float | None) -> str:

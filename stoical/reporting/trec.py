@@ -6,17 +6,17 @@ Where scores tie, those tools order by docID; `metrics.predicted_order` lets the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
 from stoical.evaluation.metrics import predicted_order
+from stoical.evaluation.result import QueryResult
 
 
-def write_trec(rows: Iterable[Mapping[str, Any]], directory: Path, tag: str) -> None:
+def write_trec(rows: Iterable[QueryResult], directory: Path, tag: str) -> None:
     """`run.txt` and `qrels.txt` of per-query rows; `tag` names the run in its last column."""
     run: list[str] = []
     qrels: list[str] = []
@@ -27,19 +27,18 @@ def write_trec(rows: Iterable[Mapping[str, Any]], directory: Path, tag: str) -> 
     (directory / "qrels.txt").write_text("".join(qrels), encoding="utf-8")
 
 
-def run_lines(row: Mapping[str, Any], tag: str) -> Iterator[str]:
+def run_lines(row: QueryResult, tag: str) -> Iterator[str]:
     """`query Q0 docID rank score tag`, best first, rank from 1, scores in nats and in full."""
-    for rank, place in enumerate(predicted_order(np.array(row["scores"])), 1):
-        docid = escape(row["docids"][place])
-        yield f"{escape(row['query_id'])} Q0 {docid} {rank} {row['scores'][place]!r} {tag}\n"
+    for rank, place in enumerate(predicted_order(np.array(row.scores)), 1):
+        docid = escape(row.docids[place])
+        yield f"{escape(row.query_id)} Q0 {docid} {rank} {row.scores[place]!r} {tag}\n"
 
 
-def qrels_lines(row: Mapping[str, Any]) -> Iterator[str]:
+def qrels_lines(row: QueryResult) -> Iterator[str]:
     """`query 0 docID relevance`: n_q - r + 1 for rank r of n_q relevant documents, 0 for negatives."""
-    relevant = len(row["docids"]) - row["num_negatives"]
-    for place, (docid, rank) in enumerate(zip(row["docids"], row["ranks"], strict=True)):
-        gain = relevant - rank + 1 if place < relevant else 0
-        yield f"{escape(row['query_id'])} 0 {escape(docid)} {gain}\n"
+    for place, (docid, rank) in enumerate(zip(row.docids, row.ranks, strict=True)):
+        gain = row.num_listed - rank + 1 if place < row.num_listed else 0
+        yield f"{escape(row.query_id)} 0 {escape(docid)} {gain}\n"
 
 
 def escape(text: str) -> str:

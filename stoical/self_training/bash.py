@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from stoical.config.self_training import BashSettings
-from stoical.decoding.sampling import Draws, drawn_tokens, write_freely
+from stoical.decoding.draws import Draws, drawn_tokens
+from stoical.decoding.sampling import write_freely
 from stoical.encoding.packing import PackedBatch
 from stoical.models.forward import node_logprobs
 from stoical.models.layouts import Layout
@@ -45,8 +46,10 @@ def bash_counts(records: Sequence[Record]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class MixedTokens:
-    """What one query is to be fed: tokens; own: which of them are the model's; changed: which the expert would not
-    have written there; off_trie: does the trie not know a target for what comes after some of them?
+    """What one query is to be fed.
+
+    tokens; own: which of them are the model's; changed: which the expert would not have written there; off_trie: True
+    where the trie has no target for what comes after some of them.
     """
 
     tokens: list[int]
@@ -84,7 +87,7 @@ def mix(
 def _one_by_one(
     model: nn.Module, batch: PackedBatch, tries: Sequence[ExpertTrie], draws: Sequence[Draws], temperature: float
 ) -> list[Written]:
-    """The gold tokens, and after the tokens before them the model's where `draws` say so; one forward a token."""
+    """The gold tokens, and the model's, given the tokens before, where `draws` choose it; one forward a token."""
     gold = [trie.gold_tokens for trie in tries]
     steps = max(map(len, gold)) - 1
     forced = torch.tensor([[*tokens, *[0] * steps][:steps] for tokens in gold])
@@ -95,7 +98,7 @@ def _one_by_one(
         drawn = drawn_tokens(logits, uniform[:, step], temperature)
         return torch.where(own[:, step], drawn, forced[:, step])
 
-    rows = write_freely(model, batch, steps, choose).tolist()
+    rows = write_freely(model, batch, steps, choose)
     return [Written(row[: len(tokens) - 1], tokens) for row, tokens in zip(rows, gold, strict=True)]
 
 

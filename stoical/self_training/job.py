@@ -10,7 +10,7 @@ from torch import nn
 from stoical.config.recipe import Recipe
 from stoical.data.rows import RankingRow
 from stoical.decoding.choices import Per
-from stoical.decoding.sampling import Draws, row_draws
+from stoical.decoding.draws import Draws, row_draws
 from stoical.encoding.packing import PackedBatch, TrieTargetCollator
 from stoical.encoding.queries import QueryEncoder
 from stoical.encoding.tokenized import TokenizedQuery
@@ -30,7 +30,7 @@ class Pick:
 
     @property
     def origin(self) -> Record:
-        """What every record says of where it comes from."""
+        """The part of every record that names where it comes from."""
         return {"place": self.place, "row": self.index, "query_id": self.row.query_id, "epoch": self.epoch}
 
     @property

@@ -33,7 +33,7 @@ SEED_STEP = 1000  # between iterations: more than anyone's number of seeds, so t
 
 
 def self_train(recipe: Recipe) -> Path:
-    """Run all iterations, or go on where `resume=auto` finds them; the last checkpoint of the last one.
+    """Run all iterations, or continue where `resume=auto` finds them; the last checkpoint of the last one.
 
     Every process calls this. Raises `ValueError` for what a user can mend.
     """

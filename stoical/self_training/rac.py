@@ -17,12 +17,10 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from stoical.config.self_training import RacSettings
-from stoical.decoding.sampling import Draws, drawn_tokens, write_freely
+from stoical.decoding.sampling import drawn, write_freely
 from stoical.encoding.generated_rows import top_docids
-from stoical.encoding.packing import PackedBatch
 from stoical.encoding.prompts import Attempt
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.models.forward import node_logprobs
@@ -95,7 +93,10 @@ def _written(job: Job, settings: RacSettings, picks: Sequence[Pick], stream: int
     batch = job.batch([pick.query for pick in picks])
     if settings.source == "free":
         assert settings.max_tokens is not None
-        return _freely(job, batch, [job.draws(pick, settings.max_tokens, stream=stream) for pick in picks], settings)
+        draws = [job.draws(pick, settings.max_tokens, stream=stream) for pick in picks]
+        choose = drawn(torch.from_numpy(np.stack([own.uniform for own in draws])), settings.temperature)
+        end = int(job.encoder.tokenizer.eos_token_id)
+        return write_freely(job.model, batch, settings.max_tokens, choose, end)
     walks = write_on_tries(
         batch,
         node_logprobs(job.model, batch, job.recipe.layout),
@@ -106,23 +107,6 @@ def _written(job: Job, settings: RacSettings, picks: Sequence[Pick], stream: int
         along_gold=False,
     )
     return [walk.tokens for walk in walks]
-
-
-def _freely(job: Job, batch: PackedBatch, draws: Sequence[Draws], settings: RacSettings) -> list[list[int]]:
-    assert settings.max_tokens is not None
-    end = int(job.encoder.tokenizer.eos_token_id)
-    uniform = torch.from_numpy(np.stack([luck.uniform for luck in draws]))
-    ended = torch.zeros(len(draws), dtype=torch.bool)
-
-    def choose(step: int, logits: Tensor) -> Tensor | None:
-        if ended.all():
-            return None
-        tokens = drawn_tokens(logits, uniform[:, step], settings.temperature)
-        ended.logical_or_(tokens == end)
-        return tokens
-
-    rows = write_freely(job.model, batch, settings.max_tokens, choose).tolist()
-    return [row[: row.index(end) + 1] if end in row else row for row in rows]
 
 
 def rac_selected(records: Sequence[Record], settings: RacSettings, seed: int) -> tuple[list[Record], dict[str, float]]:

@@ -1,8 +1,8 @@
 """A file of generated rows: written whole or not at all, with where it comes from beside it, and read for training.
 
 `generated.parquet` holds the rows; `generated.json`, written last, what they were made from, their counts and the
-parquet's SHA-256. A row says which row of the training split it is made of, in which shuffle of its documents
-(`epoch`), and what its method has made of it (`bash_rows`, `rac_rows`).
+parquet's SHA-256. A row names the row of the training split that it is made from, the shuffle of its documents
+(`epoch`), and what its method made of it (`bash`, `rac`).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stoical.decoding.choices import Source
-from stoical.decoding.sampling import Draws, drawn_tokens
+from stoical.decoding.draws import Draws, drawn_tokens
 from stoical.encoding.packing import PackedBatch
 from stoical.models.forward import NodeOutput
 from stoical.trie.expert import ExpertTrie, child
@@ -38,7 +38,7 @@ def write_on_tries(
     temperature: float,
     along_gold: bool,
 ) -> list[Written]:
-    """Every query's tokens, its own where `draws` say so and else the expert's, until a leaf or off the trie.
+    """Every query's tokens, its own where `draws` choose so and else the expert's, until a leaf or off the trie.
 
     `batch` holds whole tries, `output` their forward pass. A token is drawn after the tokens before it, or with
     `along_gold` after those of the gold path, in whose places they are to stand.

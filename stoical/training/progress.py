@@ -1,4 +1,4 @@
-"""What a training run says while it runs: a bar on a terminal, plain lines elsewhere, and metrics.jsonl."""
+"""What a training run prints while it runs: a bar on a terminal, plain lines elsewhere, and metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-PERCENTAGES = {"eval_cvr": "CVR", "eval_ndcg": "nDCG"}
+from stoical.evaluation.metrics import Metric, Place, metrics_among
+
 RATES = {"tokens_per_second": "tokens/s", "queries_per_second": "queries/s"}
 
 
@@ -90,10 +91,10 @@ class LogLines(TrainerCallback):
 
 
 def bar_figures(logs: Mapping[str, float]) -> dict[str, str]:
-    """What a bar shows of a log, by name: loss (nats), rates, and CVR in per cent."""
+    """What a bar shows of a log, by name: loss (nats), rates, and metrics in per cent."""
     figures = {"loss": f"loss {logs['loss']:.4g}"} if "loss" in logs else {}
     figures |= {name: f"{significant(logs[name])} {unit}" for name, unit in RATES.items() if name in logs}
-    return figures | ({"eval_cvr": f"CVR {100 * logs['eval_cvr']:.1f}%"} if "eval_cvr" in logs else {})
+    return figures | {metric.name: f"{metric.title} {value:.1f}%" for metric, value in _metrics(logs, "bar")}
 
 
 def describe_losses(logs: Mapping[str, float]) -> str:
@@ -108,10 +109,15 @@ def significant(value: float) -> str:
 
 
 def describe_evaluation(logs: Mapping[str, float]) -> str:
-    """CVR, nDCG and R@k in per cent."""
-    names = PERCENTAGES | {name: "R@" + name.split("@")[1] for name in logs if "recall@" in name}
-    found = [f"{title} {100 * float(logs[name]):.1f}" for name, title in names.items() if name in logs]
+    """The metrics of the tables, in per cent."""
+    found = [f"{metric.title} {value:.1f}" for metric, value in _metrics(logs, "tables")]
     return f"evaluation, % of {int(logs['eval_num_queries'])} queries: " + "  ".join(found)
+
+
+def _metrics(logs: Mapping[str, float], place: Place) -> list[tuple[Metric, float]]:
+    """The metrics of an evaluation's log that a place shows, in per cent."""
+    found = metrics_among((name.removeprefix("eval_") for name in logs if name.startswith("eval_")), place)
+    return [(metric, 100 * float(logs[f"eval_{metric.name}"])) for metric in found]
 
 
 class MetricsFile(TrainerCallback):

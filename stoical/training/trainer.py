@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from stoical.encoding.packing import PackedBatch
 from stoical.models.forward import NodeOutput, node_logprobs, packed_difference
 from stoical.models.layouts import Layout
+from stoical.models.modes import eval_mode
 from stoical.objectives.objective import Normalizer, Objective, StepContext, normalizer
 from stoical.training.callbacks import AfterStep, EpochShuffle
 from stoical.training.run_trainer import RunTrainer
@@ -84,12 +85,8 @@ class StoicalTrainer(RunTrainer):
 
     def _predict(self, model: nn.Module, batch: PackedBatch) -> NodeOutput:
         """A pass that samples are drawn from: no dropout, no embedding noise, no graph."""
-        training = model.training
-        model.eval()
-        with torch.no_grad():
-            output = node_logprobs(model, batch, self.layout)
-        model.train(training)
-        return output
+        with eval_mode(model), torch.no_grad():
+            return node_logprobs(model, batch, self.layout)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, PackedBatch]], device: torch.device) -> Tensor:
         """The normalizer summed over the accumulation window and all processes."""
@@ -101,10 +98,8 @@ class StoicalTrainer(RunTrainer):
     def _self_check(self, model: nn.Module, batch: PackedBatch) -> None:
         """Compare the packed layout with the pointwise one on the first batch, once, and say the difference."""
         self._checked = True
-        training = model.training
-        model.eval()
-        difference = packed_difference(model, batch, self.layout)
-        model.train(training)
+        with eval_mode(model):
+            difference = packed_difference(model, batch, self.layout)
         precision = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else torch.float32
         limit = max(SELF_CHECK_LIMIT[precision], SELF_CHECK_LIMIT.get(next(model.parameters()).dtype, 0.0))
         said = f"self-check: {self.layout} and pointwise log-probabilities differ by at most {difference:.1e} nats"

@@ -123,7 +123,10 @@ BAD = {
     "text as boolean": (["tokenizer.count_terminator=maybe"], "tokenizer.count_terminator: "),
     "number as list": (["eval.recall_at=5"], "eval.recall_at: "),
     "text in a list of integers": (["eval.recall_at=[1,x]"], "eval.recall_at[1]: Value 'x'"),
-    "word for a section": (["loss=fractional"], "not a subclass of LossSettings. value: fractional"),
+    "word for a section": (
+        ["loss=fractional"],
+        "loss=fractional: 'loss' is a section; `stoical recipes keys loss`",
+    ),
     "null for an integer": (["seed=null"], "seed: "),
     "unknown choice": (["loss.item=fractionel"], "loss.item: Invalid value 'fractionel'"),
     "unknown layout": (["layout=packed"], "expected one of ['sequence', 'cache', 'pointwise']"),

@@ -14,8 +14,8 @@ from stoical.data.rows import Doc, RankingRow
 from stoical.decoding.beam_search import beam_search
 from stoical.decoding.device_trie import DeviceTrie
 from stoical.encoding.tokenized import TokenizedQuery
-from stoical.evaluation.evaluator import Evaluation
-from stoical.evaluation.metrics import gold_gains, near_ties, query_metrics
+from stoical.evaluation.metrics import JudgedQuery, gold_gains, near_ties, query_metrics
+from stoical.evaluation.result import Evaluation
 from stoical.trie.prefix_tree import build_trie
 from tests.support.small_evaluation import KS, WORDS, encoded, evaluator, greedy_scores, make_rows, token_logprobs
 from tests.support.tiny_model import VOCAB, tiny_model
@@ -61,8 +61,8 @@ def test_scores_are_those_of_one_forward_a_docid(
     assert len(result.rows) == 5
     for row, query in zip(result.rows, [dataset[i] for i in range(5)], strict=True):
         expected = brute_force(plain, query, score, counted_tail)
-        np.testing.assert_allclose(row["scores"], expected, atol=5e-6)
-        assert row["docids"] == query.docids
+        np.testing.assert_allclose(row.scores, expected, atol=5e-6)
+        assert row.docids == query.docids
     lengths = {len(ids) for query in (dataset[i] for i in range(5)) for ids in query.docid_ids}
     assert len(lengths) == 3, "docIDs of several lengths, so that mean and sum rank differently"
 
@@ -74,13 +74,13 @@ def test_metrics_are_those_of_the_brute_force_scores(model: MistralForCausalLM, 
     for i in range(11):
         query = dataset[i]
         scores = np.array(brute_force(plain, query, "mean", 0))
-        expected.append(query_metrics(scores, np.array(query.ranks), 1, KS))
+        expected.append(query_metrics(JudgedQuery(scores, np.array(query.ranks), 1), KS))
     assert result.metrics["num_queries"] == 11
     assert result.metrics["dropped_docs"] == 0
     for name in ("cvr", "ndcg", "recall@1", "recall@2", "recall@5"):
         values = [row[name] for row in expected]
         assert result.metrics[name] == pytest.approx(sum(values) / 11)
-        assert [row[name] for row in result.rows] == pytest.approx(values)
+        assert [row.metrics[name] for row in result.rows] == pytest.approx(values)
         assert 0 < result.metrics[name] < 1, "an untrained model is neither perfect nor always wrong"
 
 
@@ -90,16 +90,17 @@ def test_greedy_path_is_scored_and_named(model: MistralForCausalLM, plain: Mistr
     for index, row in enumerate(result.rows):
         query = dataset[index]
         expected = greedy_scores(plain, query)
-        np.testing.assert_allclose(row["scores"], expected, atol=5e-6)
-        metrics = query_metrics(np.array(expected), np.array(query.ranks), 1, KS)
-        assert {name: row[name] for name in metrics} == pytest.approx(metrics)
-        assert row["mode"] == "greedy_path"
-        assert "free_run_ndcg" not in row and "invalid_rate" not in row
-        assert "valid_mass" not in row and "valid_mass_by_step" not in row, "not what the model would write"
+        np.testing.assert_allclose(row.scores, expected, atol=5e-6)
+        metrics = query_metrics(JudgedQuery(np.array(expected), np.array(query.ranks), 1), KS)
+        assert row.metrics == pytest.approx(metrics)
+        assert row.mode == "greedy_path"
+        line = row.to_json()
+        assert "free_run_ndcg" not in line and "invalid_rate" not in line
+        assert "valid_mass" not in line and "valid_mass_by_step" not in line, "not what the model would write"
     assert result.settings["mode"] == "greedy_path"
     assert "valid_mass" not in result.metrics
     exact = evaluator(dataset)(model)
-    assert exact.settings["mode"] == "exact" and {row["mode"] for row in exact.rows} == {"exact"}
+    assert exact.settings["mode"] == "exact" and {row.mode for row in exact.rows} == {"exact"}
     assert exact.metrics["ndcg"] != pytest.approx(result.metrics["ndcg"])
 
 
@@ -126,8 +127,8 @@ def test_near_ties_are_counted(model: MistralForCausalLM) -> None:
         flat = tiny_model().eval()
         flat.lm_head.weight.zero_()  # every token as likely as any other, so every score is -log V
     result = evaluator(encoded(make_rows(4)))(flat)
-    neighbours = [len(row["docids"]) - 1 for row in result.rows]
-    assert [row["near_ties"] for row in result.rows] == neighbours
+    neighbours = [len(row.docids) - 1 for row in result.rows]
+    assert [row.near_ties for row in result.rows] == neighbours
     assert result.metrics["near_ties"] == sum(neighbours)
     assert evaluator(encoded(make_rows(4)))(model).metrics["near_ties"] < sum(neighbours)
 
@@ -140,13 +141,13 @@ def test_the_batch_size_changes_nothing(mode: str, num_queries: int | None, mode
     one, *others = [evaluator(dataset, batch_size=size, **chosen)(model) for size in (1, 3, 8)]
     for other in others:
         assert other.metrics == pytest.approx(one.metrics, rel=1e-4)
-        assert [row["query_id"] for row in other.rows] == [row["query_id"] for row in one.rows]
+        assert [row.query_id for row in other.rows] == [row.query_id for row in one.rows]
         for row, expected in zip(other.rows, one.rows, strict=True):
-            np.testing.assert_allclose(row["scores"], expected["scores"], atol=5e-6)
+            np.testing.assert_allclose(row.scores, expected.scores, atol=5e-6)
 
 
 def ids(result: Evaluation) -> list[str]:
-    return [row["query_id"] for row in result.rows]
+    return [row.query_id for row in result.rows]
 
 
 def test_a_sample_is_the_same_every_time_and_in_the_splits_order(model: MistralForCausalLM) -> None:
@@ -171,15 +172,20 @@ def test_what_a_row_and_the_metrics_hold(model: MistralForCausalLM) -> None:
         *("num_queries", "dropped_docs", "cvr", "ndcg"),
         *("recall@1", "recall@2", "recall@5", "valid_mass", "free_run_ndcg", "invalid_rate", "near_ties"),
     ]
-    assert [row["query_id"] for row in rows] == ["q0", "q1", "q2", "q9"]
-    assert (last["docids"], last["ranks"], last["num_negatives"], last["dropped_docs"]) == (["a", "b c"], [1, 2], 0, 0)
-    assert last["docid_tokens"] == [2, 3], "the terminator counts"
-    assert len(last["scores"]) == 2
-    assert all(score < 0 for row in rows for score in row["scores"]), "nats"
-    assert "cvr" not in last
-    assert metrics["cvr"] == np.mean([row["cvr"] for row in rows[:3]]), "over the queries that have a negative"
-    assert metrics["ndcg"] == pytest.approx(np.mean([row["ndcg"] for row in rows]))
-    assert set(last) == {
+    assert [row.query_id for row in rows] == ["q0", "q1", "q2", "q9"]
+    assert (last.docids, last.ranks, last.num_negatives, last.dropped_docs) == (["a", "b c"], [1, 2], 0, 0)
+    assert last.docid_tokens == [2, 3], "the terminator counts"
+    assert len(last.scores) == 2
+    assert all(score < 0 for row in rows for score in row.scores), "nats"
+    assert "cvr" not in last.metrics
+    assert metrics["cvr"] == np.mean([row.metrics["cvr"] for row in rows[:3]]), "over the queries that have a negative"
+    assert metrics["ndcg"] == pytest.approx(np.mean([row.metrics["ndcg"] for row in rows]))
+    assert list(rows[0].to_json()) == [
+        *("query_id", "mode", "cvr", "ndcg", "recall@1", "recall@2", "recall@5"),
+        *("docids", "ranks", "scores", "docid_tokens", "num_negatives", "dropped_docs", "near_ties"),
+        *("valid_mass", "valid_mass_by_step", "free_run_ndcg", "invalid_rate"),
+    ]
+    assert set(last.to_json()) == {
         *("query_id", "mode", "docids", "ranks", "scores", "docid_tokens", "num_negatives", "dropped_docs"),
         *("ndcg", "recall@1", "recall@2", "recall@5", "near_ties", "valid_mass", "valid_mass_by_step"),
         *("free_run_ndcg", "invalid_rate"),
@@ -197,7 +203,7 @@ def test_dropped_documents_are_counted(model: MistralForCausalLM) -> None:
     row = RankingRow("q0", "d", (Doc("a"), Doc("b"), Doc("c")), (Doc("e"),))
     result = evaluator(encoded([row, row], max_length=9))(model)
     assert result.metrics["dropped_docs"] == 2
-    assert result.rows[0]["docids"] == ["a", "b", "e"]
+    assert result.rows[0].docids == ["a", "b", "e"]
     assert evaluator(encoded([row, row], max_length=11))(model).metrics["dropped_docs"] == 0
 
 
@@ -209,7 +215,7 @@ def test_dropout_is_off_meanwhile_and_the_mode_comes_back() -> None:
     again = evaluator(dataset)(model.train())
     assert model.training
     for row, expected in zip(again.rows, reference.rows, strict=True):
-        assert row["scores"] == expected["scores"]
+        assert row.scores == expected.scores
 
 
 def test_nothing_of_the_model_is_changed(model: MistralForCausalLM) -> None:
@@ -231,12 +237,12 @@ def test_graded_documents_share_their_gain(model: MistralForCausalLM) -> None:
     """Ranks 1, 1, 3 of three documents have the gains log 4, log 4, log 2."""
     docs = (Doc("a", rank=1), Doc("b c", rank=1), Doc("c", rank=3))
     row = evaluator(encoded([RankingRow("q0", "d", docs)]))(model).rows[0]
-    assert row["ranks"] == [1, 1, 3]
-    best_first = sorted(range(3), key=lambda i: -row["scores"][i])
+    assert row.ranks == [1, 1, 3]
+    best_first = sorted(range(3), key=lambda i: -row.scores[i])
     gains, discounts = [math.log(4), math.log(4), math.log(2)], [1, 1 / math.log2(3), 1 / 2]
     found = sum(gains[doc] * discount for doc, discount in zip(best_first, discounts, strict=True))
     best = sum(gain * discount for gain, discount in zip(gains, discounts, strict=True))
-    assert row["ndcg"] == pytest.approx(found / best)
+    assert row.metrics["ndcg"] == pytest.approx(found / best)
     assert best_first[-1] != 2, "or any order would do"
 
 
@@ -255,7 +261,7 @@ def test_free_run_ndcg_is_that_of_beam_searchs_ranking(num_beams: int, model: Mi
         dcg, ideal = (
             sum(gain / math.log2(place + 2) for place, gain in enumerate(own)) for own in (gains[order], best)
         )
-        assert row["free_run_ndcg"] == pytest.approx(dcg / ideal)
+        assert row.metrics["free_run_ndcg"] == pytest.approx(dcg / ideal)
     same = result.metrics["free_run_ndcg"] == pytest.approx(result.metrics["ndcg"])
     assert same == (num_beams == 20), "with room for everything, beam search is exact"
 
@@ -264,7 +270,7 @@ def test_a_greedy_decode_that_is_a_docid_is_valid() -> None:
     dataset = encoded([RankingRow("q0", "d", (Doc("a"), Doc("b"))), RankingRow("q1", "d", (Doc("b"), Doc("c c")))])
     assert evaluator(dataset)(always(["a", "</s>"])).metrics["invalid_rate"] == 0.5
     assert evaluator(dataset)(always(["b", "</s>"])).metrics["invalid_rate"] == 0
-    assert [row["invalid_rate"] for row in evaluator(dataset)(always(["d", "</s>"])).rows] == [1, 1]
+    assert [row.metrics["invalid_rate"] for row in evaluator(dataset)(always(["d", "</s>"])).rows] == [1, 1]
 
 
 def always(words: list[str]) -> MistralForCausalLM:
@@ -281,15 +287,15 @@ def always(words: list[str]) -> MistralForCausalLM:
 
 def test_diagnostics_are_each_querys_own_whatever_the_batch(model: MistralForCausalLM) -> None:
     dataset = encoded(make_rows(7))
-    assert "diagnostics" not in evaluator(dataset)(model).rows[0]
+    assert "diagnostics" not in evaluator(dataset)(model).rows[0].to_json()
     one, four = (evaluator(dataset, batch_size=size, diagnostics=True)(model) for size in (1, 4))
     for index, (row, other) in enumerate(zip(one.rows, four.rows, strict=True)):
         query = dataset[index]
         longest = max(map(len, query.docid_ids[: len(query.docids) - query.num_negatives]))
-        for name, sums in row["diagnostics"].items():
+        for name, sums in row.diagnostics.items():
             assert set(sums) == {"prefixes", "kl", "valid"}
             for key, values in sums.items():
                 assert len(values) == longest
-                assert other["diagnostics"][name][key] == pytest.approx(values, rel=1e-4, abs=1e-7)
-        left = row["diagnostics"]["unconstrained"]
-        assert sum(left["prefixes"]) - sum(left["valid"]) == pytest.approx(1 - row["valid_mass"], abs=1e-6)
+                assert other.diagnostics[name][key] == pytest.approx(values, rel=1e-4, abs=1e-7)
+        left = row.diagnostics["unconstrained"]
+        assert sum(left["prefixes"]) - sum(left["valid"]) == pytest.approx(1 - row.metrics["valid_mass"], abs=1e-6)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from transformers import MistralForCausalLM
 
 from stoical.data.rows import Doc, RankingRow
-from stoical.evaluation.evaluator import Evaluation
-from stoical.evaluation.generation_metrics import compare, edit_distance, summarise
+from stoical.evaluation.generation_metrics import compare_texts, edit_distance, summarise_texts
+from stoical.evaluation.result import Evaluation
 from stoical.models.forward import node_logprobs
 from stoical.reporting.generation import generation_table
 from tests.support.small_evaluation import WORDS, encoded, evaluator, make_rows, token_logprobs
@@ -76,17 +76,17 @@ def test_free_runs_are_those_of_the_loop(rows: tuple[RankingRow, ...], layout: s
     found = run(model, rows, layout=layout).rows
     longest = max(len(dataset[i].docid_ids[0]) for i in range(9))
     for index, row in enumerate(found):
-        query, seen = dataset[index], row["generation"]
+        query, seen = dataset[index], row.generation
         prompt, target = list(query.prompt_ids), list(query.docid_ids[0])
         written = loop(plain, prompt, longest)
-        expected = compare(target, written)
+        expected = compare_texts(target, written)
         assert {key: seen[key] for key in expected} == expected
         assert seen["text"] == dataset.encoder.tokenizer.decode([token for token in written if token != END])
         assert seen["target"] == query.docids[0]
         assert seen["forced_hits"] == forced_hits(plain, prompt, target)
         assert seen["nll"] == pytest.approx(-math.fsum(token_logprobs(plain, prompt, target)), abs=1e-4)
-    assert len({len(row["generation"]["free_hits"]) for row in found}) > 2
-    right = [hit for row in found for hit in row["generation"]["free_hits"]]
+    assert len({len(row.generation["free_hits"]) for row in found}) > 2
+    right = [hit for row in found for hit in row.generation["free_hits"]]
     assert 0 < sum(right) < len(right), "some of it must be right to see anything"
 
 
@@ -94,14 +94,16 @@ def test_a_greedy_run_errs_first_where_teacher_forcing_does() -> None:
     """Until its first error the run's prefix is the target's: exact match is a claim about teacher-forced argmaxes."""
     rows = text_rows()
     result = run(taught(rows), rows)
-    seen = [row["generation"] for row in result.rows]
+    seen = [row.generation for row in result.rows]
     for row, generation in zip(result.rows, seen, strict=True):
         hits = generation["forced_hits"]
         assert generation["first_error"] == (None if all(hits) else hits.index(False) + 1)
-        assert generation["exact_match"] == 1 - row["invalid_rate"] == (generation["text"] == generation["target"])
-        assert row["valid_mass"] == pytest.approx(math.exp(-generation["nll"]), rel=1e-4)
+        assert (
+            generation["exact_match"] == 1 - row.metrics["invalid_rate"] == (generation["text"] == generation["target"])
+        )
+        assert row.metrics["valid_mass"] == pytest.approx(math.exp(-generation["nll"]), rel=1e-4)
     assert 0 < sum(each["exact_match"] for each in seen) < len(seen)
-    found = summarise(seen)
+    found = summarise_texts(seen)
     assert found["free_accuracy"] < found["forced_accuracy"] < 1, "errors lead to errors"
 
 
@@ -112,11 +114,11 @@ def test_neither_batches_nor_layouts_change_a_run() -> None:
     one, *others = [run(model, rows, batch_size=size, layout=layout) for size, layout in cases]
     for other in others:
         for row, expected in zip(other.rows, one.rows, strict=True):
-            assert row["generation"]["nll"] == pytest.approx(expected["generation"]["nll"], rel=1e-4)
-            assert row["generation"] | {"nll": 0} == expected["generation"] | {"nll": 0}
+            assert row.generation["nll"] == pytest.approx(expected.generation["nll"], rel=1e-4)
+            assert row.generation | {"nll": 0} == expected.generation | {"nll": 0}
     sample = run(model, rows, num_queries=4).rows
     assert len(sample) == 4
-    assert "generation" not in evaluator(encoded(list(rows)))(model).rows[0], "only where it is asked for"
+    assert "generation" not in evaluator(encoded(list(rows)))(model).rows[0].to_json(), "only where it is asked for"
 
 
 @cache
@@ -137,22 +139,22 @@ def test_the_edit_distance_is_levenshteins(first: list[int], second: list[int]) 
 
 
 def test_a_run_beside_its_target_by_hand() -> None:
-    assert compare([5, 6, 7, 2], [5, 6, 7, 2]) == {
+    assert compare_texts([5, 6, 7, 2], [5, 6, 7, 2]) == {
         "exact_match": 1.0, "edit_similarity": 1.0, "first_error": None, "free_hits": [True] * 4
     }  # fmt: skip
-    skipped = compare([5, 6, 7, 2], [5, 7, 2])
+    skipped = compare_texts([5, 6, 7, 2], [5, 7, 2])
     assert skipped["free_hits"] == [True, False, False, False]
     assert (skipped["first_error"], skipped["edit_similarity"]) == (2, 0.75)
-    unended = compare([5, 2], [5, 6, 6, 6])
+    unended = compare_texts([5, 2], [5, 6, 6, 6])
     assert (unended["exact_match"], unended["first_error"], unended["edit_similarity"]) == (0.0, 2, 0.25)
 
 
 def test_the_summary_by_hand() -> None:
     rows = [
-        {**compare([5, 6, 2], [5, 6, 2]), "forced_hits": [True, True, True], "nll": 0.3},
-        {**compare([7, 2], [5, 6, 2]), "forced_hits": [False, True], "nll": 2.7},
+        {**compare_texts([5, 6, 2], [5, 6, 2]), "forced_hits": [True, True, True], "nll": 0.3},
+        {**compare_texts([7, 2], [5, 6, 2]), "forced_hits": [False, True], "nll": 2.7},
     ]
-    found = summarise(rows)
+    found = summarise_texts(rows)
     assert found == {
         "num_queries": 2,
         "exact_match": 0.5,

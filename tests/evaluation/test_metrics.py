@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
 from stoical.evaluation.metrics import (
+    FreeRun,
+    JudgedQuery,
     gold_gains,
     mean_metrics,
+    metrics_among,
     ndcg,
     predicted_order,
     query_metrics,
@@ -145,11 +148,11 @@ def test_ties_go_against_the_model() -> None:
 def test_a_query_has_a_cvr_only_with_a_negative() -> None:
     scores = np.array([-1.0, -2.0, -3.0])
     perfect = {"ndcg": 1.0, "recall@1": 1.0, "recall@3": 1.0}
-    assert query_metrics(scores, np.array([1, 2, 3]), 0, [1, 3]) == pytest.approx(perfect)
-    assert query_metrics(scores, np.array([1, 2, 3]), 1, [1, 2]) == pytest.approx(
+    assert query_metrics(JudgedQuery(scores, np.array([1, 2, 3]), 0), [1, 3]) == pytest.approx(perfect)
+    assert query_metrics(JudgedQuery(scores, np.array([1, 2, 3]), 1), [1, 2]) == pytest.approx(
         {"cvr": 0.0, "ndcg": 1.0, "recall@1": 1.0, "recall@2": 1.0}
     )
-    assert query_metrics(scores[::-1], np.array([1, 2, 3]), 1, [1]) == {
+    assert query_metrics(JudgedQuery(scores[::-1], np.array([1, 2, 3]), 1), [1]) == {
         "cvr": 1.0,
         "ndcg": pytest.approx(loop_ndcg([-3.0, -2.0, -1.0], [1, 2, 3], 1)),
         "recall@1": 0.0,
@@ -160,3 +163,24 @@ def test_means_are_over_the_queries_that_have_the_metric() -> None:
     rows = [{"cvr": 1.0, "ndcg": 0.5}, {"ndcg": 1.0}, {"cvr": 0.0, "ndcg": 0.0}]
     assert mean_metrics(rows) == {"cvr": 0.5, "ndcg": 0.5}
     assert mean_metrics(rows[1:2]) == {"ndcg": 1.0}
+
+
+def test_metrics_are_found_by_name_in_the_tables_order() -> None:
+    names = ["recall@10", "queries", "invalid_rate", "recall@2", "ndcg", "recall@1", "valid_mass", "cvr"]
+    tables = ["cvr", "ndcg", "recall@1", "recall@2", "recall@10"]
+    assert [metric.name for metric in metrics_among(names)] == [*tables, "valid_mass", "invalid_rate"]
+    assert [metric.name for metric in metrics_among(names, "tables")] == tables
+    assert [metric.column for metric in metrics_among(names, "bar", "comparison")] == ["CVR (↓)", "invalid (↓)"]
+    (last,) = metrics_among(["recall@10"])
+    assert (last.title, last.compute(JudgedQuery(np.array([-1.0]), np.array([1]), 0))) == ("R@10", 0.1)
+
+
+def test_a_free_run_adds_its_metrics() -> None:
+    """Beam search found the second and the first document, not the third; greedy decoding wrote none."""
+    run = FreeRun(np.array([-2.0, -1.0, -np.inf]), 0.25, [0.5, 0.5], greedy_is_valid=False)
+    query = JudgedQuery(np.array([-1.0, -2.0, -3.0]), np.array([1, 2, 3]), 0, run)
+    found = query_metrics(query, [])
+    assert list(found) == ["ndcg", "valid_mass", "free_run_ndcg", "invalid_rate"]
+    assert found["ndcg"] == 1.0
+    assert found["free_run_ndcg"] == pytest.approx(loop_ndcg([-2.0, -1.0, -9.0], [1, 2, 3], 0))
+    assert (found["valid_mass"], found["invalid_rate"]) == (0.25, 1.0)

@@ -35,7 +35,7 @@ def test_valid_mass_is_the_probability_of_the_listed_docids(
         listed = query.docid_ids[: len(query.docid_ids) - query.num_negatives]
         logprobs = [token_logprobs(plain, list(query.prompt_ids), list(ids)) for ids in listed]
         masses.append(sum(math.exp(math.fsum(each)) for each in logprobs))
-    assert [row["valid_mass"] for row in result.rows] == pytest.approx(masses, rel=1e-4)
+    assert [row.metrics["valid_mass"] for row in result.rows] == pytest.approx(masses, rel=1e-4)
     assert result.metrics["valid_mass"] == pytest.approx(sum(masses) / 4, rel=1e-4)
 
 
@@ -57,11 +57,9 @@ def test_valid_mass_by_step_is_that_of_the_listed_docids(
     dataset = encoded(make_rows(8, negatives=2), terminator, count)
     rows = evaluator(dataset)(model).rows
     for row, query in zip(rows, [dataset[i] for i in range(8)], strict=True):
-        assert row["valid_mass_by_step"] == pytest.approx(step_masses(plain, query), rel=1e-4)
-        assert len(row["valid_mass_by_step"]) == row["docid_tokens"][0]
-    alike = [
-        sum(docid == name or docid.startswith(name + " ") for docid in r["docids"]) for r in rows for name in "abc"
-    ]
+        assert row.valid_mass_by_step == pytest.approx(step_masses(plain, query), rel=1e-4)
+        assert len(row.valid_mass_by_step) == row.docid_tokens[0]
+    alike = [sum(docid == name or docid.startswith(name + " ") for docid in r.docids) for r in rows for name in "abc"]
     assert max(alike) > 1, "prefixes that listed docIDs and negatives share"
 
 
@@ -73,5 +71,5 @@ def test_a_negative_that_goes_on_after_the_top_docid_is_not_valid(
         row = RankingRow("q", "d", tuple(map(Doc, docs)), tuple(map(Doc, negatives)))
         for count in (True, False):
             dataset = encoded([row], count=count)
-            found = evaluator(dataset)(model).rows[0]["valid_mass_by_step"]
+            found = evaluator(dataset)(model).rows[0].valid_mass_by_step
             assert found == pytest.approx(step_masses(plain, dataset[0]), rel=1e-4)

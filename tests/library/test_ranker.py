@@ -41,7 +41,7 @@ def test_scores_are_the_evaluators_for_the_same_shuffle(trained: Path, loaded: R
     evaluated = build_evaluator(recipe, rows, loaded.encoder, None)(loaded.model).rows  # type: ignore[arg-type]
     ranked = loaded.rank_batch(list(queries.items()))
     for row, results in zip(evaluated, ranked, strict=True):
-        scores = dict(zip(row["docids"], row["scores"], strict=True))
+        scores = dict(zip(row.docids, row.scores, strict=True))
         assert {result.docid: result.score for result in results} == scores
 
 
@@ -82,6 +82,7 @@ def test_equal_scores_are_ranked_by_docid(loaded: Ranker) -> None:
     flat = lambda **kwargs: SimpleNamespace(logits=torch.zeros(*kwargs["logits_to_keep"].shape, logits.shape[-1]))  # noqa: E731
     module = torch.nn.Module()
     module.forward, module.config = flat, loaded.model.config  # type: ignore[assignment]
+    module._is_stateful = False  # type: ignore[assignment]  # a ranker asks whether a trie can run through its model
     module.register_parameter("weight", torch.nn.Parameter(torch.zeros(1)))
     results = replace(loaded, model=module).rank("query ba", DOCS)
     assert [result.docid for result in results] == sorted(DOCS)

@@ -51,6 +51,16 @@ def test_a_wide_beam_finds_the_best_docids_and_a_narrow_one_may_not():
     assert leaf[2] in beam_search(batch, totals, 2).nonzero()[:, 0].tolist()
 
 
+def test_equals_go_to_the_better_beam_as_in_beam_search():
+    """Prefixes 4, 7 and 4, 8 have as much as 3, 5 and 3, 6, and come later; 4 alone has more than 3."""
+    docids = [[4, 7, 2], [3, 6, 2], [3, 5, 2], [4, 8, 2]]
+    batch = pack([TokenizedQuery("q", [1], list("abcd"), docids, [3] * 4, [1, 2, 3, 4])], BETA)
+    steps = torch.where(batch.node_token >= 0, -1.0, 0.0)
+    steps[batch.node_token == 4], steps[batch.node_token >= 7] = -0.5, -1.5
+    found = beam_search(batch, path_sums(batch, steps), 2).nonzero()[:, 0].tolist()
+    assert found == sorted(leaf_of(batch)[[0, 3]].tolist())
+
+
 def test_negatives_are_never_on_the_list():
     batch = pack([random_query(1, docs=4, negatives=5)], BETA)
     listed = batch.node_rank < batch.node_rank.max()

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-import stoical
 from data_prep.wordnet import hypernyms
+from tests.support.root import ROOT
 
-ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").is_file())
 EXAMPLES = ["own_loop", "own_trainer", "from_recipe"]
 
 
@@ -93,17 +92,3 @@ def test_a_recipe_from_python(capsys: pytest.CaptureFixture[str], tmp_path: Path
         scores = [float(score) for _, _, score in ranked]
         assert scores == sorted(scores, reverse=True)
     assert "has done all 2 steps" in printed
-
-
-def test_the_python_of_the_library_page_runs_from_top_to_bottom(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    assert len(blocks) >= 5
-    exec(compile("\n".join(blocks), "docs/library.md", "exec"), {})
-    assert "ruminant" in capsys.readouterr().out
-
-
-def test_the_library_page_names_what_the_package_exports() -> None:
-    page = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
-    names = set(stoical.__all__) - {"__version__"}
-    assert {name for name in names if not re.search(rf"`[^`]*\b{name}\b", page)} == set()

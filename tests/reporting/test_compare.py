@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stoical.evaluation.generation_metrics import compare as compare_texts
-from stoical.reporting.compare import Run, compare, compare_generations, load_run, paired
+from stoical.evaluation.generation_metrics import compare_texts
+from stoical.reporting.compare import Run, compare_generations, compare_runs, load_run, paired
 from stoical.reporting.report import metrics_file
 from tests.support.small_rows import make_evaluation
 
@@ -26,7 +26,8 @@ def write(tmp_path: Path) -> Write:
         name: str, seed: int = 0, noise: float = 1.0, change: Callable | None = None, queries: int = 40
     ) -> Path:
         evaluation = make_evaluation(seed=seed, noise=noise)
-        rows = evaluation.rows if change is None else change(evaluation.rows)
+        lines = [row.to_json() for row in evaluation.rows]
+        rows = lines if change is None else change(lines)
         directory = tmp_path / name / "eval"
         directory.mkdir(parents=True)
         (directory / "metrics.json").write_text(json.dumps(metrics_file(evaluation)))
@@ -43,7 +44,7 @@ def table(text: str) -> list[list[str]]:
 
 def loop_differences(first: Run, other: Run, name: str) -> tuple[float, float, float]:
     """The mean difference of the queries that have the metric, and its interval, drawing queries one by one."""
-    pairs = [(row.get(name), other.rows[query_id].get(name)) for query_id, row in first.rows.items()]
+    pairs = [(row.metrics.get(name), other.rows[query_id].metrics.get(name)) for query_id, row in first.rows.items()]
     change = [None if ours is None else theirs - ours for ours, theirs in pairs]
     random, means = np.random.default_rng(0), []
     for _ in range(2000):
@@ -57,7 +58,7 @@ def loop_differences(first: Run, other: Run, name: str) -> tuple[float, float, f
 
 def test_one_table_of_runs_and_paired_differences(write: Write) -> None:
     runs = [load_run(str(path)) for path in (write("ntp"), write("alpha", 1, 0.3), write("worse", 2, 3.0))]
-    text = compare(runs)
+    text = compare_runs(runs)
     header, _, *rows = table(text)
     assert header == [
         "",
@@ -91,7 +92,7 @@ def test_queries_are_matched_by_id_not_by_place(write: Write) -> None:
     change = paired(first, same, ["cvr", "ndcg"])
     assert not change[:, 1].any()
     assert np.isnan(change[:, 0]).sum() == 8, "every fifth query has no negative"
-    rows = table(compare([first, same]))[2:]
+    rows = table(compare_runs([first, same]))[2:]
     assert rows[2][2] == "+0.00 [+0.00, +0.00]", "no difference is none, and not bold"
 
 
@@ -101,7 +102,7 @@ def test_pairing_narrows_the_interval(write: Write) -> None:
     def lower(rows: list[dict]) -> list[dict]:
         return [row | {"ndcg": row["ndcg"] - 0.01} for row in rows]
 
-    cells = table(compare([load_run(str(write("a"))), load_run(str(write("b", change=lower)))]))[-1]
+    cells = table(compare_runs([load_run(str(write("a"))), load_run(str(write("b", change=lower)))]))[-1]
     assert cells[3] == "**-1.00 [-1.00, -1.00]**"
 
 
@@ -110,7 +111,7 @@ def test_a_metric_that_one_run_lacks_has_no_difference(write: Write) -> None:
     def without(rows: list[dict]) -> list[dict]:
         return [{name: value for name, value in row.items() if name != "recall@2"} for row in rows]
 
-    cells = table(compare([load_run(str(write("a"))), load_run(str(write("b", change=without)))]))[-1]
+    cells = table(compare_runs([load_run(str(write("a"))), load_run(str(write("b", change=without)))]))[-1]
     assert cells[5] == "\N{EN DASH}"
     assert cells[4] == "+0.00 [+0.00, +0.00]"
 
@@ -126,13 +127,13 @@ def with_free_run(run: Path, beams: int, ndcg: float, invalid: float) -> Path:
 
 def test_what_the_models_write_by_themselves_is_compared_where_beam_widths_agree(write: Write) -> None:
     one, other = with_free_run(write("one"), 5, 0.75, 0.5), with_free_run(write("other"), 5, 0.5, 0.25)
-    text = compare([load_run(str(one)), load_run(str(other))])
+    text = compare_runs([load_run(str(one)), load_run(str(other))])
     header, _, *rows = table(text)
     assert header[-3:-1] == ["free-run nDCG (↑)", "invalid (↓)"]
     assert [row[-3:-1] for row in rows[:2]] == [["75.00", "50.00"], ["50.00", "25.00"]]
     assert rows[2][-3:-1] == ["**-25.00 [-25.00, -25.00]**"] * 2
     assert text.endswith("Free-run nDCG: constrained beam search of width 5.")
-    text = compare([load_run(str(one)), load_run(str(with_free_run(other, 3, 0.5, 0.25)))])
+    text = compare_runs([load_run(str(one)), load_run(str(with_free_run(other, 3, 0.5, 0.25)))])
     assert table(text)[0][-2] == "invalid (↓)"
     assert "free-run nDCG (↑)" not in text
     assert text.endswith("Free-run nDCG is left out: its beam widths differ (3, 5).")
@@ -176,7 +177,7 @@ def test_a_runs_name_is_its_directory(write: Write, tmp_path: Path) -> None:
 
 def test_runs_of_one_name_are_told_apart_by_path(write: Write) -> None:
     one, two = write("x/ntp"), write("y/ntp", 1)
-    first = [row[0] for row in table(compare([load_run(str(one)), load_run(str(two))]))[2:4]]
+    first = [row[0] for row in table(compare_runs([load_run(str(one)), load_run(str(two))]))[2:4]]
     assert first == [str(one / "eval"), str(two / "eval")]
 
 
@@ -184,12 +185,12 @@ def test_different_queries_are_named(write: Write) -> None:
     first = load_run(str(write("a")))
     fewer = load_run(str(write("b", change=lambda rows: rows[3:])))
     with pytest.raises(ValueError, match=r"b/eval has not the queries of .*a/eval: it lacks 3 \(q0, q1, q2\)$"):
-        compare([first, fewer])
+        compare_runs([first, fewer])
     with pytest.raises(ValueError, match=r"a/eval has not the queries of .*b/eval: it also has 3 \(q0, q1, q2\)$"):
-        compare([fewer, first])
+        compare_runs([fewer, first])
     renamed = load_run(str(write("c", change=lambda rows: [row | {"query_id": "x" + row["query_id"]} for row in rows])))
     with pytest.raises(ValueError, match=r"it lacks 40 \(q0, q1, q10, q11, q12, \.\.\.\) and also has 40 \(xq0, "):
-        compare([first, renamed])
+        compare_runs([first, renamed])
 
 
 def test_different_documents_are_named(write: Write) -> None:
@@ -197,17 +198,20 @@ def test_different_documents_are_named(write: Write) -> None:
         return [*rows[:-1], rows[-1] | {"docids": rows[-1]["docids"][:-1]}]
 
     with pytest.raises(ValueError, match=r"query 'q39' has other documents in .*b/eval than in .*a/eval"):
-        compare([load_run(str(write("a"))), load_run(str(write("b", change=cut)))])
+        compare_runs([load_run(str(write("a"))), load_run(str(write("b", change=cut)))])
 
 
 def test_mistakes_are_told(write: Write, tmp_path: Path) -> None:
     run = write("a")
     with pytest.raises(ValueError, match="give two or more runs"):
-        compare([load_run(str(run))])
+        compare_runs([load_run(str(run))])
     with pytest.raises(ValueError, match=r"nothing has no metrics.json: evaluate first, with: stoical evaluate check"):
         load_run(str(tmp_path / "nothing"))
     (run / "eval" / "per_query.jsonl").write_text('{"query_id": "a"}\n{"query_id"\n')
     with pytest.raises(ValueError, match=r"per_query.jsonl:2 is not JSON"):
+        load_run(str(run))
+    (run / "eval" / "per_query.jsonl").write_text('{"query_id": "a", "mode": "exact", "docids": [], "ranks": []}\n')
+    with pytest.raises(ValueError, match=r"per_query.jsonl:1 lacks docid_tokens, dropped_docs, near_ties, num_negat"):
         load_run(str(run))
     (run / "eval" / "metrics.json").write_text('{"num_queries": 5, "score": "mean"}')
     with pytest.raises(ValueError, match=r"metrics.json lacks count_terminator, mode, terminator: evaluate again"):
@@ -219,7 +223,7 @@ def test_mistakes_are_told(write: Write, tmp_path: Path) -> None:
 
 def test_the_command(write: Write, cli: Callable[..., tuple[int, str, str]]) -> None:
     one, two = str(write("a")), str(write("b", 1))
-    assert cli("compare", one, two) == (0, compare([load_run(one), load_run(two)]) + "\n", "")
+    assert cli("compare", one, two) == (0, compare_runs([load_run(one), load_run(two)]) + "\n", "")
     assert cli("compare", one) == (2, "", "error: give two or more runs: stoical compare runs/ONE runs/OTHER\n")
     status, shown, _ = cli("compare", "--help")
     assert status == 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from stoical.evaluation.result import QueryResult
 from stoical.reporting.evaluation_figures import (
     by_group,
     masses,
@@ -17,14 +19,15 @@ from stoical.reporting.evaluation_figures import (
     plot_valid_mass,
 )
 from tests.support.figures import drawn
+from tests.support.small_rows import result
 
 
-def make_rows() -> list[dict]:
+def make_rows() -> list[QueryResult]:
     """Two lists of two documents, one with a negative, and one of three with a tie."""
     return [
-        {"docids": ["a", "b", "x"], "ranks": [1, 2, 3], "scores": [-1.0, -2.0, -8.0], "num_negatives": 1},
-        {"docids": ["a", "b"], "ranks": [1, 2], "scores": [-3.0, -4.0], "num_negatives": 0},
-        {"docids": ["a", "b", "c"], "ranks": [1, 1, 3], "scores": [-2.0, -4.0, -6.0], "num_negatives": 0},
+        result(docids=["a", "b", "x"], ranks=[1, 2, 3], scores=[-1.0, -2.0, -8.0], num_negatives=1),
+        result(docids=["a", "b"], ranks=[1, 2], scores=[-3.0, -4.0]),
+        result(docids=["a", "b", "c"], ranks=[1, 1, 3], scores=[-2.0, -4.0, -6.0]),
     ]
 
 
@@ -45,7 +48,7 @@ def test_groups_by_hand() -> None:
 
 
 def test_masses_by_step_are_padded() -> None:
-    rows = [{"valid_mass_by_step": [0.5]}, {"valid_mass_by_step": [0.25, 1.0]}]
+    rows = [result(valid_mass_by_step=[0.5]), result(valid_mass_by_step=[0.25, 1.0])]
     np.testing.assert_array_equal(masses(rows), [[0.5, np.nan], [0.25, 1.0]])
 
 
@@ -62,11 +65,11 @@ def test_the_heat_map_shows_the_negatives_apart(tmp_path: Path, monkeypatch: pyt
 
 def test_the_breakdown_is_by_list_length_and_by_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     more = [
-        {"ndcg": 1.0, "docid_tokens": [2, 9, 9]},
-        {"ndcg": 0.5, "docid_tokens": [4, 9]},
-        {"ndcg": 0.25, "docid_tokens": [4] * 3},
+        {"metrics": {"ndcg": 1.0}, "docid_tokens": [2, 9, 9]},
+        {"metrics": {"ndcg": 0.5}, "docid_tokens": [4, 9]},
+        {"metrics": {"ndcg": 0.25}, "docid_tokens": [4] * 3},
     ]
-    rows = [row | extra for row, extra in zip(make_rows(), more, strict=True)]
+    rows = [replace(row, **extra) for row, extra in zip(make_rows(), more, strict=True)]
     figure = drawn(monkeypatch, plot_ndcg_breakdown, rows, "label", tmp_path / "x.png")
     by_length, by_tokens, lengths, tokens = figure.axes
     points = [axis.lines[0].get_xydata().tolist() for axis in (by_length, by_tokens)]
@@ -77,11 +80,11 @@ def test_the_breakdown_is_by_list_length_and_by_tokens(tmp_path: Path, monkeypat
 def test_valid_mass_is_the_mean_of_the_queries_that_have_the_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [{"valid_mass_by_step": [0.5]}, {"valid_mass_by_step": [0.25, 1.0]}]
+    rows = [result(valid_mass_by_step=[0.5]), result(valid_mass_by_step=[0.25, 1.0])]
     above, below = drawn(monkeypatch, plot_valid_mass, rows, "label", tmp_path / "x.png").axes
     assert above.lines[0].get_xydata().tolist() == [[1, 37.5], [2, 100.0]]
     assert [bar.get_height() for bar in below.patches] == [2, 1]
-    more = [*rows * 5, {"valid_mass_by_step": [0.5]}]  # 11 queries have the first step, 5 the second
+    more = [*rows * 5, result(valid_mass_by_step=[0.5])]  # 11 queries have the first step, 5 the second
     above, _ = drawn(monkeypatch, plot_valid_mass, more, "label", tmp_path / "x.png").axes
     (band,) = above.collections
     assert {x for path in band.get_paths() for x, _ in path.vertices} == {1.0}

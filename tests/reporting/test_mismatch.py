@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
-from stoical.reporting.mismatch import KINDS, LABELS, plot_mismatch, summarise, write_diagnostics
+from stoical.reporting.mismatch import KINDS, LABELS, plot_mismatch, summarise_diagnostics, write_diagnostics
 from stoical.trie.node_weights import TargetSettings
 from tests.support.figures import drawn
+from tests.support.small_rows import result
 
 
 def sums(prefixes: list[float], kl: list[float], valid: list[float]) -> dict[str, list[float]]:
     return {"prefixes": prefixes, "kl": kl, "valid": valid}
 
 
-def make_rows() -> list[dict[str, Any]]:
+def make_rows() -> list[Any]:
     """Two queries, whose docIDs have one and two tokens."""
     short = {kind: sums([1.0], [0.5], [0.75]) for kind in KINDS}
     long = {
@@ -28,11 +29,12 @@ def make_rows() -> list[dict[str, Any]]:
         "common": sums([1.0, 0.4], [0.3, 0.24], [0.8, 0.1]),
         "unconstrained": sums([1.0, 0.5], [0.3, 0.4], [0.8, 0.1]),
     }
-    return [{"diagnostics": short}, {"diagnostics": long}]
+    return [short, long]
 
 
 def test_what_is_written_by_hand(tmp_path: Path) -> None:
-    write_diagnostics(make_rows(), TargetSettings(token="trie", beta=2.0), tmp_path, "run")
+    rows = [result(diagnostics=own) for own in make_rows()]
+    write_diagnostics(rows, TargetSettings(token="trie", beta=2.0), tmp_path, "run")
     found = json.loads((tmp_path / "diagnostics.json").read_text())
     assert found["num_queries"] == 2
     assert found["target"] == {"item": "indicator", "alpha": None, "token": "trie", "beta": 2.0, "visits": None}
@@ -52,14 +54,14 @@ def test_what_is_written_by_hand(tmp_path: Path) -> None:
 
 def test_where_nothing_is_in_common_there_is_no_mismatch() -> None:
     rows = make_rows()
-    rows[1]["diagnostics"]["common"] = sums([1.0, 0.0], [0.3, 0.0], [0.8, 0.0])
-    found = summarise(rows)
+    rows[1]["common"] = sums([1.0, 0.0], [0.3, 0.0], [0.8, 0.0])
+    found = summarise_diagnostics(rows)
     assert found["mismatch"][1] is None
     assert found["alive"] == pytest.approx([1.0, 0.0])
 
 
 def test_the_figure_shows_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = summarise(make_rows())
+    found = summarise_diagnostics(make_rows())
     found["mismatch"][1] = None
     above, middle, below = drawn(monkeypatch, plot_mismatch, found, "label", tmp_path / "x.png").axes
     assert [line.get_ydata().tolist() for line in above.lines] == [found["kl"][kind] for kind in LABELS]

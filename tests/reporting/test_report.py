@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from matplotlib import image
 from matplotlib import pyplot as plt
 
-from stoical.evaluation.evaluator import Evaluation
+from stoical.evaluation.result import Evaluation, QueryResult
 from stoical.reporting.curves import plot_curves, read_curve
 from stoical.reporting.report import FIGURES, results_table, write_report
 from stoical.reporting.tables import markdown, metrics_table
@@ -138,9 +139,10 @@ def test_what_an_evaluation_writes(tmp_path: Path) -> None:
     assert set(metrics["intervals"]) == names
     for name, (low, high) in metrics["intervals"].items():
         assert 0 <= low < metrics[name] < high <= 1
-    assert metrics["neighbours"] == sum(len(row["docids"]) - 1 for row in evaluation.rows)
+    assert metrics["neighbours"] == sum(len(row.docids) - 1 for row in evaluation.rows)
     rows = [json.loads(line) for line in (tmp_path / "run" / "eval" / "per_query.jsonl").read_text().splitlines()]
-    assert rows == evaluation.rows
+    assert rows == [row.to_json() for row in evaluation.rows]
+    assert [QueryResult.from_json(row) for row in rows] == evaluation.rows
     run = (tmp_path / "run" / "eval" / "run.txt").read_text().splitlines()
     assert len(run) == sum(len(row["docids"]) for row in rows)
     assert {line.split(" ")[5] for line in run} == {"alpha%202-exact-mean"}, "the mode is in every file"
@@ -168,7 +170,14 @@ def test_the_summary_has_the_papers_columns_intervals_and_figures(tmp_path: Path
 def test_without_valid_mass_there_is_no_figure_of_it_nor_an_old_one(tmp_path: Path) -> None:
     evaluation = make_evaluation()
     write_report(evaluation, tmp_path, "exact")
-    rows = [{name: value for name, value in row.items() if "valid_mass" not in name} for row in evaluation.rows]
+    rows = [
+        replace(
+            row,
+            metrics={name: value for name, value in row.metrics.items() if name != "valid_mass"},
+            valid_mass_by_step=None,
+        )
+        for row in evaluation.rows
+    ]
     metrics = {name: value for name, value in evaluation.metrics.items() if name != "valid_mass"}
     settings = evaluation.settings | {"mode": "greedy_path", "count_terminator": False}
     write_report(Evaluation(metrics | {"dropped_docs": 1234}, settings, rows), tmp_path, "proxy")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -10,17 +11,18 @@ import numpy as np
 import pytest
 from ir_measures import P, nDCG
 
-from stoical.evaluation.metrics import ndcg, query_metrics
+from stoical.evaluation.metrics import JudgedQuery, ndcg, query_metrics
+from stoical.evaluation.result import QueryResult
 from stoical.reporting.trec import escape, qrels_lines, run_lines, write_trec
-from tests.support.small_rows import make_row
+from tests.support.small_rows import make_row, result
 
-ROW = {
-    "query_id": "red shoes",
-    "docids": ["25, 36", "7", "100%"],
-    "ranks": [1, 2, 3],
-    "scores": [-2.0, -0.5, -1.0],
-    "num_negatives": 1,
-}
+ROW = result(
+    query_id="red shoes",
+    docids=["25, 36", "7", "100%"],
+    ranks=[1, 2, 3],
+    scores=[-2.0, -0.5, -1.0],
+    num_negatives=1,
+)
 
 
 def test_the_lines_by_hand() -> None:
@@ -37,12 +39,12 @@ def test_the_lines_by_hand() -> None:
 
 
 def test_graded_documents_share_their_relevance() -> None:
-    row = ROW | {"ranks": [1, 1, 3], "num_negatives": 0}
+    row = replace(ROW, ranks=[1, 1, 3], num_negatives=0)
     assert [line.split()[-1] for line in qrels_lines(row)] == ["3", "3", "1"]
 
 
 def test_a_tie_is_listed_against_the_model() -> None:
-    lines = list(run_lines(ROW | {"scores": [-1.0, -1.0, -1.0]}, "tag"))
+    lines = list(run_lines(replace(ROW, scores=[-1.0, -1.0, -1.0]), "tag"))
     assert [line.split()[2] for line in lines] == ["100%25", "7", "25,%2036"]
 
 
@@ -54,7 +56,7 @@ def test_an_escaped_text_is_one_word_and_comes_back(text: str) -> None:
 
 
 @pytest.fixture
-def rescored(tmp_path: Path) -> tuple[list[dict], dict[str, dict]]:
+def rescored(tmp_path: Path) -> tuple[list[QueryResult], dict[str, dict]]:
     """Random rows, and what ir_measures makes of their files: query -> measure -> value."""
     random = np.random.default_rng(3)
     rows = [make_row(random, f"q {i}", int(random.integers(1, 12)), int(random.integers(0, 3))) for i in range(60)]
@@ -68,24 +70,24 @@ def rescored(tmp_path: Path) -> tuple[list[dict], dict[str, dict]]:
     return rows, found
 
 
-def test_trec_eval_finds_the_same_ndcg_of_integer_gains(rescored: tuple[list[dict], dict[str, dict]]) -> None:
+def test_trec_eval_finds_the_same_ndcg_of_integer_gains(rescored: tuple[list[QueryResult], dict[str, dict]]) -> None:
     rows, found = rescored
     assert len(found) == len(rows)
     for row in rows:
-        docs = len(row["docids"]) - row["num_negatives"]
-        gains = np.array([docs - rank + 1 for rank in row["ranks"][:docs]] + [0] * row["num_negatives"], dtype=float)
-        assert found[escape(row["query_id"])][nDCG] == pytest.approx(ndcg(np.array(row["scores"]), gains), abs=1e-9)
+        docs = len(row.docids) - row.num_negatives
+        gains = np.array([docs - rank + 1 for rank in row.ranks[:docs]] + [0] * row.num_negatives, dtype=float)
+        assert found[escape(row.query_id)][nDCG] == pytest.approx(ndcg(np.array(row.scores), gains), abs=1e-9)
 
 
-def test_trec_eval_finds_the_same_recall(rescored: tuple[list[dict], dict[str, dict]]) -> None:
+def test_trec_eval_finds_the_same_recall(rescored: tuple[list[QueryResult], dict[str, dict]]) -> None:
     """R@k is the precision at k of the documents of rank at most k: those of relevance n_q - k + 1 and more."""
     rows, found = rescored
     compared = 0
     for row in rows:
-        docs = len(row["docids"]) - row["num_negatives"]
-        own = query_metrics(np.array(row["scores"]), np.array(row["ranks"]), row["num_negatives"], (1, 2, 5))
+        docs = len(row.docids) - row.num_negatives
+        own = query_metrics(JudgedQuery(np.array(row.scores), np.array(row.ranks), row.num_negatives), (1, 2, 5))
         for k in (1, 2, 5):
             measure = P(rel=max(1, docs - k + 1)) @ k
-            assert found[escape(row["query_id"])][measure] == pytest.approx(own[f"recall@{k}"])
+            assert found[escape(row.query_id)][measure] == pytest.approx(own[f"recall@{k}"])
             compared += 0 < own[f"recall@{k}"] < 1
     assert compared > 20

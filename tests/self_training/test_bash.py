@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stoical.config.self_training import BashSettings
-from stoical.decoding.sampling import drawn_tokens, row_draws
+from stoical.decoding.draws import drawn_tokens, row_draws
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.models.forward import node_logprobs
 from stoical.objectives.objective import weighted_nll

@@ -23,7 +23,7 @@ from stoical.commands.main import main
 from stoical.training.trainer import StoicalTrainer
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.kill_runs"])
+CONTEXT.set_forkserver_preload(["tests.support.kill_runs"])
 
 
 def start(words: Sequence[str], log: Path, hook: Callable[[], None] | None = None, world: int = 1) -> list[BaseProcess]:

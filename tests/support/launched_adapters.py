@@ -1,6 +1,6 @@
-"""Run by tests/test_sharded_lora.py under `accelerate launch`: LoRA trained, saved and resumed.
+"""Run by tests/training/test_sharded_lora.py under `accelerate launch`: LoRA trained, saved and resumed.
 
-accelerate launch ... -m tests.launched_adapters DIRECTORY RUN ...
+accelerate launch ... -m tests.support.launched_adapters DIRECTORY RUN ...
 """
 
 from __future__ import annotations

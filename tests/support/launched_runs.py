@@ -1,6 +1,6 @@
-"""Run by tests/test_sharding.py under `accelerate launch`: two optimizers' trainings, and what FSDP2 can get wrong.
+"""Run by test_sharding.py under `accelerate launch`: two optimizers' trainings, and what FSDP2 can get wrong.
 
-accelerate launch ... -m tests.launched_runs DIRECTORY
+accelerate launch ... -m tests.support.launched_runs DIRECTORY
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Run by tests/test_distributed.py under `accelerate launch`: one step, then evaluations; writes what it saw.
+"""Run by tests/training/test_distributed.py under `accelerate launch`: one step, then evaluations; writes what it saw.
 
-accelerate launch ... -m tests.two_processes OUTPUT key=value ...
+accelerate launch ... -m tests.support.two_processes OUTPUT key=value ...
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
         losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
         facts = {"processes": PartialState().num_processes, "loss": losses[0], **reported}
         for name, result in (("exact", exact), ("greedy_path", proxy), ("generation", generation)):
-            facts[name] = {"metrics": result.metrics, "rows": result.rows}
+            facts[name] = {"metrics": result.metrics, "rows": [row.to_json() for row in result.rows]}
         (output / "facts.json").write_text(json.dumps(facts))
     end_processes()
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 
-from tests.support.launching import ENVIRONMENT, LAUNCH
-from tests.support.root import ROOT
+from tests.support.launching import launch, start
 from tests.support.small_data import TINY, write_dataset
 
 ONE_STEP = {
@@ -29,9 +26,7 @@ def run(tmp_path, launcher, **settings):
     values |= {"recipe": "wordnet_alpha2_beta2,small,professor_forcing,unlikelihood,margin"}
     values |= {"data.path": tmp_path / "data", "output": output / "run"}
     words = [f"{key}={value}" for key, value in values.items()]
-    command = [*launcher, "-m", "tests.two_processes", str(output), *words]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[:3000]
+    launcher("-m", "tests.support.two_processes", str(output), *words)
     return torch.load(output / "gradient.pt"), json.loads((output / "facts.json").read_text())
 
 
@@ -44,9 +39,9 @@ def test_two_processes_equal_one(tmp_path, normalizer):
     """
     write_dataset(tmp_path / "data", train=24, test=7)
     settings = {"loss.normalizer": normalizer}
-    gradient, facts = run(tmp_path, [sys.executable], output="one", **settings)
+    gradient, facts = run(tmp_path, start, output="one", **settings)
     micro = {"training.per_device_train_batch_size": "2"}
-    shared, shared_facts = run(tmp_path, LAUNCH, output="two", **settings, **micro)
+    shared, shared_facts = run(tmp_path, launch, output="two", **settings, **micro)
     assert (facts["processes"], shared_facts["processes"]) == (1, 2)
     assert gradient.norm() > 1e-3
     assert (shared - gradient).norm() < 1e-6 * max(1, gradient.norm())
@@ -84,20 +79,11 @@ def test_the_command_trains_saves_resumes_and_evaluates_on_two_processes(tmp_pat
     words = [word for word in TINY if "use_cpu" not in word and "max_steps" not in word and "save_steps" not in word]
     words += ["recipe=wordnet_alpha2,small", f"data.path={tmp_path / 'data'}", f"output={tmp_path / 'run'}"]
 
-    def launch(*command):
-        done = subprocess.run(
-            [*LAUNCH, *command], env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False, cwd=ROOT
-        )
-        assert done.returncode == 0, done.stderr[:3000]
-        return done.stdout
-
     launch("train.py", *words, "training.max_steps=2", "training.save_steps=2")
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["num_processes"] == len(manifest["devices"]) == 2
-    said = launch(
-        "train.py", *words, "training.max_steps=4", "training.save_steps=2", "resume=auto", "resume_force=true"
-    )
-    assert said.count("trained 4 steps") == 1
-    assert "has done all 4 steps" in launch("train.py", *words, "training.max_steps=4", "resume=auto")
-    assert launch("evaluate.py", f"checkpoint={tmp_path / 'run'}").count("written to") == 1
+    longer = [*words, "training.max_steps=4", "training.save_steps=2", "resume=auto"]
+    assert launch("train.py", *longer, "resume_force=true").stdout.count("trained 4 steps") == 1
+    assert "has done all 4 steps" in launch("train.py", *longer).stdout
+    assert launch("evaluate.py", f"checkpoint={tmp_path / 'run'}").stdout.count("written to") == 1
     assert json.loads((tmp_path / "run" / "eval" / "metrics.json").read_text())["num_queries"] == 7

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from stoical.common.lazy import torch
 from stoical.common.options import option
+from stoical.decoding.beams import beam_on_nodes, rank_in_group
 from stoical.decoding.choices import Reduction
 from stoical.decoding.walks import listed, path_sums, trie_logprobs
 from stoical.encoding.packing import PackedBatch
@@ -63,31 +64,16 @@ class MinimumRiskSettings(Method):
         return MinimumRisk(self)
 
 
-def best_of_each_query(batch: PackedBatch, among: Tensor, values: Tensor, limit: int) -> Tensor:
-    """[M] is the node one of the `limit` of its query with the largest `values` [M], of those set in `among` [M]?"""
-    nodes = among.nonzero()[:, 0]
-    nodes = nodes[values[nodes].argsort(descending=True, stable=True)]
-    nodes = nodes[batch.node_row[nodes].argsort(stable=True)]
-    count = batch.node_row[nodes].bincount(minlength=len(batch.query_ids))
-    place = torch.arange(len(nodes), device=nodes.device) - (count.cumsum(0) - count)[batch.node_row[nodes]]
-    best = torch.zeros_like(among)
-    best[nodes[place < limit]] = True
-    return best
-
-
 def beam_search(batch: PackedBatch, path_logps: Tensor, beams: int) -> Tensor:
-    """[M] the leaves of each query's `beams` best docIDs that a constrained beam search of that width finds.
+    """[M] True at the leaves of each query's `beams` best docIDs that a constrained beam search of that width finds.
 
-    path_logps [M] are log p~ of every prefix. As in `decoding.beam_search`, the `beams` best nodes of a depth that go
-    on live on, and a docID that ends takes no beam from them.
+    path_logps [M] are log p~ of every prefix. Pruning and ties are those of `beam_search.beam_search`.
     """
-    ends, found = leaves(batch), torch.zeros_like(batch.node_token, dtype=torch.bool)
-    alive = batch.node_token < 0
-    for depth in range(1, int(batch.node_depth.max()) + 1):
-        children = (batch.node_depth == depth) & alive[batch.node_parent] & listed(batch)
-        found |= children & ends
-        alive = best_of_each_query(batch, children & ~ends, path_logps, beams)
-    return best_of_each_query(batch, found, path_logps, beams)
+    live = beam_on_nodes(batch, path_logps, beams, among=listed(batch))
+    found = (leaves(batch) & live[batch.node_parent]).nonzero()[:, 0]
+    best = torch.zeros_like(live)
+    best[found] = rank_in_group(batch.node_row[found], path_logps[found]) < beams
+    return best
 
 
 def risk(batch: PackedBatch, path_logps: Tensor, candidates: Tensor, risks: Tensor, alpha: float) -> Tensor:

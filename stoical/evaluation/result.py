@@ -1,0 +1,81 @@
+"""What an evaluation finds: the metrics, and for each query a line of per_query.jsonl."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Self
+
+from stoical.decoding.choices import Mode
+from stoical.evaluation.generation_metrics import Generation
+from stoical.evaluation.metrics import METRICS
+
+Diagnostics = dict[str, dict[str, list[float]]]  # `diagnostics.Sums` by position, by who wrote the prefix
+
+
+@dataclass(frozen=True, slots=True)
+class QueryResult:
+    """One query as it was scored.
+
+    metrics: those of `metrics.METRICS` that the query has, fractions. docids, ranks (from 1), scores (nats) and
+    docid_tokens (how many of a docID's tokens its score counts): in the order of the list, its `num_negatives`
+    negatives last. dropped_docs: by truncation. near_ties: see `metrics.near_ties`. Exact mode adds valid_mass_by_step,
+    see `metrics.FreeRun`. diagnostics and generation: where the evaluation was asked for them.
+    """
+
+    query_id: str
+    mode: Mode
+    metrics: dict[str, float]
+    docids: list[str]
+    ranks: list[int]
+    scores: list[float]
+    docid_tokens: list[int]
+    num_negatives: int
+    dropped_docs: int
+    near_ties: int
+    valid_mass_by_step: list[float] | None = None
+    diagnostics: Diagnostics | None = None
+    generation: Generation | None = None
+
+    @property
+    def num_listed(self) -> int:
+        """How many of the documents are not negatives."""
+        return len(self.docids) - self.num_negatives
+
+    def to_json(self) -> dict[str, Any]:
+        """A line of per_query.jsonl: the metrics stand between the other keys, those of free runs after the others."""
+        exact_only = {metric.name for metric in METRICS if metric.exact_only}
+        line: dict[str, Any] = {"query_id": self.query_id, "mode": self.mode}
+        line |= {name: value for name, value in self.metrics.items() if name not in exact_only}
+        for name in ("docids", "ranks", "scores", "docid_tokens", "num_negatives", "dropped_docs", "near_ties"):
+            line[name] = getattr(self, name)
+        if self.valid_mass_by_step is not None:  # beside the mass whose steps it has
+            line |= {"valid_mass": self.metrics["valid_mass"], "valid_mass_by_step": self.valid_mass_by_step}
+        line |= {name: value for name, value in self.metrics.items() if name in exact_only}
+        asked = {"diagnostics": self.diagnostics, "generation": self.generation}
+        return line | {name: value for name, value in asked.items() if value is not None}
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> Self:
+        """The query of a line. Raises `ValueError` naming the keys that it lacks."""
+        own = [field for field in fields(cls) if field.name != "metrics"]
+        missing = sorted(field.name for field in own if field.default is MISSING and field.name not in line)
+        if missing:
+            raise ValueError(f"lacks {', '.join(missing)}")
+        known = {field.name: line[field.name] for field in own if field.name in line}
+        return cls(**known, metrics={name: value for name, value in line.items() if name not in known})
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What `reporting.report.write_report` writes.
+
+    metrics: `num_queries`, `dropped_docs` (by truncation), the mean of each of `metrics.METRICS` over the queries that
+    have it (`cvr`, `ndcg`, `recall@k`; in exact mode `valid_mass`, `free_run_ndcg` and `invalid_rate`), and
+    `near_ties`, a sum. settings: how documents were scored: `mode`, `score`, `terminator`, `count_terminator`,
+    `num_beams`. rows: one a query, in the split's order.
+    """
+
+    metrics: dict[str, float | int]
+    settings: dict[str, str | bool | int]
+    rows: list[QueryResult]
