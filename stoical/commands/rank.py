@@ -94,7 +94,7 @@ def _ranked(ranker: Ranker, asked: Sequence[Asked], top_k: int | None) -> list[l
     """The ranking of each, or its error. Where one of a batch has an error, all are ranked one by one."""
     good = [each for each in asked if not each.error]
     try:
-        ranked = iter(ranker.rank_batch([(each.query, each.docs) for each in good], top_k))
+        ranked = iter(ranker.rank_batch([(each.query, each.docs) for each in good], top_k) if good else [])
         return [each.error or next(ranked) for each in asked]
     except ValueError:
         return [each.error or _ranked_alone(ranker, each, top_k) for each in asked]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stoical.commands.main import COMMANDS
-from tests.support.imports import imports_of
+from tests.support.imported import imports_of
 from tests.support.small_data import TINY, write_dataset
 
 HELP = ["--help", "--version", *(f"{name} --help" for name in COMMANDS)]

@@ -16,7 +16,7 @@ import pytest
 from stoical.data.files import load_manifest
 from stoical.docids.table import DocIDTable
 from tests.support.commands import run
-from tests.support.imported import dropped, lists, refused, write
+from tests.support.made_datasets import dropped, lists, refused, write
 
 MARK = b"\xef\xbb\xbf"
 DRESSED: dict[str, Callable[[bytes], bytes]] = {

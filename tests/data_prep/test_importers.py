@@ -13,7 +13,7 @@ from stoical.data.dataset import load_split
 from stoical.data.files import load_manifest
 from stoical.docids.table import DocIDTable
 from tests.support.commands import run
-from tests.support.imported import dropped, lists, refused, write
+from tests.support.made_datasets import dropped, lists, refused, write
 
 CORPUS = [
     {"_id": "d1", "title": "Deer", "text": "ruminants"},

@@ -8,7 +8,7 @@ from typing import Any
 
 from stoical.commands import prepare
 from stoical.commands.prepare import MAKERS
-from tests.support.imports import imports_of
+from tests.support.imported import imports_of
 from tests.support.root import ROOT
 
 HEAVY = {"accelerate", "datasets", "matplotlib", "nltk", "peft", "sklearn", "torch", "transformers", "wandb"}
