@@ -41,9 +41,7 @@ def greedy_is_valid(batch: PackedBatch, output: NodeOutput) -> Tensor:
     return valid
 
 
-def teacher_forced(
-    batch: PackedBatch, output: NodeOutput, docs: Tensor
-) -> tuple[list[list[float]], list[list[bool]]]:
+def teacher_forced(batch: PackedBatch, output: NodeOutput, docs: Tensor) -> tuple[list[list[float]], list[list[bool]]]:
     """For each of `docs` [K], over the docID's tokens: log p (nats), and True where the token is the likeliest of all.
 
     `docs` are places among the batch's D docIDs.

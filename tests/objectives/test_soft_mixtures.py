@@ -434,7 +434,7 @@ def test_models_and_launchers_that_cannot_mix_are_refused_by_name():
     with pytest.raises(ValueError, match=r"soft_sampling.*FSDP2 has them in pieces; use DDP"):
         check_mixable(config, "FSDP2")
     config.hidden_size_per_layer_input = 8  # as Gemma 3n's
-    with pytest.raises(ValueError, match="embeds tokens anew in every layer"):
+    with pytest.raises(ValueError, match="embeds tokens again in every layer"):
         check_mixable(config, None)
     mixture = Mixture(*[torch.zeros(0, dtype=torch.int64)] * 2, torch.tensor([5]), torch.zeros(0, 1))
     prompted = get_peft_model(tiny_model(), PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=3))
