@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
-import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stoical.common.files import file_sha256
+from stoical.common.files import file_sha256, staged, tidy
 from stoical.common.lazy import pa, pc, pq
 from stoical.data.files import load_manifest
 
@@ -36,7 +33,7 @@ def check_replaceable(out: Path, tool: str) -> None:
     What runs that were killed left beside it is first put back or removed.
     """
     place = Path(os.path.realpath(out))  # unlike `resolve`, it takes links that lead in a circle
-    _tidy(place)
+    tidy(place)
     there = next(path for path in (place, *place.parents) if os.path.lexists(path))
     if not there.is_dir():
         kind = "is a file" if there.is_file() else "exists and is not a directory"
@@ -70,21 +67,15 @@ def write_dataset(
     (with the same pyarrow). Raises ValueError as `check_replaceable` does.
     """
     check_replaceable(out, manifest["tool"])
-    out = out.resolve()
-    staging = out.with_name(f".{out.name}.new-{os.getpid()}")
-    staging.mkdir(parents=True)
-    try:
+    with staged(out) as draft:
         tables = {split: _table(rows) for split, rows in splits.items()}
         for name, table in (tables | dict(extra or {})).items():
-            pq.write_table(table, staging / f"{name}.parquet", compression="zstd")
-        (staging / "LICENSE").write_text(licence, encoding="utf-8")
-        files = {path.name: {"sha256": file_sha256(path)} for path in sorted(staging.iterdir())}
+            pq.write_table(table, draft / f"{name}.parquet", compression="zstd")
+        (draft / "LICENSE").write_text(licence, encoding="utf-8")
+        files = {path.name: {"sha256": file_sha256(path)} for path in sorted(draft.iterdir())}
         counts = {split: count(table) for split, table in tables.items()}
         full = {**manifest, "splits": counts, "files": files}
-        (staging / "manifest.json").write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
-        _move_into_place(staging, out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        (draft / "manifest.json").write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
     return full
 
 
@@ -99,45 +90,3 @@ def count(table: pa.Table) -> dict[str, float]:
 
 def _table(rows: Sequence[Row] | pa.Table) -> pa.Table:
     return rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows)
-
-
-def _move_into_place(staging: Path, out: Path) -> None:
-    """Put `staging` where `out` is. A kill between the two renames leaves the old dataset beside it, for `_tidy`."""
-    old = out.with_name(f".{out.name}.old-{os.getpid()}")
-    if out.exists():
-        out.rename(old)
-    try:
-        staging.rename(out)
-    except BaseException:
-        _put_back(old, out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _tidy(out: Path) -> None:
-    """Put back the dataset that a killed run moved away from `out`; remove what else such runs left beside it."""
-    name = re.compile(rf"\.{re.escape(out.name)}\.(new|old)-(\d{{1,9}})")
-    found = {path: name.fullmatch(path.name) for path in out.parent.glob(f".{glob.escape(out.name)}.*")}
-    left = {path: match for path, match in found.items() if match and path.is_dir() and not path.is_symlink()}
-    for path in sorted(left, key=lambda path: path.stat().st_mtime, reverse=True):
-        kind, process = left[path].groups()
-        if kind == "old":
-            _put_back(path, out)
-        if not _runs(int(process)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _put_back(old: Path, out: Path) -> None:
-    if old.exists() and not os.path.lexists(out):
-        old.rename(out)
-
-
-def _runs(process: int) -> bool:
-    """True where another process of this machine has that number."""
-    if process == os.getpid():  # this one has left nothing yet: an earlier one had its number
-        return False
-    try:
-        os.kill(process, 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)  # it runs, and is another user's
-    return True

@@ -1,10 +1,12 @@
-"""Files on disk: their SHA-256, JSON objects, and text that is written whole or not at all."""
+"""Files on disk: their SHA-256, JSON objects, and files and directories that are written whole or not at all."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import re
 import reprlib
 import shutil
 from collections.abc import Iterator
@@ -88,18 +90,74 @@ def check_writable(output: Path) -> None:
 
 @contextmanager
 def staged(output: Path) -> Iterator[Path]:
-    """A directory to write to beside `output`, which takes its place at the end, or goes where something fails.
+    """A directory to write to, beside `output`, which takes its place at the end, or goes where something fails.
 
-    So `output` is there whole or as it was; a kill leaves what it wrote under a name that begins with a dot, which the
-    next one clears away. `output` must not be there, or be empty.
+    So `output` is there whole, or as it was. What it held is gone then: whether it may be replaced is for the caller to
+    check. A kill may leave directories beside it whose names begin with a dot, and between two renames `output` is
+    among these: `tidy`, which this calls first, and `put_back` are for that. Links to directories stay links.
     """
-    draft = output.absolute().with_name(f".{output.name}.new")
-    shutil.rmtree(draft, ignore_errors=True)
+    place = Path(os.path.realpath(output))
+    tidy(place)
+    draft = place.with_name(f".{place.name}.new-{os.getpid()}")
     draft.mkdir(parents=True)
     try:
         yield draft
-        if output.is_dir():
-            output.rmdir()
-        draft.rename(output)
+        for path in draft.rglob("*"):
+            sync(path)
+        _move_into_place(draft, place)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def tidy(output: Path) -> None:
+    """Put back the directory that a killed `staged` had moved away from `output`; remove what else such left beside it.
+
+    What a process that is still running writes there stays.
+    """
+    put_back(output)
+    for path, (_, process) in _beside(Path(os.path.realpath(output))):
+        if not _runs(process):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def put_back(output: Path) -> None:
+    """Put back the latest directory that a killed `staged` had moved away from `output`, where it is missing."""
+    place = Path(os.path.realpath(output))
+    moved = [path for path, (kind, _) in _beside(place) if kind == "old"]
+    if moved and not os.path.lexists(place):
+        max(moved, key=lambda path: path.stat().st_mtime).rename(place)
+
+
+def _beside(place: Path) -> list[tuple[Path, tuple[str, int]]]:
+    """The directories that `staged` left beside `place`: what they hold, new or old, and of which process."""
+    name = re.compile(rf"\.{re.escape(place.name)}\.(new|old)-(\d{{1,9}})")
+    found = {path: name.fullmatch(path.name) for path in place.parent.glob(f".{glob.escape(place.name)}.*")}
+    return [
+        (path, (match[1], int(match[2])))
+        for path, match in found.items()
+        if match and path.is_dir() and not path.is_symlink()
+    ]
+
+
+def _move_into_place(draft: Path, place: Path) -> None:
+    """Put `draft` where `place` is. A kill between the two renames leaves the old directory beside it."""
+    old = place.with_name(f".{place.name}.old-{os.getpid()}")
+    if place.exists():
+        place.rename(old)
+    try:
+        draft.rename(place)
+    except BaseException:
+        put_back(place)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    """True where another process of this machine has that number."""
+    if process == os.getpid():  # this one has left nothing yet: an earlier one had its number
+        return False
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)  # it runs, and is another user's
+    return True

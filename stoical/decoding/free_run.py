@@ -13,7 +13,7 @@ from torch import Tensor
 from stoical.decoding.beams import beam_on_nodes, rank_in_group
 from stoical.decoding.choices import Reduction
 from stoical.decoding.scores import doc_scores
-from stoical.decoding.walks import counted, path_sums
+from stoical.decoding.walks import docid_ends, path_sums
 from stoical.encoding.packing import PackedBatch
 from stoical.models.forward import NodeOutput
 
@@ -24,7 +24,7 @@ def beam_scores(batch: PackedBatch, node_logprobs: Tensor, num_beams: int, reduc
     Pruning and ties are that search's; this is a walk over `node_logprobs` [M] of whole tries, for all queries at once.
     """
     beams = beam_on_nodes(batch, path_sums(batch, node_logprobs), num_beams)
-    found = beams[batch.node_parent[_ends(batch)]]
+    found = beams[batch.node_parent[docid_ends(batch)]]
     scores = doc_scores(batch, node_logprobs, reduction).masked_fill(~found, -torch.inf)
     return scores.masked_fill(rank_in_group(batch.doc_query, scores) >= num_beams, -torch.inf)
 
@@ -37,27 +37,20 @@ def greedy_is_valid(batch: PackedBatch, output: NodeOutput) -> Tensor:
     likeliest = output.logits.argmax(dim=-1)[output.row, output.slot]
     on_walk = path_sums(batch, (likeliest != batch.node_token).float()) == 0
     valid = torch.zeros(len(batch.query_ids), dtype=torch.bool, device=on_walk.device)
-    valid[batch.doc_query[on_walk[_ends(batch)]]] = True
+    valid[batch.doc_query[on_walk[docid_ends(batch)]]] = True
     return valid
 
 
-def teacher_forced(batch: PackedBatch, output: NodeOutput) -> tuple[list[list[float]], list[list[bool]]]:
-    """For each query, over its first docID's tokens: log p (nats), and True where the token is the likeliest of all."""
+def teacher_forced(batch: PackedBatch, output: NodeOutput, docs: Tensor) -> tuple[list[list[float]], list[list[bool]]]:
+    """For each of `docs` [K], over the docID's tokens: log p (nats), and True where the token is the likeliest of all.
+
+    `docs` are places among the batch's D docIDs.
+    """
     likeliest = output.logits.argmax(dim=-1)[output.row, output.slot]
-    first = torch.searchsorted(batch.doc_query, torch.arange(len(batch.query_ids), device=likeliest.device))
-    paths = batch.doc_path[first]
+    paths = batch.doc_path[docs]
     logprobs, hits = output.logprobs[paths].tolist(), (likeliest == batch.node_token)[paths].tolist()
     lengths = (paths >= 0).sum(dim=1).tolist()
     return (
         [values[:length] for values, length in zip(logprobs, lengths, strict=True)],
         [values[:length] for values, length in zip(hits, lengths, strict=True)],
     )
-
-
-def _ends(batch: PackedBatch) -> Tensor:
-    """[D] the node where each docID ends: its last one, which is a terminator that does not count where it has one."""
-    last = batch.doc_path.gather(1, (batch.doc_path >= 0).sum(dim=1, keepdim=True) - 1)[:, 0]
-    terminators = ((batch.node_token >= 0) & ~counted(batch)).nonzero()[:, 0]
-    end = torch.arange(len(batch.node_token), device=last.device)
-    end[batch.node_parent[terminators]] = terminators
-    return end[last]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from stoical.common.lazy import torch
 from stoical.decoding.choices import Reduction
-from stoical.decoding.walks import valid_logmass
+from stoical.decoding.walks import top_docs, valid_logmass
 from stoical.encoding.packing import PackedBatch
 
 if TYPE_CHECKING:
@@ -47,9 +47,11 @@ def valid_mass_by_step(batch: PackedBatch, node_logprobs: Tensor) -> Tensor:
     """[B, L] the probability that the model, at each counted token of the top docID, writes one that is valid there.
 
     Valid is what a docID of the query (negatives not among them) has after the same prefix. NaN after the docID's end.
-    The batch holds every docID, the top one of a query before its others.
+    Where several docIDs share the best rank, the mean over those that are as long. The batch holds the whole trie.
     """
-    first = torch.searchsorted(batch.doc_query, torch.arange(len(batch.query_ids), device=batch.doc_query.device))
-    path = batch.doc_path[first]
-    mass = valid_logmass(batch, node_logprobs).exp()
-    return torch.where(path >= 0, mass[path.clamp(min=0)], torch.nan)
+    tops = top_docs(batch)
+    path, query = batch.doc_path[tops], batch.doc_query[tops]
+    mass = valid_logmass(batch, node_logprobs).exp()[path.clamp(min=0)]
+    empty = mass.new_zeros(len(batch.query_ids), path.shape[1])
+    counts = empty.index_add(0, query, (path >= 0).to(mass.dtype))
+    return empty.index_add(0, query, torch.where(path >= 0, mass, 0.0)) / counts

@@ -118,6 +118,25 @@ def _connected(batch: PackedBatch, taken: Tensor) -> Tensor:
     return on_walk
 
 
+def docid_ends(batch: PackedBatch) -> Tensor:
+    """[D] the node where each docID ends: its last one, which is a terminator that does not count where it has one."""
+    last = batch.doc_path.gather(1, (batch.doc_path >= 0).sum(dim=1, keepdim=True) - 1)[:, 0]
+    terminators = ((batch.node_token >= 0) & ~counted(batch)).nonzero()[:, 0]
+    end = torch.arange(len(batch.node_token), device=last.device)
+    end[batch.node_parent[terminators]] = terminators
+    return end[last]
+
+
+def top_docs(batch: PackedBatch) -> Tensor:
+    """[T >= B] the places of the docIDs of each query's best rank: one a query, or all those that share that rank.
+
+    By query, then as the trie has them: how the list orders docIDs of one rank makes no difference.
+    """
+    best = batch.node_rank[batch.node_token < 0]
+    tops = ((batch.doc_rank == best[batch.doc_query]) & ~batch.doc_negative).nonzero()[:, 0]
+    return tops[docid_ends(batch)[tops].argsort()]
+
+
 def gold_child(batch: PackedBatch) -> Tensor:
     """[1, M] for every inner node the child that leads to its best-ranked docID; from the root, the path of d_1."""
     return family_argmax(batch, -batch.node_rank.double()[None])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from stoical.encoding.packing import PackedBatch, TrieTargetCollator
 from stoical.encoding.queries import EncodedDataset
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.evaluation.diagnostics import Sums, diagnose
-from stoical.evaluation.generation_metrics import Generation, compare_texts
+from stoical.evaluation.generation_metrics import Generation, compare_texts, nearest
 from stoical.evaluation.metrics import Floats, FreeRun, JudgedQuery, mean_metrics, near_ties, query_metrics
 from stoical.evaluation.result import Diagnostics, Evaluation, QueryResult
 from stoical.models.forward import NodeOutput, node_logprobs
@@ -45,7 +45,7 @@ class Evaluator:
 
     With `num_queries`, a sample of the split, the same one every time. In exact mode, with `diagnostics`, rows have
     those of `diagnostics.diagnose`; with `generation`, the text that unconstrained greedy decoding writes, beside the
-    query's first document, by `generation_metrics`. It is cut off at the length of the longest of these. Each process
+    query's top document, by `generation_metrics`. It is cut off at the length of the longest of these. Each process
     stops when its batch has ended, so the model must be its own: neither sharded nor wrapped in DDP.
     """
 
@@ -68,7 +68,7 @@ class Evaluator:
         mine = picked[state.process_index :: state.num_processes]
         most = -(-len(picked) // state.num_processes)
         mine += picked[:1] * (most - len(mine))  # equal work, so that sharded models stay in step; dropped below
-        longest = max(len(self.dataset[index].docid_ids[0]) for index in picked) if self.generation else 0
+        longest = max(len(ids) for index in picked for ids in _tops(self.dataset[index])) if self.generation else 0
         with eval_mode(model):
             rows = list(self._rows(model, mine, longest, show=progress and state.is_main_process))
         by_index = dict(rows if state.num_processes == 1 else gather_object(rows))
@@ -129,14 +129,16 @@ class Evaluator:
     def _generated(
         self, model: nn.Module, batch: PackedBatch, output: NodeOutput, queries: list[TokenizedQuery], longest: int
     ) -> Iterator[Generation]:
-        """Each query's first document as the model writes it by itself, and as it knows it where it is given."""
+        """Each query's top document as the model writes it by itself, and as it knows it where it is given."""
         tokenizer = self.dataset.encoder.tokenizer
         written = greedy_tokens(model, batch, longest, int(tokenizer.eos_token_id))
-        logprobs, hits = teacher_forced(batch, output)
-        for query, tokens, own, own_hits in zip(queries, written, logprobs, hits, strict=True):
+        places = [nearest(_tops(query), tokens) for query, tokens in zip(queries, written, strict=True)]
+        first = torch.searchsorted(batch.doc_query, torch.arange(len(queries), device=batch.doc_query.device))
+        logprobs, hits = teacher_forced(batch, output, first + first.new_tensor(places))
+        for query, place, tokens, own, own_hits in zip(queries, places, written, logprobs, hits, strict=True):
             text = tokenizer.decode(tokens[:-1] if tokens[-1] == tokenizer.eos_token_id else tokens)
-            found = compare_texts(query.docid_ids[0], tokens)
-            yield {"target": query.docids[0], "text": text, **found, "nll": -sum(own), "forced_hits": own_hits}
+            found = compare_texts(query.docid_ids[place], tokens)
+            yield {"target": query.docids[place], "text": text, **found, "nll": -sum(own), "forced_hits": own_hits}
 
     def _result(self, query: TokenizedQuery, seen: _Seen) -> QueryResult:
         scores = seen.scores
@@ -174,6 +176,11 @@ class Evaluator:
             "count_terminator": docids.terminator != "none" and docids.count_terminator,
             **({"num_beams": self.num_beams} if self.mode == "exact" else {}),
         }
+
+
+def _tops(query: TokenizedQuery) -> Sequence[Sequence[int]]:
+    """The token ids of the first document, and of those that share its rank: they follow it."""
+    return query.docid_ids[: list(query.ranks[: query.num_listed]).count(query.ranks[0])]
 
 
 def _split(batch: PackedBatch, scores: Tensor) -> list[Floats]:

@@ -1,7 +1,7 @@
 """How a free run differs from the text to be written, and how well its tokens are known where the text is given.
 
-A query's target is its first docID. All is counted in tokens, the terminator among them, so that a text that does not
-end is not a match.
+A query's target is its top docID; where several share the first rank, the one that is most like what was written.
+All is counted in tokens, the terminator among them, so that a text that does not end is not a match.
 """
 
 from __future__ import annotations
@@ -50,6 +50,12 @@ def compare_texts(target: Sequence[int], written: Sequence[int]) -> TextComparis
         "first_error": None if exact else 1 + len(list(takewhile(bool, hits))),
         "free_hits": hits,
     }
+
+
+def nearest(targets: Sequence[Sequence[int]], written: Sequence[int]) -> int:
+    """The place of the target that is most like what was written; of equals, the one with the smaller token ids."""
+    alike = [compare_texts(target, written)["edit_similarity"] for target in targets]
+    return min(range(len(targets)), key=lambda place: (-alike[place], tuple(targets[place])))
 
 
 def edit_distance(first: Sequence[int], second: Sequence[int]) -> int:

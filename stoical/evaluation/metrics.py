@@ -21,7 +21,10 @@ NEAR_TIE = 1e-3  # nats
 
 
 def predicted_order(scores: Floats) -> Ints:
-    """[D] document places by descending score; ties go against the model: the less relevant document comes first."""
+    """[D] document places by descending score; ties go against the model: the less relevant document comes first.
+
+    Which of two documents with one score and one gold rank comes first makes no difference to any metric.
+    """
     return (len(scores) - 1 - np.argsort(-scores[::-1], kind="stable")).astype(np.int64)
 
 
@@ -46,13 +49,21 @@ def ndcg(scores: Floats, gains: Floats) -> float:
     return float(gains[predicted_order(scores)] @ discounts) / ideal
 
 
-def recall_at_k(scores: Floats, k: int, num_negatives: int = 0) -> float:
+def recall_at_k(scores: Floats, ranks: Ints, k: int, num_negatives: int = 0) -> float:
     """|gold top k and predicted top k in common| / k, to the letter: 3 relevant documents have R@5 = 3 / 5 at best.
 
-    The prediction ranks negatives among the documents; the gold ranking holds relevant documents only.
+    The prediction ranks negatives among the documents; the gold ranking holds relevant documents only. Where the gold
+    top k ends within a rank that several documents share, each of them is as good: those of better ranks count, and of
+    that rank as many as the gold top k has places left for. So ranks 1, 2, 2 at k = 2 give the prediction {1st, a 2nd}
+    1.0 and {2nd, 2nd} 0.5, in whatever order the list has them.
     """
     positives = len(scores) - num_negatives
-    return float((predicted_order(scores)[:k] < min(k, positives)).sum()) / k
+    gold = ranks[:positives]
+    last = np.sort(gold)[min(k, positives) - 1]
+    places = min(k, positives) - int((gold < last).sum())
+    found = predicted_order(scores)[:k]
+    found_ranks = gold[found[found < positives]]
+    return float((found_ranks < last).sum() + min(places, int((found_ranks == last).sum()))) / k
 
 
 def near_ties(scores: Floats) -> int:
@@ -65,7 +76,8 @@ class FreeRun:
     """What the model writes for one query by itself.
 
     beam_scores [D]: of the docIDs that a constrained beam search finds, -inf for the others. valid_mass: the
-    probability of writing one of the query's docIDs; valid_mass_by_step: of writing a valid token, along the top docID.
+    probability of writing one of the query's docIDs; valid_mass_by_step: of writing a valid token, along the top docID
+    (the mean of those that share the first rank).
     greedy_is_valid: True where unconstrained greedy decoding writes one of the docIDs or negatives.
     """
 
@@ -139,7 +151,7 @@ def _ndcg(query: JudgedQuery) -> float:
 
 
 def _recall(query: JudgedQuery, k: int) -> float:
-    return recall_at_k(query.scores, k, query.num_negatives)
+    return recall_at_k(query.scores, query.ranks, k, query.num_negatives)
 
 
 def _valid_mass(query: JudgedQuery) -> float:

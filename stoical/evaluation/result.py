@@ -42,6 +42,12 @@ class QueryResult:
         """How many of the documents are not negatives."""
         return len(self.docids) - self.num_negatives
 
+    @property
+    def top_tokens(self) -> int:
+        """The tokens of the top docID that its score counts; the mean, rounded, of those that share the first rank."""
+        counts = self.docid_tokens[: self.ranks[: self.num_listed].count(self.ranks[0])]
+        return round(sum(counts) / len(counts))
+
     def to_json(self) -> dict[str, Any]:
         """A line of per_query.jsonl: the metrics stand between the other keys, those of free runs after the others."""
         exact_only = {metric.name for metric in METRICS if metric.exact_only}

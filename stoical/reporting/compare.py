@@ -162,12 +162,17 @@ def _check_same_queries(first: Run, other: Run) -> None:
         parts = [f"{word} {_some(names)}" for word, names in (("lacks", lacks), ("also has", has_more)) if names]
         raise ValueError(f"{other.path} has not the queries of {first.path}: it {' and '.join(parts)}")
     for query_id, row in first.rows.items():
-        theirs = other.rows[query_id]
-        if (row.docids, row.ranks, row.num_negatives) != (theirs.docids, theirs.ranks, theirs.num_negatives):
+        if _judged(row) != _judged(other.rows[query_id]):
             raise ValueError(
                 f"query {query_id!r} has other documents in {other.path} than in {first.path}; compare runs that were "
                 "evaluated on the same data with the same prompt.max_length"
             )
+
+
+def _judged(row: QueryResult) -> list[tuple[bool, int, str]]:
+    """A query's documents with their ranks, negatives last, those of one rank by docID."""
+    places = enumerate(zip(row.ranks, row.docids, strict=True))
+    return sorted((place >= row.num_listed, rank, docid) for place, (rank, docid) in places)
 
 
 def _some(names: set[str]) -> str:

@@ -51,12 +51,13 @@ def by_group(values: Floats, groups: Ints) -> tuple[Ints, Ints, Floats, Floats]:
 def plot_ndcg_breakdown(rows: Sequence[QueryResult], label: str, output: Path) -> None:
     """Two panels of nDCG in per cent with intervals, and below them the number of queries, written to `output`.
 
-    The list's length leaves negatives out; a docID's tokens are those that its score counts.
+    The list's length leaves negatives out; a docID's tokens are those that its score counts. Where several share the
+    first rank, their mean counts (`QueryResult.top_tokens`), as in `plot_valid_mass`.
     """
     values = 100 * np.array([row.metrics["ndcg"] for row in rows])
     panels = {
         "documents in the list": np.array([row.num_listed for row in rows]),
-        "tokens of the top docID": np.array([row.docid_tokens[0] for row in rows]),
+        "tokens of the top docID": np.array([row.top_tokens for row in rows]),
     }
     figure, axes = plt.subplots(2, 2, figsize=(9, 4.2), sharex="col", height_ratios=[3, 1], layout="constrained")
     axes[0, 1].sharey(axes[0, 0])

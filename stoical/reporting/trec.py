@@ -5,14 +5,12 @@ Where scores tie, those tools order by docID; `metrics.predicted_order` lets the
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-import numpy as np
-
-from stoical.evaluation.metrics import predicted_order
 from stoical.evaluation.result import QueryResult
 
 
@@ -28,8 +26,14 @@ def write_trec(rows: Iterable[QueryResult], directory: Path, tag: str) -> None:
 
 
 def run_lines(row: QueryResult, tag: str) -> Iterator[str]:
-    """`query Q0 docID rank score tag`, best first, rank from 1, scores in nats and in full."""
-    for rank, place in enumerate(predicted_order(np.array(row.scores)), 1):
+    """`query Q0 docID rank score tag`, best first, rank from 1, scores in nats and in full.
+
+    As `metrics.predicted_order`; where gold ranks are equal too, by docID.
+    """
+    places = range(len(row.docids))
+    worse = [row.ranks[place] if place < row.num_listed else math.inf for place in places]
+    order = sorted(places, key=lambda place: (-row.scores[place], -worse[place], row.docids[place]))
+    for rank, place in enumerate(order, 1):
         docid = escape(row.docids[place])
         yield f"{escape(row.query_id)} Q0 {docid} {rank} {row.scores[place]!r} {tag}\n"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
+from random import Random
 
 import numpy as np
 import pytest
@@ -56,8 +58,22 @@ def loop_ndcg(scores: Sequence[float], ranks: Sequence[int], num_negatives: int)
     return found / best
 
 
-def loop_recall(scores: Sequence[float], k: int, num_negatives: int) -> float:
-    """The documents that the first k of the gold ranking and of the predicted one have in common, over k."""
+def loop_recall(scores: Sequence[float], ranks: Sequence[int], k: int, num_negatives: int) -> float:
+    """The documents that the first k of the gold ranking and of the predicted one have in common, over k.
+
+    Of the gold rankings that the ranks allow (ties in any order), the one that has the most in common.
+    """
+    relevant, predicted = range(len(scores) - num_negatives), loop_order(scores)[:k]
+    size = min(k, len(relevant))
+    common = []
+    for gold in combinations(relevant, size):
+        if max(ranks[doc] for doc in gold) <= min((ranks[doc] for doc in relevant if doc not in gold), default=99):
+            common.append(len([doc for doc in gold if doc in predicted]))
+    return max(common) / k
+
+
+def strict_recall(scores: Sequence[float], k: int, num_negatives: int) -> float:
+    """Section 5.1, where no two documents share a rank: the first k of the list, and the first k predicted."""
     gold, predicted = list(range(len(scores) - num_negatives))[:k], loop_order(scores)[:k]
     return len([doc for doc in gold if doc in predicted]) / k
 
@@ -82,9 +98,31 @@ def test_each_metric_is_the_loop_of_the_text(query: tuple[np.ndarray, np.ndarray
     assert predicted_order(scores).tolist() == loop_order(scores.tolist())
     assert ndcg(scores, gold_gains(ranks, num_negatives)) == pytest.approx(loop_ndcg(scores, ranks, num_negatives))
     for k in (1, 2, 3, 5, 10):
-        assert recall_at_k(scores, k, num_negatives) == pytest.approx(loop_recall(scores, k, num_negatives))
+        assert recall_at_k(scores, ranks, k, num_negatives) == pytest.approx(
+            loop_recall(scores, ranks, k, num_negatives)
+        )
+        places = np.arange(1, len(scores) + 1)
+        assert recall_at_k(scores, places, k, num_negatives) == pytest.approx(strict_recall(scores, k, num_negatives))
     if num_negatives:
         assert violates(scores, num_negatives) == loop_violates(scores[:positives], scores[positives:])
+
+
+@settings(deadline=None)
+@given(queries(), st.randoms(use_true_random=False))
+def test_no_metric_depends_on_the_order_of_documents_that_share_a_rank(
+    query: tuple[np.ndarray, np.ndarray, int], random: Random
+) -> None:
+    """Nor does what beam search found: the documents are listed in another order, each with its own scores."""
+    scores, ranks, num_negatives = query
+    beams = np.where(np.arange(len(scores)) % 3 == 0, -np.inf, scores)
+    listed, negatives = range(len(scores) - num_negatives), range(len(scores) - num_negatives, len(scores))
+    order = sorted(listed, key=lambda doc: (ranks[doc], random.random())) + random.sample(negatives, num_negatives)
+
+    def judged(places: Sequence[int]) -> dict[str, float]:
+        run = FreeRun(beams[places], 0.5, [0.5], greedy_is_valid=True)
+        return query_metrics(JudgedQuery(scores[places], ranks[places], num_negatives, run), (1, 2, 3, 5, 10))
+
+    assert judged(order) == pytest.approx(judged(range(len(scores))), abs=1e-12)
 
 
 @settings(max_examples=1000, deadline=None)
@@ -117,14 +155,37 @@ def test_ndcg_by_hand() -> None:
 
 
 def test_recall_by_hand() -> None:
-    scores = np.array([-5.0, -1.0, -2.0, -3.0, -4.0])  # predicted: d2 d3 d4 d5 d1
-    assert [recall_at_k(scores, k) for k in (1, 2, 3, 4, 5)] == [0.0, 1 / 2, 2 / 3, 3 / 4, 1.0]
+    scores, ranks = np.array([-5.0, -1.0, -2.0, -3.0, -4.0]), np.arange(1, 6)  # predicted: d2 d3 d4 d5 d1
+    assert [recall_at_k(scores, ranks, k) for k in (1, 2, 3, 4, 5)] == [0.0, 1 / 2, 2 / 3, 3 / 4, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "predicted", "expected"),
+    [
+        ([1, 1, 3], [0, 1, 2], [1.0, 1.0, 1.0]),
+        ([1, 1, 3], [1, 0, 2], [1.0, 1.0, 1.0]),
+        ([1, 1, 3], [2, 1, 0], [0.0, 0.5, 1.0]),
+        ([1, 2, 2], [0, 2, 1], [1.0, 1.0, 1.0]),  # one place for rank 2, and one of rank 2 in it
+        ([1, 2, 2], [1, 2, 0], [0.0, 0.5, 1.0]),  # one place for rank 2, and two that would have it
+        ([1, 2, 2], [1, 0, 2], [0.0, 1.0, 1.0]),
+        ([1, 1, 1], [2, 0, 1], [1.0, 1.0, 1.0]),
+    ],
+)
+def test_recall_where_documents_share_a_rank_by_hand(
+    ranks: list[int], predicted: list[int], expected: list[float]
+) -> None:
+    scores = -np.argsort(predicted).astype(float)
+    assert [recall_at_k(scores, np.array(ranks), k) for k in (1, 2, 3)] == expected
+    with_one_above = np.array([*scores, 1.0])  # a negative above all takes the first place
+    found = [recall_at_k(with_one_above, np.array([*ranks, 4]), k, 1) for k in (1, 2)]
+    assert found == [0.0, (ranks[predicted[0]] <= ranks[1]) / 2]
 
 
 def test_recall_of_a_short_list_is_over_k_all_the_same() -> None:
-    assert recall_at_k(np.array([-1.0, -2.0, -3.0]), 5) == 3 / 5
-    assert recall_at_k(np.array([-1.0, -2.0, -3.0, -4.0]), 5, num_negatives=1) == 3 / 5, "a negative is no hit"
-    assert recall_at_k(np.array([-1.0, -3.0, -2.0]), 2, num_negatives=1) == 1 / 2
+    ranks = np.arange(1, 5)
+    assert recall_at_k(np.array([-1.0, -2.0, -3.0]), ranks[:3], 5) == 3 / 5
+    assert recall_at_k(np.array([-1.0, -2.0, -3.0, -4.0]), ranks, 5, num_negatives=1) == 3 / 5, "a negative is no hit"
+    assert recall_at_k(np.array([-1.0, -3.0, -2.0]), ranks[:3], 2, num_negatives=1) == 1 / 2
 
 
 def test_a_violation_is_one_positive_below_one_negative() -> None:
@@ -138,7 +199,9 @@ def test_ties_go_against_the_model() -> None:
     """A model that scores all documents alike has ranked nothing: it must not get the gold order for free."""
     flat = np.zeros(4)
     assert predicted_order(flat).tolist() == [3, 2, 1, 0]
-    assert [recall_at_k(flat, k) for k in (1, 2, 3)] == [0.0, 0.0, 2 / 3]
+    assert [recall_at_k(flat, np.arange(1, 5), k) for k in (1, 2, 3)] == [0.0, 0.0, 2 / 3]
+    assert [recall_at_k(flat, np.array([1, 1, 3, 3]), k) for k in (1, 2, 3)] == [0.0, 0.0, 2 / 3]
+    assert [recall_at_k(flat, np.array([1, 1, 1, 1]), k) for k in (1, 2, 3)] == [1.0, 1.0, 1.0], "all are as good"
     worst = np.array([-4.0, -3.0, -2.0, -1.0])
     gains = gold_gains(np.array([1, 2, 3, 4]), 1)
     assert ndcg(flat, gains) == ndcg(worst, gains) < 0.8

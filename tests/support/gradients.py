@@ -29,6 +29,10 @@ def loss_and_gradient(objective, queries, settings, step=0):
     model = tiny_model()
     batch = pack(queries, settings)
     output = node_logprobs(model, batch)
-    result = objective(StepContext(batch, output, step, forward=node_logprobs, predict=node_logprobs))
+
+    def run(other, mixture=None):
+        return node_logprobs(model, other, mixture=mixture)
+
+    result = objective(StepContext(batch, output, step, forward=run, predict=torch.no_grad()(run)))
     result.loss_sum.backward()
     return result, torch.cat([p.grad.flatten() for p in model.parameters()])

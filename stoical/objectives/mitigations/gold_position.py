@@ -5,7 +5,7 @@ Dimension letters: B queries, N inputs of the gold paths (all their tokens but t
 A mixed prefix is seldom a prefix of a docID, so it is packed by itself: a chain of the mixed tokens, which carry no
 weight, with the gold targets as children. Asking for a token that the prefix does not lead to is inconsistent: what is
 learnt at best is a mixture over the prefixes (Huszar 2015). The consistent version is `scheduled_sampling.py`'s
-`recompute`.
+`recompute`. Where several docIDs share the first rank, each has a mixed prefix, in a row of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from stoical.common.lazy import torch
 from stoical.decoding.walks import gold_child, gumbel, listed, spelled, visited
 from stoical.encoding.packing import PackedBatch
 from stoical.objectives.mitigations.mixed_walks import Confidence
+from stoical.objectives.mitigations.top_docids import context_apart, take_apart
 from stoical.objectives.objective import StepContext, weighted_nll
 
 if TYPE_CHECKING:
@@ -128,9 +129,11 @@ def gold_position_loss(
     context: StepContext, gold: float, passes: int, confidence: Confidence | None
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
     """(loss summed over the micro-batch in nats, its weights' sum, logs). At `gold` = 1 no second pass is needed."""
-    batch = context.batch
     if gold >= 1:
-        return weighted_nll(context.node_logprobs, batch.node_weights), batch.node_weights.sum(), {}
+        weights = context.batch.node_weights
+        return weighted_nll(context.node_logprobs, weights), weights.sum(), {}
+    context = context_apart(context, take_apart(context.batch))
+    batch = context.batch
     mixed, tokens = mixed_prefixes(context, gold, passes, confidence)
     logs = {
         "replaced_tokens": float((tokens != batch.node_token[gold_inputs(batch)]).float().mean()),

@@ -4,12 +4,12 @@ Dimension letters: M trie nodes, B queries.
 
 The first s tokens of the top docID are taught as the recipe does; from there the model walks on by itself and is paid
 for the docID that it reaches. s starts at the docID's length and falls, so that the policy gradient begins where the
-model is good already.
+model is good already. Where several docIDs share the first rank, each is taught and walked on from.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from stoical.common.lazy import torch
@@ -19,6 +19,7 @@ from stoical.decoding.walks import gold_child, visited
 from stoical.encoding.packing import PackedBatch
 from stoical.objectives.mitigations.reinforce import PolicySettings, policy_gradient
 from stoical.objectives.mitigations.schedules import check_span, in_steps
+from stoical.objectives.mitigations.top_docids import Apart, take_apart
 from stoical.objectives.objective import Method, Objective, ObjectiveOutput, StepContext, check_at_least, weighted_nll
 from stoical.trie.node_weights import TargetSettings
 
@@ -79,6 +80,18 @@ def forced_steps(batch: PackedBatch, own: int, at_least: int) -> Tensor:
     return torch.minimum(length, (length - own).clamp(min=at_least))
 
 
+def taught_weights(batch: PackedBatch, apart: Apart, forced: Tensor) -> Tensor:
+    """[M] the recipe's weight of each node, as far as it comes from top docIDs whose first `forced` [R] steps go there.
+
+    Where one docID is the top one, all of the weight on its first steps and none below.
+    """
+    one = apart.batch
+    weighted = one.node_weights > 0
+    within = weighted & (one.node_depth <= forced[one.node_row])
+    share = apart.summed(within.float()) / apart.summed(weighted.float()).clamp(min=1)
+    return batch.node_weights * share
+
+
 @dataclass(frozen=True)
 class Mixer(Objective):
     """In place of the loss on the top docID's path: that loss on the first s steps, REINFORCE on the rest."""
@@ -90,11 +103,13 @@ class Mixer(Objective):
         batch, settings = context.batch, self.settings
         warmup, stage = (in_steps(span, context.run_steps) for span in (settings.warmup, settings.stage))
         own = own_tokens(context.step, warmup, stage)
-        forced = forced_steps(batch, own, settings.forced)
-        weights = torch.where(batch.node_depth <= forced[batch.node_row], batch.node_weights, 0.0)
-        taught = weighted_nll(context.node_logprobs, weights)
+        apart = take_apart(batch)
+        forced = forced_steps(apart.batch, own, settings.forced)
+        taught = weighted_nll(context.node_logprobs, taught_weights(batch, apart, forced))
         logs = {"forced_steps": float(forced.float().mean())}
         if own == 0:
             return ObjectiveOutput(taught, logs)
-        rest = policy_gradient(batch, context.node_logprobs, settings, forced, gold_child(batch))
+        walked = replace(apart.batch, node_rank=batch.node_rank[apart.origin])  # rewards are by the ranks as they are
+        logprobs = context.node_logprobs[apart.origin]
+        rest = policy_gradient(walked, logprobs, settings, forced, gold_child(apart.batch))
         return ObjectiveOutput(taught + rest.loss_sum, logs | rest.logs)

@@ -5,7 +5,8 @@ Dimension letters: M trie nodes.
 A trie knows the rank-aware target of every prefix, so where the model has left the gold path, its target is that of
 the prefix it is at (`recompute`: DAgger with an exact expert). And one forward gives the model's free run, token by
 token, so sequential sampling needs no second pass: it is a walk. `gold_position` is the literal version, which asks for
-the gold docID's token at the same position, whatever the prefix (`gold_position.py`).
+the gold docID's token at the same position, whatever the prefix (`gold_position.py`). Where several docIDs share the
+first rank, each has a walk (`top_docids.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from stoical.common.lazy import torch
 from stoical.common.options import option
 from stoical.decoding.choices import Reduction, Source
-from stoical.decoding.walks import counted, family_sums, gold_child, visited
+from stoical.decoding.walks import counted, family_sums, visited
 from stoical.encoding.packing import PackedBatch
 from stoical.objectives.mitigations.gold_position import gold_position_loss
 from stoical.objectives.mitigations.mixed_walks import (
@@ -27,6 +28,7 @@ from stoical.objectives.mitigations.mixed_walks import (
     step_probabilities,
 )
 from stoical.objectives.mitigations.schedules import ScheduleSettings, gold_at
+from stoical.objectives.mitigations.top_docids import take_apart
 from stoical.objectives.objective import Method, Objective, ObjectiveOutput, StepContext, weighted_nll
 from stoical.trie.node_weights import TargetSettings
 
@@ -109,7 +111,7 @@ def thresholds(settings: ScheduledSamplingSettings) -> Confidence | None:
 def visits(batch: PackedBatch, node_logprobs: Tensor, gold: float, settings: ScheduledSamplingSettings) -> Tensor:
     """[M] how often one walk visits each node: 0 or 1 where it is drawn, a probability where it is `expected`.
 
-    Each step is the expert's with probability `gold`. The first docID's path has the 1s at `gold` = 1.
+    Each step is the expert's with probability `gold`. The top docID's path has the 1s at `gold` = 1.
     """
     with torch.no_grad():
         steps = step_probabilities(batch, node_logprobs, gold, settings.source, thresholds(settings))
@@ -140,14 +142,14 @@ class ScheduledSampling(Objective):
         return ObjectiveOutput(loss_sum, logs)
 
     def _recomputed(self, context: StepContext, gold: float) -> tuple[Tensor, Tensor, dict[str, float]]:
-        batch = context.batch
-        weight = visits(batch, context.node_logprobs, gold, self.settings)
-        on_gold = visited(batch, gold_child(batch))[0]
+        batch, apart = context.batch, take_apart(context.batch)
+        weight = apart.summed(visits(apart.batch, context.node_logprobs[apart.origin], gold, self.settings))
+        on_gold, share = apart.paths > 0, weight / apart.paths.clamp(min=1)  # the weights are those of all gold paths
         target = torch.where(on_gold[batch.node_parent], batch.node_weights, batch.node_target)
-        weights = torch.where(counted(batch), weight[batch.node_parent] * target, 0.0)
+        weights = torch.where(counted(batch), share[batch.node_parent] * target, 0.0)
         ends = family_sums(batch, torch.ones_like(weight)) == 0
         logs = {
             "off_gold_path": float(torch.where(on_gold, 0.0, weight).sum() / weight.sum()),
-            "off_trie_rate": max(0.0, 1 - float(weight[ends].sum()) / len(batch.query_ids)),
+            "off_trie_rate": max(0.0, 1 - float(weight[ends].sum()) / len(apart.batch.query_ids)),
         }
         return weighted_nll(context.node_logprobs, weights), weights.sum(), logs

@@ -22,6 +22,7 @@ from stoical.encoding.packing import PackedBatch
 from stoical.models.mixtures import Mixture, check_mixable
 from stoical.objectives.mitigations.gold_position import gold_inputs, mixed_batch, off_trie_rate
 from stoical.objectives.mitigations.schedules import ScheduleSettings, check_span, gold_at, in_steps, sharpness
+from stoical.objectives.mitigations.top_docids import context_apart, take_apart
 from stoical.objectives.objective import Method, Objective, ObjectiveOutput, StepContext, check_at_least, weighted_nll
 from stoical.trie.node_weights import TargetSettings
 
@@ -171,6 +172,8 @@ class SoftSampling(Objective):
         if gold >= 1:
             loss_sum = weighted_nll(context.node_logprobs, batch.node_weights)
         else:
+            context = context_apart(context, take_apart(batch))
+            batch = context.batch
             mixed, mixture, fed = soft_prefixes(context, gold, alpha, settings)
             loss_sum = weighted_nll(context.forward(mixed, mixture).logprobs, mixed.node_weights)
             logs["replaced_tokens"] = float((fed != batch.node_token[gold_inputs(batch)]).float().mean())
