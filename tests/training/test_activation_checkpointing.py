@@ -72,4 +72,4 @@ def test_evaluations_during_training_are_those_without(
         found.append([{name: log[name] for name in log if name.startswith("eval_")} for log in logs])
     assert len(found[0]) == 2
     assert found[0] == found[1]
-    assert sum("self-check: sequence and pointwise" in message for message in caplog.messages) == 2
+    assert sum("self-check: sequence and plain" in message for message in caplog.messages) == 2

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from transformers import TrainerControl, TrainerState
 
 from stoical.encoding.packing import TrieTargetCollator
-from stoical.training.loss_watch import LossWatch
+from stoical.training.loss_watch import LossWatch, broken_weights
 from stoical.training.progress import LogLines, ProgressBar, bar_figures, describe_losses
 from stoical.training.throughput import Throughput
 from stoical.trie.node_weights import TargetSettings
@@ -131,5 +131,24 @@ def test_a_broken_loss_is_traced_to_the_first_step_and_all_its_queries(accelerat
         watch.add(torch.tensor(float(value)), step, queries)
     broken = watch.first_broken(accelerator)
     assert broken is not None
-    assert (broken.step, broken.value, broken.query_ids) == (2, float("inf"), ("b", "c", "d"))
+    assert (broken.what, broken.step, broken.query_ids) == ("the loss is inf", 2, ("b", "c", "d"))
     assert watch.first_broken(accelerator) is None
+
+
+def test_a_broken_gradient_of_finite_losses_is_traced_to_its_step(accelerator):
+    """The next loss would be the first to show it, after the step had made every weight NaN."""
+    watch = LossWatch()
+    for step, norm, queries in [(1, 1.0, ("a",)), (2, float("inf"), ("b", "c")), (3, 1.0, ("d",))]:
+        watch.add(torch.tensor(1.0), step, queries)
+        watch.add_norm(torch.tensor(norm), step)
+    broken = watch.first_broken(accelerator)
+    assert broken is not None
+    assert (broken.what, broken.step, broken.query_ids) == ("the gradient's norm is inf", 2, ("b", "c"))
+
+
+def test_weights_that_are_not_finite_are_named(accelerator):
+    model = torch.nn.Linear(2, 2)
+    assert broken_weights(model, accelerator) == []
+    with torch.no_grad():
+        model.bias[1] = float("nan")
+    assert broken_weights(model, accelerator) == ["bias"]
