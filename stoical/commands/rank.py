@@ -145,10 +145,10 @@ def _with_digits(docs: Any) -> Any:
 
 def _looked_up(docs: Any, items: DocIDTable, where: str) -> tuple[list[Document], dict[str, str]]:
     """`docs`, item ids, as documents; and from docID back to item id."""
-    if not isinstance(docs, list):
-        raise ValueError(f"{where}: {reprlib.repr(docs)} is not a list of item ids, which docs is with items=")
-    asked = [as_id(item, where, "an item id") for item in docs]
-    unknown = [item for item, known in zip(docs, asked, strict=True) if known not in items.docid_of]
+    listed = docs if isinstance(docs, list) else [docs]
+    are_ids = isinstance(docs, list) and all(isinstance(item, str | int | float) for item in docs)
+    asked = [as_id(_digits(item), where, "an item id") for item in docs] if are_ids else [None] * len(listed)
+    unknown = [item for item, known in zip(listed, asked, strict=True) if known not in items.docid_of]
     if unknown:
         raise ValueError(
             f"{where}: {reprlib.repr(unknown[0])} is not an item of items=; with it, docs is a list of item ids"
