@@ -34,8 +34,9 @@ from stoical.common.places import shipped
 from stoical.config.loading import read_layer
 from stoical.encoding.packing import PackedBatch, TrieTargetCollator
 from stoical.encoding.tokenized import TokenizedQuery
-from stoical.models.forward import _pointwise, node_logprobs
+from stoical.models.forward import node_logprobs
 from stoical.models.layouts import TRIE_ATTENTION
+from stoical.models.self_check import rows_alone
 from stoical.objectives.objective import weighted_nll
 from stoical.training.memory import GIB, model_shape
 from stoical.trie.node_weights import TargetSettings
@@ -201,13 +202,12 @@ def measure_batch(model: PreTrainedModel, batch: Batch, options: GpuOptions) -> 
 
 @torch.no_grad()
 def differences(model: PreTrainedModel, batch: PackedBatch) -> dict[str, float]:
-    """Of each packed variant: the largest difference from pointwise of a node's log-probability (nats)."""
+    """Of each packed variant: the largest difference of a node's log-probability from a row of its own (nats)."""
     model.eval()
     model.config._attn_implementation = VARIANTS["pointwise"]
-    reference = _pointwise(model, batch, max_rows=4).logprobs
-    seen = ~reference.isnan()
-    packed = [name for name in VARIANTS if name not in ("plain", "pointwise")]
-    return {name: float((logprobs(name, model, batch) - reference)[seen].abs().max()) for name in packed}
+    alone = list(rows_alone(model, batch))
+    found = {name: logprobs(name, model, batch) for name in VARIANTS if name not in ("plain", "pointwise")}
+    return {name: max(float((node[path] - own).abs().max()) for path, own in alone) for name, node in found.items()}
 
 
 def summarise(results: list[dict[str, Any]], mode: str, peak: float | None) -> str:

@@ -7,6 +7,8 @@ depends on a token's place in the row.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
@@ -56,11 +58,17 @@ def _hint(model: nn.Module) -> str:
 
 def _difference(model: nn.Module, batch: PackedBatch, layout: Layout) -> float:
     packed = node_logprobs(model, batch, layout).logprobs
-    worst = 0.0
+    return max(float((packed[path] - alone).abs().max()) for path, alone in rows_alone(model, batch))
+
+
+def rows_alone(model: nn.Module, batch: PackedBatch) -> Iterator[tuple[list[int], Tensor]]:
+    """For a few docIDs, of queries from the shortest to the longest: the nodes on its path and their log-probabilities.
+
+    The latter are [nodes], float32, in nats, out of a row of its own.
+    """
     for leaf in _leaves(batch):
         path = _path_to(batch, leaf)
-        worst = max(worst, float((packed[path] - _alone(model, batch, path)).abs().max()))
-    return worst
+        yield path, _alone(model, batch, path)
 
 
 def _path_to(batch: PackedBatch, node: int) -> list[int]:

@@ -88,5 +88,7 @@ def start_recipe(start: Start, training: Mapping[str, Any], values: Mapping[str,
         OmegaConf.update(saved, key, {}, merge=False)
     new: dict[str, Any] = {"optimizer": "trainer", "resume": None, "resume_force": False, "dry_run": False}
     new |= {"self_training": None, "data": {"generated": None, "num_negatives": 0}, "training": kept | dict(training)}
+    if "training.max_steps" in values and "training.num_train_epochs" not in values:
+        new["training"].pop("num_train_epochs", None)  # the length is given in steps
     method = OmegaConf.create(new)
     return build_recipe([(origin, saved), pointed, ("the method's settings", method), dotlist_layer(values)])

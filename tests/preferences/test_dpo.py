@@ -309,6 +309,7 @@ def test_what_the_checkpoint_was_trained_with_does_not_go_on(trained: Path, tmp_
     saved.mitigations = {"consistency": {"mode": "target"}, "margin": {"margin": 1.0}}
     saved.data.num_negatives = 4
     OmegaConf.save(saved, start / "recipe.yaml")
+    (start / "resume.json").unlink()  # its sums are of the recipe that was
     settings = {"training.learning_rate": "1"}
     _, recipe = load_start(str(start.parent), str(tmp_path / "dpo"), settings, DPO_TRAINING)
     assert recipe.data.generated is None

@@ -170,7 +170,6 @@ def test_the_runs_length_may_change_where_the_schedule_does_not_follow_it(traine
     assert not free("training.max_steps", lr_scheduler_type="cosine")
     assert free("training.eval_steps", lr_scheduler_type="cosine")
     assert not free("training.eval_steps", lr_scheduler_type="reduce_lr_on_plateau")
-    assert not free("eval.num_queries", load_best_model_at_end=True)
 
 
 def cut(path: Path) -> None:
@@ -181,15 +180,15 @@ SPOILS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no record": (lambda path: (path / "resume.json").unlink(), "has no resume.json or no recipe.yaml, so it is not"),
     "no optimizer": (
         lambda path: (path / "optimizer.pt").unlink(),
-        "lacks all or part of optimizer.pt; delete it to resume",
+        "gone, cut short or changed: optimizer.pt; delete it to resume",
     ),
     "short weights": (
         lambda path: cut(path / "model.safetensors"),
-        "lacks all or part of model.safetensors; delete it",
+        "gone, cut short or changed: model.safetensors; delete it",
     ),
     "no state": (
         lambda path: (path / "trainer_state.json").unlink(),
-        "lacks all or part of trainer_state.json; delete it",
+        "gone, cut short or changed: trainer_state.json; delete it",
     ),
 }
 
@@ -270,11 +269,11 @@ def test_saving_as_often_as_the_resumed_run_asks(tmp_path: Path) -> None:
 def test_the_best_checkpoint_is_kept_and_found_where_it_is(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data")
     own = ["training.max_steps=4", "training.save_steps=1", "training.eval_steps=1", "training.save_total_limit=1"]
-    own += ["training.load_best_model_at_end=true", "training.metric_for_best_model=eval_fake"]
+    own += ["training.metric_for_best_model=ndcg"]
     trainer = build_trainer(make(tmp_path, *own))
     values = iter([0.1, 0.9, 0.3, 0.2])
     evaluate = trainer.evaluate
-    trainer.evaluate = lambda *a, **k: evaluate(*a, **k) | {"eval_fake": next(values)}  # type: ignore[method-assign]
+    trainer.evaluate = lambda *a, **k: evaluate(*a, **k) | {"eval_ndcg": next(values)}  # type: ignore[method-assign]
     trainer.train()
     best = tmp_path / "run" / "checkpoint-2"
     for step in (2, 4):

@@ -231,7 +231,7 @@ BAD = {
     "self_training.start=nowhere": "self_training.start: checkpoint=nowhere: no such directory",
     "tokenizer.terminator=none": "self_training conflicts with tokenizer.terminator=none",
     "training.save_strategy=no": "self_training conflicts with training.save_strategy=no",
-    "training.save_strategy=best": "self_training conflicts with training.save_strategy=best",
+    "training.save_strategy=best": "needs training.metric_for_best_model",
     "recipe=wordnet_alpha2,small,bash": "goes with loss.item=indicator",
     "recipe=wordnet_beta2,small,reinforce,bash": "conflicts with mitigations.reinforce",
     "recipe=wordnet_beta2,small": "no self_training section: add an overlay",
