@@ -1,4 +1,7 @@
-"""Fixtures that tests of several rooms share, and no network."""
+"""Fixtures that tests of several rooms share, no network, and how tests are shared out over workers.
+
+torch is imported late: the process that hands out tests to workers has no use for it.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,23 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
-import torch
-from transformers import MistralForCausalLM
 
 from tests.support.commands import run
-from tests.support.tiny_model import tiny_model
 
 if TYPE_CHECKING:
+    from transformers import MistralForCausalLM
+
     from stoical.ranker import Ranker
 
 SLOW = ("training", "self_training", "runs", "project", "preferences", "commands")  # rooms to begin with
-torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Of tiny tensors more threads only wait for each other."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -35,13 +44,15 @@ def quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def model() -> MistralForCausalLM:
+    from tests.support.tiny_model import tiny_model
+
     return tiny_model()
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of three steps, with its dataset in `data` beside it. To be read, not to be written to."""
-    from tests.support.tiny_run import train_tiny  # late: it imports all of stoical, which most tests do without
+    from tests.support.tiny_run import train_tiny
 
     return train_tiny(tmp_path_factory.mktemp("trained"))
 

@@ -90,10 +90,7 @@ def test_the_token_counts_of_validation_import_no_torch(folder: Path) -> None:
     assert "prompt tokens: " in tokenized[2]
 
 
-def test_names_of_the_library_import_torch_when_they_are_used() -> None:
+def test_names_of_the_library_that_need_no_torch_import_none() -> None:
     steps = ["python import stoical", "python stoical.load_recipe('wordnet_alpha2')", "python stoical.RankingRow"]
     steps += ["python stoical.build_trie([[3, 2], [4, 2]])", "python stoical.TargetSettings()"]
-    steps += ["python stoical.Ranker"]
-    *light, heavy = [new for _, new, _ in imports_of(steps)]
-    assert light == [[]] * 5
-    assert {"torch", "transformers"} <= {*heavy}
+    assert [new for _, new, _ in imports_of(steps)] == [[]] * 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from functools import cache
 
 import pytest
 
@@ -17,7 +18,9 @@ OVERLAYS = list_recipes("overlays")
 SIZES = ["", ",small", ",small,quickstart", ",small,esci_small"]
 
 
+@cache
 def load(name: str, *extra: str) -> Recipe:
+    """To be read, not to be changed."""
     return load_recipe(f"recipe={name}", *extra)
 
 

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wandb.proto import wandb_internal_pb2
-
 FILE_HEADER, RECORD_HEADER, BLOCK = 7, 7, 32768
 
 
 def messages(path: Path) -> Iterator[Any]:
     """Every message of the file, in order."""
+    from wandb.proto import wandb_internal_pb2
+
     data, place, pieces = path.read_bytes(), FILE_HEADER, b""
     while place + RECORD_HEADER <= len(data):
         if BLOCK - place % BLOCK < RECORD_HEADER:  # no header fits into what is left of the block
