@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -17,10 +18,18 @@ from stoical.common.text_files import opened
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """The end to read from, and the one to write to, without a buffer."""
+    """The end to read from, and the one to write to, without a buffer. Waiting for input is an error after a while."""
+
+    def waited(*_: object) -> None:
+        raise TimeoutError("the reader waits")
+
     read, write = os.pipe()
+    before = signal.signal(signal.SIGALRM, waited)
+    signal.alarm(20)
     with os.fdopen(read, "rb") as reading, os.fdopen(write, "wb", 0) as writing:
         yield reading, writing
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 def test_lines_come_before_the_next_is_written(pipe: tuple[BinaryIO, BinaryIO]) -> None:
