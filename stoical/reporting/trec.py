@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from stoical.evaluation.result import QueryResult
+from stoical.reporting.evaluation_dir import QRELS, RUN
 
 
 def write_trec(rows: Iterable[QueryResult], directory: Path, tag: str) -> None:
@@ -21,8 +22,8 @@ def write_trec(rows: Iterable[QueryResult], directory: Path, tag: str) -> None:
     for row in rows:
         run += run_lines(row, escape(tag))
         qrels += qrels_lines(row)
-    (directory / "run.txt").write_text("".join(run), encoding="utf-8")
-    (directory / "qrels.txt").write_text("".join(qrels), encoding="utf-8")
+    (directory / RUN).write_text("".join(run), encoding="utf-8")
+    (directory / QRELS).write_text("".join(qrels), encoding="utf-8")
 
 
 def run_lines(row: QueryResult, tag: str) -> Iterator[str]:
