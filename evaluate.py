@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint: `stoical evaluate` for a checkout, as in `accelerate launch evaluate.py ...`; --help says more."""
+"""`stoical evaluate` for a checkout, as in `accelerate launch evaluate.py ...`; evaluate.py --help says more."""
 
 import sys
 

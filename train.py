@@ -1,4 +1,4 @@
-"""Fine-tune a language model to rank: `stoical train` for a checkout, as in `accelerate launch train.py ...`; --help says more."""
+"""`stoical train` for a checkout, as in `accelerate launch train.py recipe=NAME`; train.py --help says more."""
 
 import sys
 

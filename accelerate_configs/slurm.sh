@@ -7,6 +7,7 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=64
 #SBATCH --time=24:00:00
+#SBATCH --signal=TERM@120  # two minutes before the end: finish the step, save, exit with 143
 set -euo pipefail
 
 GPUS_PER_NODE=8

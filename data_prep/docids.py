@@ -3,9 +3,10 @@
     stoical prepare docids input=products.csv out=data/products
     stoical prepare docids input=corpus.jsonl out=data/corpus embedder=sentence-transformers/all-MiniLM-L6-v2
 
-input= has `id` or `_id`, and `title`, `text` or both (.jsonl, .csv, .parquet, a directory by datasets' save_to_disk; or
-.tsv of id, text). Writes out/items.parquet (item_id, docid, text), for docids= of the importers, and a report in
-out/manifest.json; items that can have no docID are counted there and listed in out/dropped.parquet.
+input= has `id` or `_id`, and `title`, `text` or both (.jsonl, .csv, .tsv, .parquet, a directory by datasets'
+save_to_disk; or .tsv of id, text without header). Writes out/items.parquet (item_id, docid, text), for docids= of the
+importers, and a report in out/manifest.json; items that can have no docID are counted there and listed in
+out/dropped.parquet.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from .docid_options import DocIDOptions, check_docid_options
 from .docid_paths import make_paths
 from .dropped import Dropped, print_dropped
 from .embeddings import Embeddings, load_item_embeddings, model_embeddings, tfidf_embeddings
-from .item_texts import read_texts
+from .item_texts import TextColumns, read_texts
 
 TOOL = "stoical prepare docids"
 REPORTED = ("items", "distinct_docids", "largest_group", "trie")
@@ -42,6 +43,9 @@ class ItemOptions(DocIDOptions):
 
     input: str = option("", "the file or directory of the items")
     out: str = option("data/docids", "the directory to write; a dataset in it is replaced if this command made it")
+    id_column: str = option("", "the column of ids, where it is not _id or id")
+    title_column: str = option("", "the column of titles, where it is not title")
+    text_column: str = option("", "the column of texts, where it is not text")
     text: Literal["both", "title", "text"] = option("both", "what of an item is embedded: title, text, or both")
     collisions: Literal["keep_best", "disambiguate", "fail"] = option(
         "disambiguate",
@@ -92,7 +96,8 @@ def _check(options: ItemOptions) -> None:
 
 def _read(source: Path, options: ItemOptions, dropped: Dropped) -> tuple[list[str], list[str], list[str]]:
     """Ids, texts and places of the items that have a text; with embedder=npy all must, so that rows stay in step."""
-    items = read_texts(source, "item", None, dropped)
+    columns = TextColumns.of(options.id_column, options.title_column, options.text_column)
+    items = read_texts(source, "item", None, dropped, columns)
     texts = {item: its.chosen(options.text) for item, its in items.items()}
     for item, text in texts.items():
         if text is None:

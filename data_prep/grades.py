@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import math
 import random
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from stoical.common.ids import as_id
+
 from .dropped import Dropped
 
 Irrelevant = Literal["negatives", "last"]
+Twice = Literal["first", "best", "error"]
 Grades = dict[str, dict[str, "Judgement"]]
 """Query id to document id to judgement, in file order."""
 
@@ -32,26 +36,65 @@ class Judgement:
     where: str
 
 
-def parse_grade(cell: Any, where: str, what: str) -> float:
-    """The number in a cell. ValueError, naming the place, for anything but a finite number."""
+def parse_labels(words: str) -> dict[str, float]:
+    """From label to grade, of words such as E:3,S:2,C:1,I:0. ValueError where they are not so."""
+    labels: dict[str, float] = {}
+    for word in filter(None, map(str.strip, words.split(","))):
+        label, colon, grade = word.rpartition(":")
+        if not (colon and label.strip()):
+            raise ValueError(f"grades={words}: {word!r} is not a label and its grade, such as E:3")
+        if label.strip() in labels:
+            raise ValueError(f"grades={words}: {label.strip()!r} comes twice")
+        labels[label.strip()] = parse_grade(grade, f"grades={words}", "a grade")
+    return labels
+
+
+def parse_grade(cell: Any, where: str, what: str, labels: Mapping[str, float] | None = None) -> float:
+    """The number in a cell, or of the label in it. ValueError, naming the place, for another label, or no number."""
+    if labels:
+        label = str(cell).strip() if isinstance(cell, str | bool) else as_id(cell, where, what) or ""
+        if label not in labels:
+            raise ValueError(f"{where}: {what} {reprlib.repr(cell)} is none of grades= ({', '.join(labels)})")
+        return labels[label]
     try:
         grade = float(cell)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         grade = math.nan
     if not math.isfinite(grade):
-        raise ValueError(f"{where}: {what} must be a number, got {cell!r}")
+        is_text = isinstance(cell, str) and bool(cell.strip())
+        decimal = is_text and cell.replace(",", ".").replace(".", "", 1).strip("+- ").isdigit()
+        hint = "; write decimals with a point" if decimal else "; labels go with grades=LABEL:NUMBER,..." * is_text
+        raise ValueError(f"{where}: {what} must be a number, got {reprlib.repr(cell)}{hint}")
     return grade
 
 
-def group(judgements: Iterable[Judgement], dropped: Dropped) -> Grades:
-    """Judgements by query and document. A repeated pair is noted and left out, with the same grade or another."""
+def group(judgements: Iterable[Judgement], dropped: Dropped, twice: Twice = "first") -> Grades:
+    """Judgements by query and document; of a repeated pair one stays, at the first one's place, and the other is noted.
+
+    With two grades it is the first or the best, as `twice` says. ValueError, naming both places, under `error`.
+    """
     grades: Grades = {}
     for each in judgements:
-        first = grades.setdefault(each.query, {}).setdefault(each.document, each)
-        if first is not each:
-            again = "pair again" if first.grade == each.grade else "pair again, with another grade"
-            dropped.add(again, each.where, f"{each.query} {each.document} {each.grade:g}; first at {first.where}")
+        kept = grades.setdefault(each.query, {}).setdefault(each.document, each)
+        if kept is each:
+            continue
+        again, other = "pair again", each
+        if kept.grade != each.grade:
+            again += ", with another grade"
+            if twice == "error":
+                raise ValueError(
+                    f"{each.where}: {_said(each)}, but {kept.grade:g} at {kept.where}; give twice=best or first"
+                )
+            if twice == "best" and each.grade > kept.grade:
+                grades[each.query][each.document], other = each, kept
+                kept = each
+        place = "first" if twice == "first" else "kept"
+        dropped.add(again, other.where, f"{_said(other)}; {place} at {kept.where}")
     return grades
+
+
+def _said(each: Judgement) -> str:
+    return f"{each.query} {each.document} {each.grade:g}"
 
 
 def known(grades: Grades, queries: Mapping[str, Any], documents: Mapping[str, Any] | None, dropped: Dropped) -> Grades:

@@ -11,7 +11,9 @@ import numpy as np
 
 from stoical.common.files import file_sha256
 from stoical.common.lazy import pa
+from stoical.common.progress import progress
 from stoical.data.dataset import row_schema
+from stoical.data.rows import parse_row
 from stoical.docids.table import DocIDTable
 
 from .dataset_dir import Row, write_dataset
@@ -38,6 +40,11 @@ def choose_docids(choice: str, documents: Mapping[str, ItemText]) -> dict[str, s
     if choice == "title":
         return {document: item.title for document, item in documents.items()}
     table = DocIDTable.load(choice).docid_of
+    if documents and not table.keys() & documents.keys():
+        raise ValueError(
+            f"docids={choice}: none of the {len(documents):,} documents is among its items: ids there are such as "
+            f"{next(iter(table), 'none')!r}, and here such as {next(iter(documents))!r}"
+        )
     return {document: table.get(document) for document in documents}
 
 
@@ -48,7 +55,7 @@ def make_rows(ranked: Mapping[str, Ranked], collection: Collection, dropped: Dro
     a list that share a docID, all but the best-ranked; and lists whose documents all share one, or that have none left.
     """
     rows = []
-    for query, its in ranked.items():
+    for query, its in progress(ranked.items(), "making rows"):
         seen: set[str] = set()
         kept = _usable(query, [document for document, _ in its.documents], collection, seen, dropped)
         negatives = _usable(query, its.negatives, collection, seen, dropped)
@@ -66,7 +73,9 @@ def make_rows(ranked: Mapping[str, Ranked], collection: Collection, dropped: Dro
             ]
             off_list = [_document(document, collection) for document in negatives]
             text = collection.queries[query].chosen("both")
-            rows.append({"query_id": query, "query": text, "docs": docs, "negatives": off_list})
+            row = {"query_id": query, "query": text, "docs": docs, "negatives": off_list}
+            parse_row(row, f"query {query!r} ({where})")  # what is written can be read
+            rows.append(row)
     return rows
 
 
@@ -187,10 +196,29 @@ def _write(
         print(f"  not used: {not_used:,} irrelevant documents beyond max_irrelevant={options.max_irrelevant} a query")
     for split, counts in manifest["splits"].items():
         print(f"  {split}: " + ", ".join(f"{key} {value:,}" for key, value in counts.items()))
-    alone = sum(len(row["docs"]) == 1 for rows in splits.values() for row in rows)
-    if alone:
-        print(f"  {alone:,} queries have one document, which leaves nothing to rank (irrelevant=last adds more to it)")
+    for note in notes([row for rows in splits.values() for row in rows]):
+        print(f"  {note}")
     print(f"wrote {options.out}")
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """What there is to say of rows that leave nothing to rank: one document alone, or all of them at one rank."""
+    several = [row for row in rows if len(row["docs"]) > 1]
+    tied = sum(row["docs"][-1]["rank"] == 1 for row in several)
+    found = []
+    if len(several) < len(rows):
+        found.append(
+            f"{len(rows) - len(several):,} queries have one document, which leaves nothing to rank "
+            "(irrelevant=last adds more to it)"
+        )
+    if several and tied == len(several):
+        found.append(
+            f"note: all documents of every query tie, as their grades or scores are equal ({tied:,} queries), so there "
+            "is nothing to rank. Is the score constant (a run's ranks are not read)? irrelevant=last adds others below"
+        )
+    elif tied:
+        found.append(f"{tied:,} of {len(several):,} queries with several documents have all of them at one rank")
+    return found
 
 
 def sums(path: Path) -> str | dict[str, str]:

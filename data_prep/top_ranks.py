@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from stoical.common.arrays import Bools, Floats, Ints
 from stoical.common.lazy import torch
+from stoical.common.progress import progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +55,7 @@ def top_ranks(queries: Floats, titles: Floats, ranks: Sequence[int], usable: Boo
     passed_over = torch.from_numpy(~usable).to(device)
     places = torch.as_tensor(ranks, device=device) - 1
     found = np.empty((len(queries), len(ranks)), dtype=np.int64)
-    for start in tqdm(range(0, len(queries), block), "ranking titles", delay=3, leave=False, disable=None):
+    for start in progress(range(0, len(queries), block), "ranking titles, blocks of queries"):
         some = torch.from_numpy(np.array(queries[start : start + block])).to(device)
         found[start : start + block] = _rows_at(_scores(some, titles, passed_over), places).cpu().numpy()
     return found

@@ -26,7 +26,7 @@ SFT = "text_sft,small,chains"
 
 
 def generation(directory: Path) -> Mapping[str, float]:
-    """What evaluate.py found of the texts that the model writes."""
+    """What the evaluation found of the texts that the model writes."""
     found: dict[str, float] = json.loads((directory / GENERATION).read_text())
     return found
 
@@ -42,7 +42,7 @@ TABLE = Table(
         "RAC": self_trained(f"{SFT},rac_text"),
         "RAC, gold corrections": self_trained(f"{SFT},rac_text", "self_training.rac.target=gold"),
     },
-    evaluation=("generation=true",),
+    evaluation=("eval.generation=true",),
     read=generation,
     columns={**TITLES, "nll": "100 x nats a token (↓)"},
 )

@@ -56,12 +56,12 @@ Method = Callable[[Start], None]
 
 
 def fine_tuned(recipe: str, *settings: str) -> Method:
-    """`train.py` with a recipe and its overlays."""
+    """`stoical train` with a recipe and its overlays."""
     return lambda start: train.main([f"recipe={recipe}", *start.words(), *start.weights(), *settings])
 
 
 def self_trained(recipe: str, *settings: str, iterations: int = 2) -> Method:
-    """`self_train.py` from the checkpoint on; its iterations share the steps."""
+    """`stoical self-train` from the checkpoint on; its iterations share the steps."""
 
     def method(start: Start) -> None:
         loop = [f"self_training.iterations={iterations}", f"self_training.start={start.checkpoint}"]
@@ -72,7 +72,7 @@ def self_trained(recipe: str, *settings: str, iterations: int = 2) -> Method:
 
 
 def preferred(tool: ModuleType, *settings: str, iterations: int = 1) -> Method:
-    """`stoical.dpo` or `stoical.spin` from the checkpoint on; their iterations share the steps.
+    """`stoical dpo` or `stoical spin` (`tool`) from the checkpoint on; their iterations share the steps.
 
     A pair is two texts, so half as many make a step of as many tokens.
     """
@@ -88,8 +88,8 @@ def preferred(tool: ModuleType, *settings: str, iterations: int = 1) -> Method:
 class Table:
     """root: where runs go. methods: by name; the first is the reference. base: makes the weights all start from.
 
-    evaluation: more words for evaluate.py. read: from an evaluation's directory. columns: titles, of shares; those
-    with a falling arrow are better when lower.
+    evaluation: more words for `stoical evaluate`. read: from an evaluation's directory. columns: titles, of shares;
+    those with a falling arrow are better when lower.
     """
 
     root: Path

@@ -26,9 +26,11 @@ _HOME = {  # public name -> the module that defines it
     "build_trie": "stoical.trie.prefix_tree",
     "node_logprobs": "stoical.models.forward",
     "doc_scores": "stoical.decoding.scores",
+    "DeviceTrie": "stoical.decoding.device_trie",
     "beam_search": "stoical.decoding.beam_search",
 }
 __all__ = [
+    "DeviceTrie",
     "EncodedDataset",
     "QueryEncoder",
     "Ranker",
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from stoical.data.dataset import load_split
     from stoical.data.rows import RankingRow
     from stoical.decoding.beam_search import beam_search
+    from stoical.decoding.device_trie import DeviceTrie
     from stoical.decoding.scores import doc_scores
     from stoical.encoding.packing import TrieTargetCollator
     from stoical.encoding.queries import EncodedDataset, QueryEncoder

@@ -117,6 +117,7 @@ def run_job(job: EvaluationJob, progress: bool = False) -> Evaluation:
     from stoical.build.evaluator import build_evaluator
     from stoical.build.model import load_model
     from stoical.data.dataset import load_split
+    from stoical.models.self_check import check_loaded
     from stoical.runs.processes import no_accelerator
 
     recipe = job.recipe
@@ -126,6 +127,7 @@ def run_job(job: EvaluationJob, progress: bool = False) -> Evaluation:
     test = load_split(recipe.data.path, "test")
     evaluator = build_evaluator(recipe, test, build_encoder(recipe, tokenizer), job.num_queries)
     model = load_model(recipe, tokenizer, job.adapter).to(accelerator.device)
+    check_loaded(model, len(tokenizer), recipe.prompt.max_length, recipe.layout, precision == "bf16")
     with accelerator.autocast():
         evaluation = evaluator(model, progress=progress)
     return replace(evaluation, data=job.data)

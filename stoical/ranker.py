@@ -19,8 +19,10 @@ from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.queries import QueryEncoder
 from stoical.encoding.tokenization import pad_id
 from stoical.encoding.tokenized import TokenizedQuery
+from stoical.models.checks import check_model
 from stoical.models.forward import node_logprobs
 from stoical.models.layouts import Layout
+from stoical.models.self_check import check_loaded
 from stoical.runs.find import find_checkpoint, load_checkpoint
 
 Document = str | Mapping[str, str | None]
@@ -41,16 +43,24 @@ class RankedDoc:
 class Ranker:
     """A model with the prompt, the tokenization and the score that it was trained for.
 
-    The order in which documents are given does not matter: the prompt lists them in an order that the recipe's seed and
-    the query decide. Equal scores are ranked by docID.
+    `from_pretrained` loads one that stoical trained; a model of your own, in eval mode, goes with its encoder:
+
+        ranker = Ranker(model.eval(), QueryEncoder.of(tokenizer))
+        ranker.rank("deer", ["mammal", "ruminant", "entity"])[0].docid
+
+    score: the mean or the sum of a docID's log-probabilities. bf16: compute in bfloat16. The order in which documents
+    are given does not matter: the prompt lists them in an order that the encoder's seed and the query decide. Equal
+    scores are ranked by docID. Raises `ValueError` for models that cannot run a trie.
     """
 
     model: nn.Module
     encoder: QueryEncoder
-    collator: TrieTargetCollator
-    score: Reduction
-    layout: Layout
-    bf16: bool
+    score: Reduction = "mean"
+    layout: Layout = "sequence"
+    bf16: bool = False
+
+    def __post_init__(self) -> None:
+        check_model(self.model, self.encoder.max_length)
 
     @classmethod
     def from_pretrained(
@@ -74,13 +84,15 @@ class Ranker:
         recipe, adapter = load_checkpoint(find_checkpoint(str(directory)), values)
         tokenizer = build_tokenizer(recipe)
         device = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
+        model = load_model(recipe, tokenizer, adapter).to(device).eval()
+        bf16 = bool(recipe.training.get("bf16"))
+        check_loaded(model, len(tokenizer), recipe.prompt.max_length, recipe.layout, bf16)
         return cls(
-            model=load_model(recipe, tokenizer, adapter).to(device).eval(),
+            model=model,
             encoder=build_encoder(recipe, tokenizer),
-            collator=TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune=False),
             score=recipe.eval.score,
             layout=recipe.layout,
-            bf16=bool(recipe.training.get("bf16")),
+            bf16=bf16,
         )
 
     def rank(self, query: str, docs: Sequence[Document], top_k: int | None = None) -> list[RankedDoc]:
@@ -103,7 +115,7 @@ class Ranker:
         rows = [_row(query, docs) for query, docs in queries]
         encoded = [self._encode(row) for row in rows]
         device = next(self.model.parameters()).device
-        batch = self.collator(encoded)["batch"].to(device)
+        batch = TrieTargetCollator(pad_id=pad_id(self.encoder.tokenizer), prune=False)(encoded)["batch"].to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             logprobs = node_logprobs(self.model, batch, self.layout).logprobs
         scores = torch.split(doc_scores(batch, logprobs, self.score).double(), [len(row.docs) for row in rows])

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from stoical.common.ids import as_id
+
 from ..dropped import Dropped
 from ..tables import Table
 from .files import Source
@@ -56,7 +58,7 @@ def collect_queries(tables: list[Table], dropped: Dropped) -> Texts:
                 dropped.add("query of another split again", table.where(row), text)
         else:
             splits[text] = split
-            query_id = table.where(row) if number is None else str(number)
+            query_id = as_id(number, table.where(row), "query_id") or table.where(row)
             if owner.setdefault(query_id, len(found)) != len(found):
                 before = owner[query_id]
                 raise ValueError(
@@ -76,8 +78,8 @@ def collect_titles(tables: list[Table], corpus: str, dropped: Dropped) -> Texts:
     found = Texts()
     first: dict[tuple[str, str], str] = {}  # (locale, title) -> product_id
     title_of: dict[tuple[str, str], str] = {}  # (locale, product_id) -> title
-    for table, row, (product, title, locale) in _rows(tables, "product_id", "product_title", "product_locale"):
-        text = " ".join((title or "").split())
+    for table, row, (number, title, locale) in _rows(tables, "product_id", "product_title", "product_locale"):
+        product, text = as_id(number, table.where(row), "product_id"), " ".join((title or "").split())
         if corpus == LOCALE and locale != LOCALE:
             dropped.add(_elsewhere("title", locale), table.where(row), text)
             continue
@@ -85,14 +87,14 @@ def collect_titles(tables: list[Table], corpus: str, dropped: Dropped) -> Texts:
             missing = "no title" if not text else "no product_id" if product is None else "no product_locale"
             dropped.add(missing, table.where(row), text if text else product)
             continue
-        before = title_of.setdefault((locale, str(product)), text)
+        before = title_of.setdefault((locale, product), text)
         if before != text:
             dropped.add("another title of the same product", table.where(row), text)
         elif (locale, text) not in first:
-            first[locale, text] = str(product)
-            item = str(product) if locale == LOCALE else f"{locale}:{product}"
+            first[locale, text] = product
+            item = product if locale == LOCALE else f"{locale}:{product}"
             found.add(item, text, table.where(row), locale)
-        elif first[locale, text] != str(product):
+        elif first[locale, text] != product:
             dropped.add("title of an earlier product", table.where(row), text)
     return _not_empty(found, "title", tables)
 
@@ -100,14 +102,21 @@ def collect_titles(tables: list[Table], corpus: str, dropped: Dropped) -> Texts:
 def count_source(source: Source) -> dict[str, Any]:
     """What the source holds in all locales, beside what was published for the whole of ESCI, and its US labels."""
     queries = {query for _, _, (query,) in _rows(source.queries, "query") if query}
-    products = {pair for _, _, pair in _rows(source.titles, "product_locale", "product_id")}
+    products = _products(source.titles)
     found = {"queries": len(queries), "products": len(products), "pairs": sum(map(len, source.pairs))}
     counts: dict[str, Any] = {key: {"found": found[key], "published": PUBLISHED[key]} for key in PUBLISHED}
     if source.pairs:
-        judged = {pair for _, _, pair in _rows(source.pairs, "product_locale", "product_id")}
-        counts["judged_products_without_row"] = len(judged - products)
+        counts["judged_products_without_row"] = len(_products(source.pairs) - products)
         counts["us_labels"] = count_labels(source.pairs)
     return counts
+
+
+def _products(tables: list[Table]) -> set[tuple[str | None, str | None]]:
+    """(locale, id) of every product of these tables."""
+    return {
+        (locale, as_id(number, table.where(row), "product_id"))
+        for table, row, (locale, number) in _rows(tables, "product_locale", "product_id")
+    }
 
 
 def count_labels(tables: list[Table]) -> dict[str, int]:

@@ -14,15 +14,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from stoical.common.ids import as_id
 from stoical.common.options import option
+from stoical.common.progress import progress
 
+from ..checks import refuse
+from ..columns import Column, read_columns
 from ..dropped import Dropped
 from ..grades import Grades, Judgement, group, parse_grade
 from ..item_texts import ItemText, read_texts
 from ..list_options import ListOptions
 from ..lists import build_lists
-from ..tables import Table, read_table
 
 TOOL = "stoical prepare pairs"
 USUAL = {
@@ -43,11 +47,15 @@ class PairOptions(ListOptions):
         "", f"the column of the document; if not given, the first of {', '.join(USUAL['document'])}"
     )
     score_column: str = option("", f"the column of the score; if not given, the first of {', '.join(USUAL['score'])}")
-    id_column: str = option("", "the column of the document's id; if not given, the document itself is its id")
+    id_column: str = option(
+        "",
+        "the column of the document's id; if not given, the document itself is its id. With documents= the column of "
+        "ids there, where it is not _id or id",
+    )
     documents: str = option(
         "",
-        "a file with the documents' texts by id (.jsonl, .csv or .parquet with id, and text or title, or .tsv of id, "
-        "text); the document column then holds ids",
+        "a file with the documents' texts by id (.jsonl, .csv, .tsv or .parquet with id, and text or title, or .tsv of "
+        "id, text without header); the document column then holds ids",
     )
 
 
@@ -59,21 +67,21 @@ def build(options: PairOptions) -> None:
     pairs, dropped = Pairs({}, {}), Dropped()
     names = {"input": "train" if options.test_input else "test", "test_input": "test"}
     grades = {
-        split: group(pairs.read(inputs[key], options, dropped), dropped)
+        split: group(pairs.read(inputs[key], options, dropped), dropped, options.twice)
         for key, split in names.items()
         if key in inputs
     }
     documents = pairs.documents
     if options.documents:
-        documents = read_texts(inputs["documents"], "document", documents.keys(), dropped)
+        documents = read_texts(inputs["documents"], "document", documents.keys(), dropped, options.text_columns())
     build_lists(options, TOOL, inputs, grades, Grades(), pairs.queries, documents, dropped)
 
 
 def _check(options: PairOptions) -> None:
     if not options.input:
         raise ValueError("input= is missing: a file of pairs")
-    if options.documents and options.id_column:
-        raise ValueError("id_column= has no effect with documents=: document_column= then names the ids")
+    if not options.documents:
+        refuse(options, ["title_column", "text_column"], "input= alone; documents= has titles and texts")
     if options.docids == "title" and not options.documents:
         raise ValueError("docids=title needs documents=, which has the titles; docids=id is the document itself")
 
@@ -87,42 +95,34 @@ class Pairs:
 
     def read(self, path: Path, options: PairOptions, dropped: Dropped) -> Iterator[Judgement]:
         """The judgements of a file. A row without query or document is noted. ValueError for a bad file or score."""
-        table = read_table(path, *_columns(path, options))
-        if not len(table):
-            raise ValueError(f"{path} holds no rows")
-        names = _found(table, options)
-        id_name = options.id_column or names["document"]
+        columns = _columns(options)
+        table, labels = read_columns(path, columns), options.labels()
         known = {item.text: number for number, item in self.queries.items()}
-        for where, (query, document, score, number) in table.rows(*names.values(), id_name):
-            texts = [" ".join(str(cell if cell is not None else "").split()) for cell in (query, document, number)]
-            if not all(texts):
-                dropped.add("pair with an empty cell", where, " / ".join(texts))
+        id_key = "id" if "id" in columns else "document"
+        for where, (query, document, score, number) in progress(
+            table.rows("query", "document", "score", id_key), f"reading {path}"
+        ):
+            texts = [_text(query, where, "the query"), _text(document, where, "the document")]
+            item = as_id(number, where, "the document's id")
+            if not (all(texts) and item):
+                dropped.add("pair with an empty cell", where, " / ".join([*texts, item or ""]))
                 continue
             query_id = known.setdefault(texts[0], f"q{len(known) + 1}")
             self.queries.setdefault(query_id, ItemText(None, texts[0], where))
-            before = self.documents.setdefault(texts[2], ItemText(None, texts[1], where))
+            before = self.documents.setdefault(item, ItemText(None, texts[1], where))
             if before.text != texts[1]:
-                dropped.add("another text of the same document id", where, " / ".join(texts))
+                dropped.add("another text of the same document id", where, " / ".join([*texts, item]))
                 continue
-            yield Judgement(query_id, texts[2], parse_grade(score, where, names["score"]), where)
+            yield Judgement(query_id, item, parse_grade(score, where, "score", labels), where)
 
 
-def _columns(path: Path, options: PairOptions) -> tuple[list[str], list[str]]:
-    """The columns that a table must have, as the user named them, and those that it may have."""
-    given = {kind: getattr(options, f"{kind}_column") for kind in USUAL}
-    required = [name for name in (*given.values(), options.id_column) if name]
-    return list(dict.fromkeys(required)), [name for kind, names in USUAL.items() if not given[kind] for name in names]
+def _columns(options: PairOptions) -> dict[str, Column]:
+    """The columns of a file of pairs: with documents= the document column holds ids."""
+    found = {key: Column.of(f"{key}_column", getattr(options, f"{key}_column"), usual) for key, usual in USUAL.items()}
+    own_ids = options.id_column and not options.documents
+    return found | ({"id": Column.of("id_column", options.id_column, ())} if own_ids else {})
 
 
-def _found(table: Table, options: PairOptions) -> dict[str, str]:
-    """The columns of query, document and score. ValueError where the table has none of the usual ones."""
-    found = {}
-    for kind, usual in USUAL.items():
-        name = getattr(options, f"{kind}_column") or next((name for name in usual if name in table.columns), None)
-        if name is None:
-            raise ValueError(
-                f"{table.name} has no column {' or '.join(usual)} (it has: {', '.join(table.names)}); "
-                f"give {kind}_column=NAME"
-            )
-        found[kind] = name
-    return found
+def _text(cell: Any, where: str, what: str) -> str:
+    """A cell as text, with runs of blanks made one. ValueError for a list, a yes or no, and the like."""
+    return as_id(cell, where, what) or ""

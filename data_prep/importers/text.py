@@ -3,15 +3,17 @@
     stoical prepare text input=pairs.jsonl out=data/mine
     stoical prepare text input=train.jsonl test_input=test.jsonl out=data/mine
 
-A row of input= (.jsonl, .csv, .tsv, .parquet, or a directory by datasets' save_to_disk) has a prompt and a target. Both
-are written as they stand: what ends a prompt, such as a line break or a chat template's markers, is part of it. Rows
-that are left out are counted in manifest.json and listed in dropped.parquet. Train with prompt.template=plain
-(recipe=text_sft): see docs/data.md.
+A row of input= (.jsonl, .csv, .tsv, .parquet, or a directory by datasets' save_to_disk) has a prompt and a target, or
+messages, a conversation, whose last, the assistant's, is the target. Prompts and targets are written as they stand:
+what ends a prompt, such as a line break, is part of it. Where conversations are longer than a user's message and its
+answer, a prompt has each message on a line after its role (`user: ...`), and ends with `assistant:`. Rows that are left
+out are counted in manifest.json and listed in dropped.parquet. Train with prompt.template=plain (recipe=text_sft): see
+docs/data.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,13 @@ from stoical.common.lazy import pa
 from stoical.common.options import option
 from stoical.data.dataset import row_schema
 
+from ..chat import Chat, are_alone, read_chat
 from ..checks import check_seed
+from ..columns import Column, chosen, read_any
 from ..dataset_dir import Row, check_replaceable, write_dataset
 from ..dropped import Dropped, print_dropped
 from ..lists import sums
-from ..tables import check_text, read_table
+from ..tables import check_text
 
 TOOL = "stoical prepare text"
 SHOWN = 60  # characters of a prompt in the list of what was dropped
@@ -41,6 +45,9 @@ class TextOptions:
     out: str = option("data/mine", "the directory to write; a dataset in it is replaced if this command made it")
     prompt_column: str = option("prompt", "the column of the prompt")
     target_column: str = option("target", "the column of the target")
+    messages_column: str = option(
+        "messages", "the column of conversations, lists of {role, content}, which is read where there is no target"
+    )
     strip: bool = option(False, "cut blanks and line breaks off both ends of targets, which are an error otherwise")
     test_size: int | None = option(None, "how many prompts are for testing without test_input=; if not given, a tenth")
     seed: int = option(0, "seed of the split and of the order, 0 to 4294967295")
@@ -61,7 +68,9 @@ def build(options: TextOptions) -> None:
     _check(options)
     dropped = Dropped()
     inputs = {key: Path(getattr(options, key)) for key in ("input", "test_input") if getattr(options, key)}
-    pairs = {key: read_pairs(path, options, dropped) for key, path in inputs.items()}
+    read = {key: read_rows(path, options, dropped) for key, path in inputs.items()}
+    alone = are_alone(row for rows in read.values() for row in rows if isinstance(row, Chat))
+    pairs = {key: distinct(as_pairs(rows, alone), options, dropped) for key, rows in read.items()}
     if "test_input" in pairs:
         splits = {"train": without(pairs["input"], pairs["test_input"], dropped), "test": pairs["test_input"]}
     else:
@@ -92,34 +101,51 @@ def _check(options: TextOptions) -> None:
         raise ValueError(f"test_size={options.test_size} has no effect with test_input=: drop one of them")
 
 
-def read_pairs(path: Path, options: TextOptions, dropped: Dropped) -> list[Pair]:
-    """The pairs of a file; repeated ones, and those with an empty cell, are noted and left out.
+def read_rows(path: Path, options: TextOptions, dropped: Dropped) -> Sequence[Pair | Chat]:
+    """The pairs or conversations of a file; those without an answer are noted and left out.
 
-    ValueError for a file that cannot be read or has no rows, for cells that do not hold text, and for targets with
-    blanks at their ends unless `strip`.
+    ValueError for a file that cannot be read or has no rows, and for cells that do not hold text.
     """
-    names = [options.prompt_column, options.target_column]
-    table = check_text(read_table(path, names), names)
-    if not len(table):
-        raise ValueError(f"{path} holds no rows")
+    named = {key: getattr(options, f"{key}_column") for key in ("prompt", "target", "messages")}
+    columns = {key: Column.of(f"{key}_column", name, ()) for key, name in named.items()}
+    table, pair = read_any(path, columns.values()), ("prompt", "target")
+    lacks = any(columns[key].find(table.columns) is None for key in pair)
+    if lacks and columns["messages"].find(table.columns):
+        table = chosen(table, path, {"messages": columns["messages"]})
+        chats = [read_chat(cell, where, dropped) for where, (cell,) in table.rows("messages")]
+        return [chat for chat in chats if chat]
+    table = check_text(chosen(table, path, {key: columns[key] for key in pair}), pair)
+    return [Pair(prompt or "", target or "", where) for where, (prompt, target) in table.rows(*pair)]
+
+
+def as_pairs(rows: Iterable[Pair | Chat], alone: bool) -> Iterator[Pair]:
+    """Conversations as prompts and targets; alone: without roles."""
+    for row in rows:
+        yield Pair(row.prompt(alone), row.answer, row.where) if isinstance(row, Chat) else row
+
+
+def distinct(pairs: Iterable[Pair], options: TextOptions, dropped: Dropped) -> list[Pair]:
+    """The pairs; repeated ones, and those with an empty cell, are noted and left out.
+
+    ValueError for targets with blanks at their ends unless `strip`.
+    """
     found: dict[tuple[str, str], Pair] = {}
-    for where, cells in table.rows(*names):
-        prompt, target = (cell or "" for cell in cells)
-        target = target.strip() if options.strip else target
+    for pair in pairs:
+        prompt, target = pair.prompt, pair.target.strip() if options.strip else pair.target
         if not (prompt.strip() and target.strip()):
-            dropped.add(f"empty {names[0] if not prompt.strip() else names[1]}", where, (prompt + target)[:SHOWN])
+            dropped.add(f"empty {'target' if prompt.strip() else 'prompt'}", pair.where, (prompt + target)[:SHOWN])
         elif (prompt, target) in found:
-            dropped.add("pair that comes again", where, prompt[:SHOWN])
+            dropped.add("pair that comes again", pair.where, prompt[:SHOWN])
         else:
-            found[prompt, target] = Pair(prompt, target, where)
-    _refuse_blanks([pair for pair in found.values() if pair.target != pair.target.strip()], names[1])
+            found[prompt, target] = Pair(prompt, target, pair.where)
+    _refuse_blanks([pair for pair in found.values() if pair.target != pair.target.strip()])
     return list(found.values())
 
 
-def _refuse_blanks(padded: Sequence[Pair], column: str) -> None:
+def _refuse_blanks(padded: Sequence[Pair]) -> None:
     if padded:
         raise ValueError(
-            f"{padded[0].where}: {column} has blanks or line breaks at its ends, which the model would learn to write "
+            f"{padded[0].where}: target has blanks or line breaks at its ends, which the model would learn to write "
             f"({len(padded):,} such rows): cut them off with strip=true, or in the file"
         )
 

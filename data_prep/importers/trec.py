@@ -13,11 +13,13 @@ items.parquet says which document has which docID.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from stoical.common.options import option
+from stoical.common.progress import progress
+from stoical.common.text_files import text_lines
 
 from ..checks import check_least
 from ..dropped import Dropped
@@ -39,7 +41,9 @@ class TrecOptions(ListOptions):
     test_qrels: str = option("", "qrels of the test queries; without them the seed splits the queries")
     run: str = option("", "a run file")
     depth: int = option(100, "how many of a query's documents are taken from the run, the best by score")
-    queries: str = option("", "texts of the queries: .jsonl, .csv or .parquet with id and text, or .tsv of id, text")
+    queries: str = option(
+        "", "texts of the queries: .jsonl, .csv, .tsv or .parquet with id and text, or .tsv of id, text without header"
+    )
     documents: str = option("", "texts of the documents, in the same forms, and with title; without it there are none")
 
 
@@ -53,16 +57,23 @@ def build(options: TrecOptions) -> None:
     for key, path in inputs.items():
         if not path.exists():
             raise ValueError(f"{key}={path}: no such file")
-    run = best(group(read_trec(inputs["run"], RUN), dropped), options.depth) if options.run else Grades()
+    run = Grades()
+    if options.run:
+        run = best(group(read_trec(inputs["run"], RUN), dropped, options.twice), options.depth)
     names = {"qrels": "train" if options.test_qrels else "test", "test_qrels": "test"}
-    grades = {names[key]: group(read_trec(inputs[key], QRELS), dropped) for key in names if key in inputs}
+    labels, columns = options.labels(), options.text_columns()
+    grades = {
+        names[key]: group(read_trec(inputs[key], QRELS, labels), dropped, options.twice)
+        for key in names
+        if key in inputs
+    }
     for query in sorted(run.keys() - set().union(*grades.values())) if grades else ():
         dropped.add("query of the run without judgements", next(iter(run.pop(query).values())).where, query)
     wanted = [*grades.values(), run]
-    queries = read_texts(inputs["queries"], "query", {query for its in wanted for query in its}, dropped)
+    queries = read_texts(inputs["queries"], "query", {query for its in wanted for query in its}, dropped, columns)
     pairs = {each.document: each for its in wanted for judged in its.values() for each in judged.values()}
     if options.documents:
-        documents = read_texts(inputs["documents"], "document", pairs.keys(), dropped)
+        documents = read_texts(inputs["documents"], "document", pairs.keys(), dropped, columns)
     else:
         documents = {document: ItemText(None, None, each.where) for document, each in pairs.items()}
     build_lists(options, TOOL, inputs, grades, run, queries, documents, dropped)
@@ -80,23 +91,16 @@ def _check(options: TrecOptions) -> None:
         raise ValueError("docids=title needs documents=, which has the titles")
 
 
-def read_trec(path: Path, fields: tuple[str, ...]) -> Iterator[Judgement]:
+def read_trec(path: Path, fields: tuple[str, ...], labels: Mapping[str, float] | None = None) -> Iterator[Judgement]:
     """The rows of a qrels or run file, whose fields whitespace parts. ValueError for none, and for a bad one."""
     number = "score" if fields == RUN else "grade"
     empty = True
-    with path.open("rb") as file:
-        for line, content in enumerate(file, 1):
-            where = f"{path}:{line}"
-            try:
-                cells = content.decode().split()
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{where}: not UTF-8: {error}") from None
-            if not cells:
-                continue
-            if len(cells) != len(fields):
-                raise ValueError(f"{where}: expected {len(fields)} fields ({', '.join(fields)}), got {len(cells)}")
-            empty = False
-            yield Judgement(cells[0], cells[2], parse_grade(cells[fields.index(number)], where, number), where)
+    for where, line in progress(text_lines(path), f"reading {path}"):
+        cells = line.split()
+        if len(cells) != len(fields):
+            raise ValueError(f"{where}: expected {len(fields)} fields ({', '.join(fields)}), got {len(cells)}")
+        empty = False
+        yield Judgement(cells[0], cells[2], parse_grade(cells[fields.index(number)], where, number, labels), where)
     if empty:
         raise ValueError(f"{path} holds no rows")
 

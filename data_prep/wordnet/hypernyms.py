@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from stoical.common.fields import alike
 from stoical.common.options import option
+from stoical.common.progress import progress
 
 from ..checks import check_least, check_seed
 from ..dataset_dir import Row, check_replaceable, write_dataset
@@ -161,7 +161,7 @@ def make_splits(
         raise ValueError(f"test_size={options.test_size}: there are {len(queries)} queries, so give less")
     random = np.random.RandomState(options.seed)  # unlike default_rng, the same numbers in every numpy
     shuffled = [queries[i] for i in random.permutation(len(queries))]
-    rows = [_row(chosen, query) for query in tqdm(shuffled, "rows", delay=3, leave=False, disable=None)]
+    rows = [_row(chosen, query) for query in progress(shuffled, "making rows")]
     test, train = rows[: options.test_size], rows[options.test_size :]
     names = list(parents)
     for row in test if options.negatives else ():

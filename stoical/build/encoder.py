@@ -1,4 +1,4 @@
-"""A recipe to its tokenizer and its encoder of rows. Imports no torch."""
+"""A recipe to its tokenizer and its encoder of rows. Imports no torch for a BPE."""
 
 from __future__ import annotations
 

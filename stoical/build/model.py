@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from accelerate import PartialState
 from accelerate.utils import disable_fsdp_ram_efficient_loading
 from huggingface_hub.errors import StrictDataclassError
 from omegaconf import OmegaConf
-from peft import PeftModel, PeftType
+from peft import PeftType
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -23,17 +25,31 @@ from transformers import (
 )
 
 from stoical.common.fields import unknown
+from stoical.common.files import json_object
 from stoical.common.places import shipped
 from stoical.config.loading import read_layer
 from stoical.config.recipe import Recipe
 from stoical.encoding.tokenization import MISTRAL_V3_MODELS, check_vocabulary
-from stoical.models.adapters import add_lora, describe_trainable, keep_gradients, load_lora, quantization_config
+from stoical.models.adapters import (
+    add_lora,
+    describe_trainable,
+    keep_gradients,
+    load_lora,
+    quantization_config,
+    read_adapter,
+)
 from stoical.models.attention import register
 from stoical.models.checks import check_model
+from stoical.models.layouts import MASKABLE
 
 logger = logging.getLogger(__name__)
 register()  # configs and recipes name trie_sdpa before any forward pass
 
+MODEL_ERRORS = (  # of making a model from a config
+    *(ValueError, OSError, ImportError, KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError),
+    *(AssertionError, MemoryError, SafetensorError),
+)
+FLOATS = ("F", "BF")  # how the names of safetensors' kinds of floating-point numbers begin
 SOFT_PROMPTS = (PeftType.PROMPT_TUNING, PeftType.P_TUNING)
 
 
@@ -64,11 +80,12 @@ def _load_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, local: bool
         return AutoConfig.from_pretrained(settings.name, local_files_only=local, **settings.config)
     except StrictDataclassError as error:
         raise ValueError(f"model.config: {str(error).splitlines()[-1].strip()}") from error
-    except (OSError, ValueError, KeyError) as error:
+    except MODEL_ERRORS as error:
         if local and settings.name in MISTRAL_V3_MODELS:
             return mistral_v3_config(settings.config)
         raise ValueError(
-            f"model.name={settings.name}: {_first_sentence(error)} (a local directory works without a network)"
+            f"model.name={settings.name}: {_first_sentence(error)}"
+            + " (a local directory works without a network)" * (not settings.from_scratch)
         ) from error
 
 
@@ -80,7 +97,11 @@ def mistral_v3_config(changes: Mapping[str, Any]) -> PreTrainedConfig:
 
 
 def _first_sentence(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].split(". ")[0]
+    lines = str(error).strip().splitlines()
+    sentence = lines[0].split(". ")[0] if lines else ""
+    return (
+        sentence if isinstance(error, ValueError | OSError) else f"cannot be made: {type(error).__name__}: {sentence}"
+    )
 
 
 def _check_config_keys(recipe: Recipe, config: PreTrainedConfig) -> None:
@@ -91,14 +112,32 @@ def _check_config_keys(recipe: Recipe, config: PreTrainedConfig) -> None:
 
 
 def meta_model(recipe: Recipe, config: PreTrainedConfig, attention: str | None = None) -> PreTrainedModel:
-    """The model without its weights: shapes only, on the meta device, at no memory; with the recipe's attention."""
+    """The model without its weights: shapes only, on the meta device, at no memory; with the recipe's attention.
+
+    Raises `ValueError` where it cannot be made, with the attention that it can be made with.
+    """
+    wanted = attention or recipe.model.attn_implementation
     try:
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                config, attn_implementation=attention or recipe.model.attn_implementation
-            )
-    except (ValueError, ImportError) as error:
-        raise ValueError(f"model.name={recipe.model.name}: {_first_sentence(error)}") from error
+        return _on_meta(config, wanted)
+    except MODEL_ERRORS as error:
+        name, other = f"model.name={recipe.model.name}", next((one for one in MASKABLE if _takes(config, one)), None)
+        if other is not None:
+            raise ValueError(f"{name} cannot use {wanted}; set model.attn_implementation={other}") from error
+        raise ValueError(f"{name}: {_first_sentence(error)}") from error
+
+
+def _takes(config: PreTrainedConfig, attention: str) -> bool:
+    """True where a model of this config can be made with the attention."""
+    try:
+        _on_meta(config, attention)
+    except MODEL_ERRORS:
+        return False
+    return True
+
+
+def _on_meta(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     return model
 
 
@@ -113,14 +152,65 @@ def build_model(recipe: Recipe, config: PreTrainedConfig) -> PreTrainedModel:
     }
     if recipe.model.from_scratch:
         torch.manual_seed(recipe.seed)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, **options)
+        with model_errors(recipe):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, **options)
         return model
     if recipe.quantization is not None:
         options["quantization_config"] = quantization_config(recipe.quantization)
-    model = AutoModelForCausalLM.from_pretrained(recipe.model.name, config=config, **options)
+    _check_kinds(Path(recipe.model.name))
+    with model_errors(recipe):
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            recipe.model.name, config=config, output_loading_info=True, **options
+        )
+    if loaded["missing_keys"]:
+        raise ValueError(
+            f"model.name={recipe.model.name} lacks {quoted(loaded['missing_keys'])}, which config.json asks for: they "
+            "would be random numbers. The files are damaged, or the config is another model's"
+        )
     if recipe.quantization is not None:
         keep_gradients(model)
     return model
+
+
+@contextmanager
+def model_errors(recipe: Recipe) -> Iterator[None]:
+    """What goes wrong in here is a `ValueError` about the recipe's model."""
+    try:
+        yield
+    except MODEL_ERRORS as error:
+        name = f"model.name={recipe.model.name}"
+        raise ValueError(f"{name}: {_first_sentence(error)}") from error
+
+
+def _check_kinds(directory: Path) -> None:
+    """Raise `ValueError` for a directory whose files of weights hold whole numbers, which would be taken as they are.
+
+    Only a config with a quantization may have them.
+    """
+    config = directory / "config.json"
+    if config.is_file() and json_object(config).get("quantization_config"):
+        return
+    for path in sorted(directory.glob("*.safetensors")):
+        with model_file(path) as file:
+            whole = [name for name in file.keys() if not file.get_slice(name).get_dtype().startswith(FLOATS)]  # noqa: SIM118
+        if whole:
+            raise ValueError(f"{path} holds whole numbers in place of weights: {quoted(whole)}")
+
+
+@contextmanager
+def model_file(path: Path) -> Iterator[Any]:
+    """A file of safetensors, open. Raises `ValueError` where it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def quoted(names: Iterable[str]) -> str:
+    """The first names of several, and how many more there are."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")
 
 
 def build_trainable(recipe: Recipe, config: PreTrainedConfig) -> nn.Module:
@@ -151,7 +241,7 @@ def load_model(
     model: nn.Module = build_model(recipe, build_config(recipe, tokenizer))
     if adapter is None:
         return model
-    wrapped = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
+    wrapped = read_adapter(model, str(adapter), trainable)
     config = wrapped.active_peft_config
     if config.is_prompt_learning and config.peft_type not in SOFT_PROMPTS:
         raise ValueError(f"{adapter}: {config.peft_type.value} is not supported; use LoRA, prompt tuning or p-tuning")

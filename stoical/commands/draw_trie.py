@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from stoical.build.encoder import build_encoder, build_tokenizer
 from stoical.commands.shell import Command, Given
 from stoical.common.options import option
 from stoical.config.loading import load_recipe
 from stoical.config.recipe import Recipe
 from stoical.data.dataset import RankingDataset, load_split
+from stoical.data.files import check_dataset
 from stoical.data.rows import RankingRow
-from stoical.reporting.draw_trie import LABEL_LENGTH, plot_trie, prefixes
 from stoical.trie.node_weights import node_weights
 from stoical.trie.prefix_tree import build_trie
 
@@ -37,6 +36,9 @@ def find_row(rows: RankingDataset, query_id: str | None) -> RankingRow:
 
 def draw(recipe: Recipe, query_id: str | None, output: Path) -> str:
     """Write trie.png and prompt.txt to `output`; what they hold, in one line."""
+    from stoical.build.encoder import build_encoder, build_tokenizer
+    from stoical.reporting.draw_trie import LABEL_LENGTH, plot_trie, prefixes
+
     tokenizer = build_tokenizer(recipe)
     row = find_row(load_split(recipe.data.path, "train"), query_id)
     encoder = build_encoder(recipe, tokenizer)
@@ -66,6 +68,7 @@ class DrawOptions:
 def run(given: Given) -> None:
     """Draw, and say what was drawn."""
     recipe = load_recipe(*(f"{key}={value}" for key, value in given.settings.items()))
+    check_dataset(recipe.data.path)
     print(draw(recipe, given.options.query, Path(given.options.output)))
     print(f"written to {given.options.output}")
 

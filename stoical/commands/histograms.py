@@ -13,21 +13,27 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from stoical.build.encoder import build_encoder, build_tokenizer
 from stoical.commands.shell import Command, Given
 from stoical.common.options import option
 from stoical.config.loading import load_recipe
 from stoical.config.recipe import Recipe
 from stoical.data.dataset import load_split
-from stoical.reporting.histograms import PANELS, Lengths, histograms_of, plot_histograms
+from stoical.data.files import check_dataset
+
+if TYPE_CHECKING:
+    from stoical.reporting.histograms import Lengths
 
 
 def measure(recipe: Recipe) -> Lengths:
     """The lengths in both splits, with the prompt and tokenizer of the recipe. Negatives are left out."""
+    from stoical.build.encoder import build_encoder, build_tokenizer
+    from stoical.reporting.histograms import Lengths
+
     tokenizer = build_tokenizer(recipe)
     encoder = replace(build_encoder(recipe, tokenizer), max_length=sys.maxsize)
     documents, prompts, docids, too_long = [], [], [], 0
@@ -56,7 +62,12 @@ class HistogramOptions:
 def run(given: Given) -> None:
     """Measure, draw and print the means."""
     output, settings = Path(given.options.output), [f"{key}={value}" for key, value in given.settings.items()]
-    measured = [measure(load_recipe(name, *settings)) for name in given.options.recipes.split(",")]
+    recipes = [load_recipe(name, *settings) for name in given.options.recipes.split(",")]
+    for recipe in recipes:
+        check_dataset(recipe.data.path)
+    from stoical.reporting.histograms import PANELS, histograms_of, plot_histograms
+
+    measured = [measure(recipe) for recipe in recipes]
     described = {lengths.name: histograms_of(lengths) for lengths in measured}
     plot_histograms(described, output / "length_histograms.png")
     (output / "length_histograms.json").write_text(json.dumps(described, indent=1) + "\n")

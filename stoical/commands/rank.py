@@ -4,10 +4,15 @@
 
 Reads JSON lines {"query": ..., "docs": [...]}, a document being a docID or {"docid": ..., "text": ...}, and writes for
 each line, in order, {"query": ..., "results": [{"rank": 1, "docid": ..., "score": ...}, ...]}, with the documents'
-texts and the line's "query_id" where it has them. input=- and output=-, the defaults, are stdin and stdout. Scores are
-log-probabilities in nats. checkpoint is a run (its last checkpoint is taken) or a checkpoint, and other settings are
-those of its recipe, such as prompt.max_length=2048. model.dtype=bfloat16 takes half the memory of float32 weights (15
-instead of 29 GB for 7 billion); it moved the scores of the quickstart's model by up to 0.01 nats.
+texts and whatever else the line has, such as "query_id". Numbers as queries and docIDs are their digits. input=- and
+output=-, the defaults, are stdin and stdout; input= may be gzipped. Lines are scored batch_size at a time, and fewer
+where no more input is waiting, so that a program can write a line and read its answer. Scores are log-probabilities in
+nats. checkpoint is a run (its last checkpoint is taken) or a checkpoint, and other settings are those of its recipe,
+such as prompt.max_length=2048. model.dtype=bfloat16 takes half the memory of float32 weights (15 instead of 29 GB for
+7 billion); it moved the scores of the quickstart's model by up to 0.01 nats.
+
+A line that cannot be ranked stops the command, after the results of those before it; with on_error=record it becomes
+{"error": ..., "query": ...}, and the lines after it are ranked.
 
 With items=, a table of docIDs that data_prep made (items.parquet), documents are item ids: their docIDs and texts are
 looked up there, and results have their "item_id".
@@ -16,80 +21,141 @@ looked up there, and results have their "item_id".
 from __future__ import annotations
 
 import json
+import reprlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from tqdm import tqdm
 
 from stoical.commands.shell import Command, Given, quiet_libraries
+from stoical.commands.stream import arriving, batches
+from stoical.common.ids import as_id
 from stoical.common.options import option
-from stoical.data.files import json_value, numbered
+from stoical.common.text_files import opened
+from stoical.data.files import json_line
 from stoical.docids.table import DocIDTable
 from stoical.runs.find import find_checkpoint
 
 if TYPE_CHECKING:
-    from stoical.ranker import RankedDoc, Ranker
+    from stoical.ranker import Document, RankedDoc, Ranker
 
 BATCH_SIZE = 8
-LINE_KEYS = {"query_id", "query", "docs"}
+SHAPE = '{"query": ..., "docs": [...]}'
+OURS = ("docs", "results", "error")  # keys that are not passed through: what is asked, and what is answered
+OnError = Literal["stop", "record"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A line: its query and documents, or the error in it, what to repeat in the answer, and item ids by docID."""
+
+    where: str
+    query: str = ""
+    docs: Sequence[Document] = ()
+    echo: Mapping[str, Any] = field(default_factory=dict)
+    item_of: Mapping[str, str] = field(default_factory=dict)
+    error: ValueError | None = None
 
 
 def rank_lines(
     ranker: Ranker,
-    lines: Iterable[bytes],
+    lines: Iterable[bytes | None],
     source: str,
     top_k: int | None = None,
     batch_size: int = BATCH_SIZE,
     items: DocIDTable | None = None,
+    on_error: OnError = "stop",
 ) -> Iterator[dict[str, Any]]:
     """An output object for each line that is not blank, holding one batch in memory at a time.
 
-    With `items` the lines' documents are item ids. Raises `ValueError` naming `source` and the line, after the results
-    of the batches before it.
+    None among the lines says that no more is waiting, which ends a batch. With `items` the lines' documents are item
+    ids. A line that cannot be ranked is an object with `error`; under `stop` it raises `ValueError` naming `source` and
+    the line, after the results of the lines before it.
     """
-    parsed = (_parse(line, f"{source}:{number}", items) for number, line in numbered(lines))
-    while batch := list(islice(parsed, batch_size)):
-        for (_, raw), results in zip(batch, _rank_parsed(ranker, batch, top_k), strict=True):
-            echoed = {key: raw[key] for key in ("query_id", "query") if key in raw}
-            yield echoed | {"results": [_object(result, raw.get("items", {})) for result in results]}
+    for batch in batches(lines, batch_size):
+        asked = [_parse(line, f"{source}:{number}", items) for number, line in batch]
+        if on_error == "stop":
+            bad = next((place for place, each in enumerate(asked) if each.error), len(asked))
+            asked = asked[: bad + 1]
+        for each, found in zip(asked, _ranked(ranker, asked, top_k), strict=True):
+            if not isinstance(found, ValueError):
+                yield {**each.echo, "results": [_object(result, each.item_of) for result in found]}
+            elif on_error == "stop":
+                raise found
+            else:
+                yield {"error": str(found), **each.echo}
 
 
-def _rank_parsed(ranker: Ranker, batch: list[tuple[str, dict[str, Any]]], top_k: int | None) -> list[list[RankedDoc]]:
+def _ranked(ranker: Ranker, asked: Sequence[Asked], top_k: int | None) -> list[list[RankedDoc] | ValueError]:
+    """The ranking of each, or its error. Where one of a batch has an error, all are ranked one by one."""
+    good = [each for each in asked if not each.error]
     try:
-        return ranker.rank_batch([(raw["query"], raw["docs"]) for _, raw in batch], top_k)
+        ranked = iter(ranker.rank_batch([(each.query, each.docs) for each in good], top_k) if good else [])
+        return [each.error or next(ranked) for each in asked]
     except ValueError:
-        for where, raw in batch:  # one by one, to find the line
-            try:
-                ranker.rank(raw["query"], raw["docs"], top_k)
-            except ValueError as error:
-                raise ValueError(f"{where}: {error}") from error
-        raise
+        return [each.error or _ranked_alone(ranker, each, top_k) for each in asked]
 
 
-def _parse(line: bytes, where: str, items: DocIDTable | None) -> tuple[str, dict[str, Any]]:
-    raw = json_value(line, where)
-    if not isinstance(raw, dict) or not {"query", "docs"} <= raw.keys() <= LINE_KEYS:
-        found = f"the keys {', '.join(raw) or 'none'}" if isinstance(raw, dict) else "something else"
-        raise ValueError(f'{where}: expected {{"query": ..., "docs": [...]}} and maybe "query_id", found {found}')
-    return where, raw if items is None else raw | _looked_up(raw["docs"], items, where)
+def _ranked_alone(ranker: Ranker, each: Asked, top_k: int | None) -> list[RankedDoc] | ValueError:
+    try:
+        return ranker.rank(each.query, each.docs, top_k)
+    except ValueError as error:
+        return ValueError(f"{each.where}: {error}")
 
 
-def _looked_up(docs: Any, items: DocIDTable, where: str) -> dict[str, Any]:
-    """`docs`, item ids, as documents, and `items`: from docID back to item id."""
-    unknown = [item for item in docs if item not in items.docid_of] if _are_strings(docs) else [docs]
+def _parse(line: bytes, where: str, items: DocIDTable | None) -> Asked:
+    """A line taken apart; what is wrong with it is its `error`."""
+    echo: dict[str, Any] = {}
+    try:
+        raw = json_line(line, where, SHAPE)
+        order = [*(key for key in ("query_id", "query") if key in raw), *(key for key in raw if key not in OURS)]
+        echo = {key: raw[key] for key in order}
+        if not {"query", "docs"} <= raw.keys():
+            found = ", ".join(raw) or "none"
+            raise ValueError(f"{where}: expected {SHAPE}, found the keys {found}")
+        query, docs = _digits(raw["query"]), raw["docs"]
+        echo["query"] = query
+        if items is None:
+            return Asked(where, query, _with_digits(docs), echo)
+        documents, item_of = _looked_up(docs, items, where)
+        return Asked(where, query, documents, echo, item_of)
+    except ValueError as error:
+        return Asked(where, echo=echo, error=error)
+
+
+def _digits(value: Any) -> Any:
+    """A number as the text of its digits; anything else as it is."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (as_id(value, "", "") or str(value)) if is_number else value
+
+
+def _with_digits(docs: Any) -> Any:
+    """Documents whose docIDs may have been numbers."""
+    if not isinstance(docs, list):
+        return docs
+    return [
+        {**doc, "docid": _digits(doc["docid"])} if isinstance(doc, dict) and "docid" in doc else _digits(doc)
+        for doc in docs
+    ]
+
+
+def _looked_up(docs: Any, items: DocIDTable, where: str) -> tuple[list[Document], dict[str, str]]:
+    """`docs`, item ids, as documents; and from docID back to item id."""
+    if not isinstance(docs, list):
+        raise ValueError(f"{where}: {reprlib.repr(docs)} is not a list of item ids, which docs is with items=")
+    asked = [as_id(item, where, "an item id") for item in docs]
+    unknown = [item for item, known in zip(docs, asked, strict=True) if known not in items.docid_of]
     if unknown:
-        raise ValueError(f"{where}: {unknown[0]!r} is not an item of items=; with it, docs is a list of item ids")
-    found = [{"docid": items.docid_of[item], "text": items.text_of[item] or None} for item in docs]
-    return {"docs": found, "items": {items.docid_of[item]: item for item in docs}}
-
-
-def _are_strings(docs: Any) -> bool:
-    return isinstance(docs, list) and all(isinstance(item, str) for item in docs)
+        raise ValueError(
+            f"{where}: {reprlib.repr(unknown[0])} is not an item of items=; with it, docs is a list of item ids"
+        )
+    names = [str(item) for item in asked]
+    found: list[Document] = [{"docid": items.docid_of[item], "text": items.text_of[item] or None} for item in names]
+    return found, {items.docid_of[item]: item for item in names}
 
 
 def _object(result: RankedDoc, item_of: Mapping[str, str]) -> dict[str, Any]:
@@ -109,7 +175,10 @@ class RankOptions:
         None, "a table of docIDs that stoical prepare made (items.parquet); docs are then item ids"
     )
     top_k: int | None = option(None, "how many documents of a line to write (null: all)")
-    batch_size: int = option(BATCH_SIZE, "lines scored in one forward")
+    batch_size: int = option(BATCH_SIZE, "lines scored in one forward, fewer where no more input is waiting")
+    on_error: OnError = option(
+        "stop", "what a line does that cannot be ranked. stop: ends the command; record: is written with its error"
+    )
 
     def check(self) -> None:
         """Raise `ValueError` for values out of range, and for files that are not there or the same."""
@@ -117,7 +186,7 @@ class RankOptions:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key}={value} must be a whole number of at least 1")
-        if self.input != "-" and not Path(self.input).is_file():
+        if self.input != "-" and (Path(self.input).is_dir() or not Path(self.input).exists()):
             raise ValueError(f"input={self.input}: no such file")
         if "-" not in (self.input, self.output) and Path(self.input).resolve() == Path(self.output).resolve():
             raise ValueError(f"output={self.output} is the input; give another file")
@@ -133,14 +202,27 @@ def run(given: Given) -> None:
 
     quiet_libraries()
     ranker = Ranker.from_pretrained(options.checkpoint, given.settings)
+    failed = 0
     with ExitStack() as files:
-        lines = sys.stdin.buffer if options.input == "-" else files.enter_context(Path(options.input).open("rb"))
+        file = sys.stdin.buffer if options.input == "-" else files.enter_context(opened(Path(options.input)))
         output = sys.stdout.buffer if options.output == "-" else files.enter_context(_opened(options.output))
         name = "stdin" if options.input == "-" else options.input
-        results = rank_lines(ranker, lines, name, options.top_k, options.batch_size, items)
+        results = rank_lines(ranker, arriving(file), name, options.top_k, options.batch_size, items, options.on_error)
         for result in tqdm(results, desc="ranking", unit="query", disable=None):
-            output.write(json.dumps(result, ensure_ascii=False).encode() + b"\n")
-            output.flush()
+            failed += "error" in result
+            _write(output, json.dumps(result, ensure_ascii=False).encode() + b"\n", options.output)
+    if failed:
+        print(f"{failed:,} lines could not be ranked: their results have an error", file=sys.stderr)
+
+
+def _write(output: BinaryIO, line: bytes, name: str) -> None:
+    try:
+        output.write(line)
+        output.flush()
+    except BrokenPipeError:
+        raise  # whoever reads has had enough
+    except OSError as error:
+        raise ValueError(f"output={name}: {error.strerror}; what was written before is there") from error
 
 
 def _opened(path: str) -> BinaryIO:

@@ -1,6 +1,7 @@
 """What all commands share: arguments and help out of one dataclass, errors in one line, exit codes.
 
-Exit codes: 0 done, 2 a mistake of the user or of a file (one line on stderr), 130 interrupted. A traceback is a bug.
+Exit codes: 0 done; 2 a mistake of the user, of a file or of the machine, one line on stderr; 1 a bug of ours, one line
+that says where its traceback is; 130 interrupted; 143 terminated, after a save.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
 import textwrap
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -20,6 +23,7 @@ from stoical.common.options import keys_of, value_words
 
 DEBUG_VARIABLE = "STOICAL_DEBUG"
 HELP = {"-h", "--help", "help"}
+MISTAKES = (ValueError, OSError, ImportError, RecursionError, OverflowError, MemoryError)  # what a user can bring about
 
 
 @dataclass
@@ -98,23 +102,40 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries about each other
     try:
         code = command(arguments)
-    except (ValueError, OSError) as error:
-        if isinstance(error, BrokenPipeError):  # whoever reads our output has had enough, as `head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        if os.environ.get(DEBUG_VARIABLE):
-            raise
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        _say(f"error: {'; '.join(lines)}", sys.stderr)
-        return 2
+    except BrokenPipeError:  # whoever reads our output has had enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         _say(f"interrupted{'; resume=auto continues from the last checkpoint' * command.settings}", sys.stderr)
         return 130
+    except SystemExit as end:  # a run that was terminated has said so
+        code = end.code if isinstance(end.code, int) else 1
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        return _report(error)
     if "accelerate" in sys.modules:
         from stoical.training.launch import end_processes
 
-        end_processes()
+        end_processes(code)
     return code
+
+
+def _report(error: Exception) -> int:
+    """One line about what went wrong; the exit code. The traceback of a bug of ours goes to a file of its own."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = "; ".join(lines) or type(error).__name__
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is a RuntimeError
+        text += "; use a smaller batch, layout=sequence or activation checkpointing (dry_run=true counts the memory)"
+    elif not isinstance(error, MISTAKES):
+        with tempfile.NamedTemporaryFile("w", prefix="stoical-", suffix=".txt", delete=False) as file:
+            file.write("".join(traceback.format_exception(error)))
+        rank = os.environ.get("RANK")
+        where = f"process {rank}, " * (rank is not None) + f"traceback in {file.name}"
+        print(f"error: unforeseen {type(error).__name__}: {text} ({where})", file=sys.stderr, flush=True)
+        return 1
+    _say(f"error: {text}", sys.stderr)
+    return 2
 
 
 def _say(text: str, file: Any) -> None:

@@ -2,10 +2,11 @@
 
   stoical validate FILE_OR_DIR [limit=N] [key=value ...]
 
-FILE_OR_DIR is a dataset directory (train, test, manifest.json) or one split: a .jsonl file, a .parquet file or a
-`datasets` directory. With settings of a recipe, such as tokenizer.name=NAME prompt.template=FILE prompt.max_length=N or
-recipe=wordnet_alpha2,small, it tokenizes every query and reports prompt and docID lengths, what truncation would drop,
-and docIDs that become the same tokens. The exit status is 0 for valid data and 2 for data with problems.
+FILE_OR_DIR is a dataset directory (train, test, manifest.json) or one split: a .jsonl file (or .jsonl.gz), a .parquet
+file or a `datasets` directory. With settings of a recipe, such as tokenizer.name=NAME prompt.template=FILE
+prompt.max_length=N or recipe=wordnet_alpha2,small, it tokenizes every query and reports prompt and docID lengths, what
+truncation would drop, and docIDs that become the same tokens. The exit status is 0 for valid data and 2 for data with
+problems.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from stoical.commands.shell import Command, Given
 from stoical.common.options import option
+from stoical.common.progress import progress
 from stoical.config.loading import load_recipe
 from stoical.data.files import decoded, raw_rows
 from stoical.data.rows import parse_row
@@ -32,17 +32,17 @@ def token_lines(
 
     Queries that training would stop at are noted as problems. Raises ValueError for settings that are wrong.
     """
-    from stoical.build.encoder import build_encoder, build_tokenizer
-
     recipe = load_recipe(*settings)
     recipe.data.path = str(path)
     if recipe.tokenizer.name == "bpe" and path in files:
         raise ValueError("tokenizer.name=bpe is trained on the train split: give the dataset directory, not one split")
+    from stoical.build.encoder import build_encoder, build_tokenizer
+
     encoder = build_encoder(recipe, build_tokenizer(recipe))
     lines = {}
     for file in files:
         counts = TokenCounts()
-        for where, raw in tqdm(raw_rows(file), f"tokenizing {file}", delay=3, leave=False, disable=None):
+        for where, raw in progress(raw_rows(file), f"tokenizing {file}"):
             row = parse_row(decoded(raw, where), where)
             try:
                 query = encoder.encode(row, negatives=True)

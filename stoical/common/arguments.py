@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -30,6 +31,10 @@ def parse_options(schema: type[Options], values: Mapping[str, str]) -> Options:
         if key not in known:
             raise unknown("option", key, known, " --help explains every option.")
     _, layer = dotlist_layer(values)
+    hints = typing.get_type_hints(schema)
+    for key, word in values.items():
+        if hints.get(key) is str and isinstance(layer[key], bool | int | float):
+            layer[key] = word  # 007, no and 1:30 are text where text is wanted
     try:
         options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), layer))
     except OmegaConfBaseException as error:
@@ -41,10 +46,15 @@ def parse_options(schema: type[Options], values: Mapping[str, str]) -> Options:
 
 
 def split_arguments(words: Iterable[str]) -> dict[str, str]:
-    """`key=value` words to a dict; raises `ValueError` for a word without `=` and for a key given twice."""
+    """`key=value` words to a dict.
+
+    Raises `ValueError` for a word without `=`, for a key given twice, and for bytes that are not UTF-8.
+    """
     values: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
+        if not word.isprintable() and any("\ud800" <= char <= "\udfff" for char in word):
+            raise ValueError(f"{word!a}: arguments are text in UTF-8")
         if not equals or not key:
             raise ValueError(f"{word!r}: arguments are key=value, such as recipe=wordnet_alpha2 or seed=1")
         if key in values:
@@ -54,14 +64,30 @@ def split_arguments(words: Iterable[str]) -> dict[str, str]:
 
 
 def dotlist_layer(values: Mapping[str, str]) -> tuple[str, DictConfig]:
-    """`key=value` settings as (origin, settings), for merging. Raises `ValueError` for a value that is no YAML."""
+    """`key=value` settings as (origin, settings), for merging.
+
+    Raises `ValueError` for a value that is not YAML, and for `${...}`, which omegaconf would put something in place of.
+    """
     layer = OmegaConf.create()
     for key, value in values.items():
+        check_literal("command line", key, value)
         try:
             layer.merge_with_dotlist([f"{key}={value}"])
-        except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        except (OmegaConfBaseException, YAMLError, ValueError, RecursionError) as error:
             raise ValueError(f"command line: {key}={value}: {one_line(error)}") from error
     return "command line", layer
+
+
+def check_literal(origin: str, key: str, value: Any) -> None:
+    """Raise `ValueError` for `${...}` anywhere in a value: what a run is given is what stands there."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            check_literal(origin, f"{key}.{name}" if key else str(name), each)
+    elif isinstance(value, list):
+        for each in value:
+            check_literal(origin, key, each)
+    elif isinstance(value, str) and "${" in value:
+        raise ValueError(f"{origin}: {key}={value}: ${{...}} is not expanded here; write what it stands for")
 
 
 def one_line(error: Exception) -> str:

@@ -39,8 +39,9 @@ def field_of(hint: Any, default: Any = None, help: str = "") -> Field:
     options = typing.get_args(hint) if is_union else (hint,)
     words = [word for one in options if typing.get_origin(one) is typing.Literal for word in typing.get_args(one)]
     others = [one for one in options if typing.get_origin(one) is not typing.Literal]
-    kinds = dict.fromkeys(PLAIN.get(one) or PLAIN.get(typing.get_origin(one), "str") for one in others)
-    return Field(tuple(kinds), tuple(words), default, help)
+    kinds = {PLAIN.get(one) or PLAIN.get(typing.get_origin(one), "str") for one in others}
+    ordered = tuple(kind for kind in PLAIN.values() if kind in kinds)  # typing keeps no order of its own in a union
+    return Field(ordered, tuple(words), default, help)
 
 
 def check_fields(section: str, values: Mapping[str, Any], known: Mapping[str, Field], wants: str) -> None:

@@ -1,15 +1,20 @@
-"""Files on disk: their SHA-256, and files and directories that are written whole or not at all."""
+"""Files on disk: their SHA-256, JSON objects, and files and directories that are written whole or not at all."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import os
 import re
+import reprlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
 
 
 def file_sha256(path: str | Path) -> str:
@@ -18,12 +23,53 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def json_object(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds. Raises `ValueError` naming the file where it holds anything else."""
+    value = json_file(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {reprlib.repr(value)}")
+    return value
+
+
+def json_file(path: Path) -> Any:
+    """What a JSON file holds. Raises `ValueError` naming it where that is not JSON, or cannot be written again."""
+    try:
+        value = json.loads(path.read_bytes())
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{path}: holds half of a surrogate pair, which is not UTF-8: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    return value
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that a kill leaves the old one or the new one."""
     draft = path.with_name(f"{path.name}.new")
-    draft.write_text(text)
-    sync(draft)
-    draft.replace(path)
+    with writing(path):
+        try:
+            draft.write_text(text)
+            sync(draft)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise `ValueError` naming the path, and the space that is left, where what is done here cannot write.
+
+    For a block that does nothing but write: torch and safetensors have errors of their own for a full disk.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        existing = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+        free = shutil.disk_usage(existing).free / 2**20
+        raise ValueError(
+            f"{path} cannot be written: {(str(error).splitlines() or [type(error).__name__])[0]} ({free:,.0f} MiB are "
+            "free there); what was there before still is"
+        ) from error
 
 
 def sync(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,24 +10,10 @@ from stoical.common.fields import check_fields, unknown
 from stoical.config.libraries import library_fields
 from stoical.config.recipe import Recipe
 from stoical.config.self_training import SelfTrainingSettings
+from stoical.config.training_fields import ADAM, METRIC_DRIVEN, OWNED, REFUSED
 from stoical.models.layouts import MASKABLE
 
 TRACKERS = ("wandb", "trackio", "tensorboard")
-OWNED = {  # fields of TrainingArguments -> the setting that decides them, if one does
-    "output_dir": "output",
-    "seed": "seed",
-    "gradient_accumulation_steps": "global_batch_size",
-    "per_device_eval_batch_size": "eval.batch_size",
-    "resume_from_checkpoint": "resume",
-    "remove_unused_columns": None,
-    "label_names": None,
-    "average_tokens_across_devices": None,
-}
-REFUSED = {
-    "hub_token": "it would be written into the run's files; log in with `hf auth login` instead",
-    "dataloader_persistent_workers": "workers that live on would shuffle documents as in the first epoch",
-    "enable_jit_checkpoint": "it saves in the middle of a step; resume=auto continues from the last checkpoint",
-}
 FIXED_LORA = {  # fields of LoraConfig that follow from the model, or that a checkpoint or a trie could not be read with
     "task_type": "stoical trains causal language models",
     "peft_type": "this section is LoRA",
@@ -124,6 +111,7 @@ def _counts_terminator(recipe: Recipe) -> bool:
 
 
 def _check_training(recipe: Recipe) -> None:
+    fields = library_fields("TrainingArguments")
     for key, value in recipe.training.items():
         if key in OWNED:
             owner = OWNED[key]
@@ -132,15 +120,76 @@ def _check_training(recipe: Recipe) -> None:
                 if owner
                 else f"training.{key} is not for a recipe to set: the trie's batches need it as it is"
             )
-        if key in REFUSED and value:
+        if key in REFUSED and (value != fields[key].default or key.startswith("do_")):
             raise ValueError(f"training.{key}={value} is not for a recipe to set: {REFUSED[key]}")
-    check_fields("training", recipe.training, library_fields("TrainingArguments"), "TrainingArguments")
+    check_fields("training", recipe.training, fields, "TrainingArguments")
     tracker_names(recipe.training.get("report_to"))
-    if recipe.optimizer != "trainer" and "optim" in recipe.training:
+    _check_optimizer(recipe)
+    _check_length(recipe.training)
+    _check_noise(recipe.training)
+    _check_best(recipe)
+
+
+def _check_optimizer(recipe: Recipe) -> None:
+    if recipe.optimizer == "trainer":
+        return
+    if "optim" in recipe.training:
         raise ValueError(
             f"training.optim={recipe.training['optim']} conflicts with optimizer={recipe.optimizer}; "
             "set optimizer=trainer to use it, or training.optim=null to leave it out"
         )
+    for key in ADAM:
+        if recipe.training.get(key) is not None:
+            raise ValueError(
+                f"training.{key} has no effect with optimizer={recipe.optimizer}; set optimizer=trainer to use it, or "
+                "leave it out"
+            )
+
+
+def _check_noise(training: Mapping[str, Any]) -> None:
+    noise = training.get("neftune_noise_alpha")
+    if noise is not None and not 0 < noise < math.inf:
+        raise ValueError(f"training.neftune_noise_alpha={noise} must be above 0, such as 5; null leaves it out")
+
+
+def _check_length(training: Mapping[str, Any]) -> None:
+    steps, epochs = training.get("max_steps", -1), training.get("num_train_epochs")
+    if steps == 0:
+        raise ValueError("training.max_steps=0 would train nothing; use stoical evaluate recipe=... for the start")
+    if epochs is not None and steps > 0:
+        raise ValueError(
+            f"training.num_train_epochs={epochs} has no effect beside training.max_steps={steps}; set "
+            "training.max_steps=-1 to count epochs, or leave it out"
+        )
+    if epochs is not None and epochs <= 0:
+        raise ValueError(f"training.num_train_epochs={epochs} would train nothing; it must be above 0")
+    if (strategy := training.get("train_sampling_strategy", "random")) not in ("random", "sequential"):
+        raise ValueError(
+            f"training.train_sampling_strategy={strategy} is not for a recipe to set: batches of one length are "
+            "batches of one kind of query; use random or sequential"
+        )
+
+
+def _check_best(recipe: Recipe) -> None:
+    """What needs a metric to compare checkpoints by has one, and one that evaluation measures."""
+    training, metric = recipe.training, recipe.training.get("metric_for_best_model")
+    schedule = training.get("lr_scheduler_type")
+    for key, value in (("lr_scheduler_type", schedule), ("save_strategy", training.get("save_strategy"))):
+        if value in (*METRIC_DRIVEN, "best") and metric is None:
+            raise ValueError(f"training.{key}={value} needs training.metric_for_best_model (ndcg, say)")
+    if metric is None:
+        return
+    if training.get("eval_strategy") == "no":
+        raise ValueError(f"training.metric_for_best_model={metric} has no effect with training.eval_strategy=no")
+    known = measured(recipe)
+    if metric.removeprefix("eval_") not in known:
+        raise unknown("metric", f"training.metric_for_best_model={metric}", known, f" Use one of {', '.join(known)}.")
+
+
+def measured(recipe: Recipe) -> list[str]:
+    """The metrics that evaluations during training log."""
+    exact = ["free_run_ndcg", "invalid_rate", "valid_mass"] * (recipe.eval.mode == "exact")
+    return ["cvr", "ndcg", *(f"recall@{k}" for k in recipe.eval.recall_at), *exact]
 
 
 def check_adapters(recipe: Recipe) -> None:

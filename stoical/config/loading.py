@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from stoical.common.arguments import dotlist_layer, one_line, split_arguments
+from stoical.common.arguments import check_literal, dotlist_layer, one_line, split_arguments
 from stoical.common.differences import flat
 from stoical.common.fields import unknown
 from stoical.common.options import keys_of, section_of
@@ -109,7 +109,11 @@ def merge_layers(layers: Sequence[Layer]) -> Recipe:
 def check_keys(origin: str, layer: DictConfig) -> None:
     """Raise `ValueError` for a key that no recipe has. Keys below a library's section are checked with its values."""
     known, sections, open_ended = known_keys()
-    for key in flat(OmegaConf.to_container(layer)):
+    for key, value in flat(OmegaConf.to_container(layer)).items():
+        if key in sections and value is not None:
+            hint = f" Did you mean {MEANT[key]!r}?" if key in MEANT else ""
+            said = f"{key}={value}: {key!r} is a section; `stoical recipes keys {key}` lists it."
+            raise ValueError(f"{origin}: {said}{hint}")
         inside = any(key.startswith(f"{section}.") for section in open_ended)
         if not (inside or key in known or key in sections):
             raise ValueError(f"{origin}: {_unknown_key(key, [*known, *_library_keys()])}")
@@ -179,13 +183,16 @@ def _recipe_file(name: str, first: bool) -> Path:
 
 
 def read_layer(path: Path) -> Layer:
-    """The settings in a YAML file as a layer for `build_recipe`. Raises `ValueError` where it is not a mapping."""
+    """The settings in a YAML file as a layer for `build_recipe`. Raises `ValueError` where it is none, or empty."""
     try:
         layer = OmegaConf.load(path)
-    except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
+    except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: {one_line(error)}") from error
     if not isinstance(layer, DictConfig):
         raise ValueError(f"{path} is not a mapping of settings")
+    if not layer:
+        raise ValueError(f"{path} is empty; a recipe or an overlay sets something")
+    check_literal(str(path), "", OmegaConf.to_container(layer))
     return str(path), layer
 
 

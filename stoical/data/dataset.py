@@ -17,9 +17,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from tqdm import tqdm
-
 from stoical.common.lazy import pa, pc
+from stoical.common.progress import progress
+from stoical.common.text_files import kind
 from stoical.data.files import BATCH_ROWS, decoded, find_split, jsonl_lines, open_table, table_records
 from stoical.data.rows import Doc, RankingRow, parse_row
 
@@ -68,12 +68,13 @@ class RankingDataset(Sequence[RankingRow]):
 def load_split(directory: str | Path, split: str) -> RankingDataset:
     """The split of a dataset directory, every row of it validated.
 
-    Reads `<directory>/<split>.jsonl`, `<split>.parquet` or `<split>/` (from `datasets`' `save_to_disk`).
+    Reads `<directory>/<split>.jsonl` (or `.jsonl.gz`), `<split>.parquet` or `<split>/` (from `datasets`'
+    `save_to_disk`).
     Raises ValueError where none or several of these exist, for a bad row (naming file and line), for a query_id that
     occurs twice, and for a split without rows.
     """
     path = find_split(Path(directory), split)
-    if path.suffix == ".jsonl":
+    if kind(path) == ".jsonl":
         table = _table(_checked(jsonl_lines(path), path))
     else:
         table = open_table(path)
@@ -103,10 +104,9 @@ def _table(records: Iterable[Mapping[str, Any]]) -> datasets.Dataset:
 
 
 def _checked(records: Iterable[tuple[str, Any]], path: Path) -> Iterator[Mapping[str, Any]]:
-    """The records, while valid and of different query_id; a progress bar on rank 0 after three seconds."""
+    """The records, while valid and of different query_id; rank 0 shows its progress."""
     first: dict[str, str] = {}  # query_id -> where
-    hidden = True if os.environ.get("RANK", "0") != "0" else None  # None: show on a terminal only
-    for where, row in tqdm(records, f"checking {path}", delay=3, leave=False, disable=hidden):
+    for where, row in progress(records, f"checking {path}", shown=os.environ.get("RANK", "0") == "0"):
         record = decoded(row, where)
         query_id = parse_row(record, where).query_id
         if query_id in first:

@@ -1,4 +1,4 @@
-"""Files of a ranking dataset and the rows in them: JSON lines, a parquet file, or a `datasets` directory.
+"""Files of a ranking dataset and the rows in them: JSON lines (gzipped or not), a parquet file, a `datasets` directory.
 
 Rows come with their place, `file:line` (from 1) for JSON lines and `file[index]` (from 0) for the others. What a row
 must hold is said in `stoical.data.rows`.
@@ -14,8 +14,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stoical.common.files import file_sha256
+from stoical.common.files import file_sha256, json_object
 from stoical.common.lazy import pa, pq
+from stoical.common.text_files import kind, opened
 
 if TYPE_CHECKING:
     import datasets
@@ -49,9 +50,10 @@ def check_dataset(directory: str | Path) -> None:
 
 
 def split_files(directory: Path, split: str) -> list[Path]:
-    """Whatever there is for a split: <split>.jsonl, <split>.parquet, <split>/ (from `datasets`' `save_to_disk`)."""
-    jsonl, parquet, saved = directory / f"{split}.jsonl", directory / f"{split}.parquet", directory / split
-    return [path for path in (jsonl, parquet) if path.is_file()] + [saved] * saved.is_dir()
+    """Whatever there is for a split: <split>.jsonl[.gz], <split>.parquet, <split>/ (from `datasets`' save_to_disk)."""
+    files = [directory / f"{split}{ending}" for ending in (".jsonl", ".jsonl.gz", ".parquet")]
+    saved = directory / split
+    return [path for path in files if path.is_file()] + [saved] * saved.is_dir()
 
 
 def check_directory(directory: Path) -> None:
@@ -101,14 +103,14 @@ def raw_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
     Unlike `open_table` it needs no library beside pyarrow for a parquet file, and writes no copy of it.
     """
-    if path.suffix == ".jsonl":
+    if kind(path) == ".jsonl":
         return jsonl_lines(path)
     return table_records(_open_saved(path), path) if path.is_dir() else _placed(_parquet_batches(path), path)
 
 
 def jsonl_lines(path: Path) -> Iterator[tuple[str, bytes]]:
     """(file:line, bytes) of every line that is not blank, for `json_value`."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         yield from ((f"{path}:{number}", line) for number, line in numbered(file))
 
 
@@ -124,6 +126,23 @@ def json_value(line: bytes, where: str) -> Any:
     except (ValueError, RecursionError) as error:  # a syntax error, bytes that are not UTF-8, brackets without end
         reason = str(error).replace("line 1 column", "column")
         raise ValueError(f"{where}: not a JSON object on one line, in UTF-8: {reason}") from None
+
+
+def json_line(line: bytes, where: str, shape: str = "a JSON object") -> dict[str, Any]:
+    """The object in a line of JSON, which can be written again. Raises ValueError, which `where` opens, for any other.
+
+    shape: what is expected, for the message.
+    """
+    record = json_value(line, where)
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where}: holds half of a surrogate pair, which is not UTF-8: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{where}: too many brackets inside each other") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: expected {shape}, got {reprlib.repr(record)}")
+    return record
 
 
 def table_records(table: datasets.Dataset, path: Path) -> Iterator[tuple[str, Any]]:
@@ -161,19 +180,30 @@ def split_sha256(directory: str | Path, split: str) -> str:
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
+MANIFEST: dict[str, tuple[type, ...]] = {  # key -> what it may be, where it is there and not null
+    **dict.fromkeys(("name", "tool", "licence"), (str,)),
+    **dict.fromkeys(("source", "version"), (str, int, float, list, dict)),
+    "options": (dict,),
+    "splits": (dict,),
+    "files": (dict,),
+}
+
+
 def load_manifest(directory: str | Path) -> dict[str, Any]:
     """The manifest.json of a dataset directory: source, version, counts, sha256, seed, licence.
 
-    Raises ValueError if the directory or the file is missing, or if the file is not a JSON object.
+    Raises ValueError, naming file and key, if the directory or the file is missing, if the file is not a JSON object,
+    and for a key that stoical reads and that holds something else than `MANIFEST` says.
     """
     check_directory(Path(directory))
     path = Path(directory) / "manifest.json"
     if not path.is_file():
         raise ValueError(f"{path} is missing; stoical prepare writes one, and for your own data you do")
-    try:
-        manifest = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(manifest, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {reprlib.repr(manifest)}")
-    return manifest
+    manifest = json_object(path)
+    for key, kinds in MANIFEST.items():
+        value = manifest.get(key)
+        if not (value is None or (isinstance(value, kinds) and not isinstance(value, bool))):
+            raise ValueError(
+                f"{path}: {key!r} must be {'an object' if kinds == (dict,) else 'text'}, got {reprlib.repr(value)}"
+            )
+    return {key: value for key, value in manifest.items() if not (key in MANIFEST and value is None)}

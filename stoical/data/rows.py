@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any, Self
@@ -36,20 +36,36 @@ class RankingRow:
     negatives: tuple[Doc, ...] = ()
 
     @classmethod
-    def of(cls, query: str, docids: Sequence[str], negatives: Sequence[str] = (), query_id: str | None = None) -> Self:
-        """A row of plain docIDs, best first; its id is the query unless one is given. Raises `ValueError` as parsing.
+    def of(
+        cls,
+        query: str,
+        docs: Iterable[str | Mapping[str, Any]],
+        negatives: Iterable[str | Mapping[str, Any]] = (),
+        query_id: str | None = None,
+    ) -> Self:
+        """A row of documents, best first; its id is the query unless one is given.
 
-        RankingRow.of("deer", ["ruminant", "mammal"], negatives=["solarization"])
+            RankingRow.of("deer", ["ruminant", "mammal"], negatives=["solarization"])
+            RankingRow.of("deer", [{"docid": "ruminant", "text": "chews twice"}, {"docid": "mammal", "text": "..."}])
+
+        A document is its docID, or a mapping with `docid` and, if wanted, `text` and `rank`. Raises `ValueError` as
+        `parse_row` does.
         """
-        listed = {"docs": docids, "negatives": negatives}
-        docs = {key: [{"docid": docid} for docid in ids] for key, ids in listed.items()}
-        row = parse_row({"query_id": query_id or query, "query": query, **docs}, f"query {query!r}")
+        where = f"query {query!r}"
+        listed = {"docs": _objects(docs, where), "negatives": _objects(negatives, where)}
+        row = parse_row({"query_id": query if query_id is None else query_id, "query": query, **listed}, where)
         return cls(row.query_id, row.query, row.docs, row.negatives)
 
     @property
     def ranks(self) -> tuple[int, ...]:
         """The rank of each doc, from 1: as given in the data (ties possible), else its position."""
         return tuple(i if doc.rank is None else doc.rank for i, doc in enumerate(self.docs, 1))
+
+
+def _objects(docs: Iterable[str | Mapping[str, Any]], where: str) -> list[Any]:
+    if isinstance(docs, str | Mapping):
+        raise ValueError(f"{where}: the documents must be a list of docIDs or of {{'docid': ..., 'text': ...}}")
+    return [{"docid": doc} if isinstance(doc, str) else doc for doc in docs]
 
 
 def parse_row(raw: Mapping[str, Any], where: str) -> RankingRow:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from stoical.common.progress import progress
+from stoical.common.text_files import kind
 from stoical.data.files import decoded, load_manifest, raw_rows, split_files
 from stoical.data.rows import RankingRow, parse_row, row_problems
 
@@ -85,7 +85,7 @@ def spread(counter: Counter[int]) -> str:
 
 
 def check_rows(path: Path, problems: Problems) -> Counts:
-    """Check every row of one split, and count the valid ones. A progress bar after three seconds."""
+    """Check every row of one split, and count the valid ones. Long files show their progress."""
     counts, first, before = Counts(), dict[str, str](), problems.count
     for where, raw in _read(path, "checking", problems):
         found = row_problems(raw, where)
@@ -103,7 +103,7 @@ def check_rows(path: Path, problems: Problems) -> Counts:
 def _read(path: Path, what: str, problems: Problems) -> Iterator[tuple[str, Any]]:
     """(place, object) of every row that can be read; the others, and a file that cannot, are problems."""
     try:
-        for where, row in tqdm(raw_rows(path), f"{what} {path}", delay=3, leave=False, disable=None):
+        for where, row in progress(raw_rows(path), f"{what} {path}"):
             try:
                 raw = decoded(row, where)
             except ValueError as error:
@@ -119,9 +119,10 @@ def find_files(path: Path, problems: Problems) -> list[Path]:
     if not path.exists():
         raise ValueError(f"there is no {path}; give a dataset directory, or a .jsonl or .parquet file")
     if path.is_file():
-        if path.suffix not in (".jsonl", ".parquet"):
+        if kind(path) != ".jsonl" and path.suffix != ".parquet":
             raise ValueError(
-                f"{path}: a split is a .jsonl or a .parquet file, or a directory by datasets' save_to_disk"
+                f"{path}: a split is a .jsonl or a .parquet file (.jsonl.gz, too), or a directory by datasets' "
+                "save_to_disk"
             )
         return [path]
     if (path / "state.json").is_file():  # as save_to_disk leaves it

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from stoical.common.ids import as_id
 from stoical.common.lazy import pa, pq
+
+COLUMNS = ("item_id", "docid", "text")
 
 
 @dataclass(frozen=True)
@@ -50,17 +55,36 @@ class DocIDTable:
         try:
             table = pq.read_table(path)
         except FileNotFoundError:
-            raise ValueError(f"there is no docID table {path}; data_prep writes items.parquet") from None
+            message = f"there is no docID table {path}; stoical prepare docids writes one (items.parquet)"
+            raise ValueError(message) from None
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{path} is not a readable parquet file: {error}") from None
-        missing = {"item_id", "docid", "text"} - set(table.column_names)
+        missing = {*COLUMNS} - set(table.column_names)
         if missing:
             raise ValueError(
-                f"{path} has no column {', '.join(sorted(missing))}; a docID table has item_id, docid, text"
+                f"{path} has no column {', '.join(sorted(missing))}; a docID table has {', '.join(COLUMNS)}"
             )
-        item_ids: Sequence[str] = table["item_id"].to_pylist()
+        found = cls([], [], [])
         first: dict[str, int] = {}
-        for row, item in enumerate(item_ids):
+        for row, cells in enumerate(zip(*(table[name].to_pylist() for name in COLUMNS), strict=True)):
+            item, docid, text = _checked(cells, f"{path}[{row}]")
             if first.setdefault(item, row) != row:
                 raise ValueError(f"{path}[{row}]: item {item!r} was there before, at {path}[{first[item]}]")
-        return cls(list(item_ids), table["docid"].to_pylist(), table["text"].to_pylist())
+            found.item_ids.append(item)
+            found.docids.append(docid)
+            found.texts.append(text)
+        return found
+
+
+def _checked(cells: Sequence[Any], where: str) -> tuple[str, str, str]:
+    """Item id, docID and text of a row; ids and docIDs may be numbers. ValueError for a row without id or docID."""
+    item, docid, text = cells
+    item_id = as_id(item, where, "item_id")
+    if item_id is None:
+        raise ValueError(f"{where}: item_id is empty")
+    written = docid if isinstance(docid, str) else as_id(docid, f"{where}: item {item_id!r}", "docid")
+    if written is None or not written.strip():
+        raise ValueError(f"{where}: item {item_id!r} has no docID: give it one, or leave the item out of the table")
+    if not (text is None or isinstance(text, str)):
+        raise ValueError(f"{where}: item {item_id!r}: text must be text, got {reprlib.repr(text)}")
+    return item_id, written, text or ""

@@ -6,7 +6,6 @@ training split, the shuffle of its documents (`epoch`), and what its method made
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from stoical.common.files import file_sha256
+from stoical.common.files import file_sha256, json_object
 from stoical.data.dataset import RankingDataset
 from stoical.data.rows import RankingRow
 from stoical.encoding.prompts import Attempt
@@ -55,8 +54,8 @@ def read_provenance(rows: Path) -> dict[str, Any] | None:
     path = rows.with_name(RECORD_FILE)
     if not rows.is_file() or not path.is_file():
         return None
-    record: dict[str, Any] = json.loads(path.read_text())
-    return record if record["rows_sha256"] == file_sha256(rows) else None
+    record = json_object(path)
+    return record if record.get("rows_sha256") == file_sha256(rows) else None
 
 
 class WithGenerated(EncodedDataset):

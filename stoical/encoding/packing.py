@@ -14,7 +14,7 @@ root is read at the last prompt token.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -49,7 +49,7 @@ class PackedBatch:
     negatives); float32: node_weights, and node_target, its share of the target at its parent (`targets.node_targets`).
     doc_path [D, L] the counted nodes of each docID (indices into M, padded with -1); doc_query, doc_rank [D];
     doc_negative [D] bool. num_tokens: input tokens that are not padding; num_points: Eq. 11's points in the batch;
-    num_dropped: documents that truncation dropped.
+    num_dropped: documents that truncation dropped; filler: the batch counts nothing (`training.ragged_epochs`).
     """
 
     query_ids: tuple[str, ...]
@@ -57,6 +57,7 @@ class PackedBatch:
     num_tokens: int
     num_points: int
     num_dropped: int
+    filler: bool
     input_ids: Tensor
     position_ids: Tensor
     prompt_lengths: Tensor
@@ -107,12 +108,18 @@ class TrieTargetCollator:
     Weights and targets are those of the trie without negatives, to the bit, and 0 on nodes that lead to negatives only.
     With `prune`, trie nodes that carry no weight are left out: next-token prediction then costs one docID's tokens, not
     the whole trie's. Evaluation, and objectives that look at the whole trie, need `prune=False`. Whatever `pad_id` is,
-    padding is never attended to and never a label.
+    padding is never attended to and never a label. Raises `ValueError` for targets that make no sense.
+
+        collate = TrieTargetCollator(TargetSettings(item="fractional", alpha=2.0))
+        loader = DataLoader(EncodedDataset(rows, encoder), batch_size=8, shuffle=True, collate_fn=collate)
     """
 
-    targets: TargetSettings
+    targets: TargetSettings = field(default_factory=TargetSettings)
     pad_id: int = 0
     prune: bool = True
+
+    def __post_init__(self) -> None:
+        self.targets.check()
 
     def __call__(self, queries: Sequence[TokenizedQuery]) -> dict[str, PackedBatch]:
         """Pack; the dict is what `transformers.Trainer` expects of a collator.
@@ -204,6 +211,7 @@ def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: i
         num_tokens=int(prompt_lengths.sum()) + sum(len(part.inner) for part in packed),
         num_points=sum(num_points(np.asarray(part.query.ranks[: part.query.num_listed]), targets) for part in packed),
         num_dropped=sum(part.query.num_dropped for part in packed),
+        filler=all(part.query.filler for part in packed),
         input_ids=torch.from_numpy(input_ids),
         position_ids=torch.from_numpy(position_ids),
         prompt_lengths=torch.from_numpy(prompt_lengths),

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from string import Formatter
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+import yaml
 
+from stoical.common.fields import alike
+from stoical.common.text_files import whole_text
 from stoical.data.rows import Doc
 
 TEMPLATES = Path(__file__).parent / "templates"
 TEMPLATE_FILE = "template.yaml"  # the one that a checkpoint was trained with
+NULL = "tag:yaml.org,2002:null"
 CORRECTIONS = {
     "correction": {"prompt", "previous"},
     "correction_with_reference": {"prompt", "previous", "reference"},
@@ -45,6 +46,15 @@ class PromptTemplate:
     delimiter: str
     correction: str | None = field(default=None, repr=False)  # no part of what a run without attempts depends on
     correction_with_reference: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for a field that is not one of these, is missing, or is more than its name in braces."""
+        in_prompt = {"query", "docs"} if self.doc else {"query"}
+        _check_fields("prompt", self.prompt, required=in_prompt, allowed=in_prompt)
+        _check_fields("doc", self.doc, required={"docid"} if self.doc else set(), allowed={"docid", "text"})
+        for key, wanted in CORRECTIONS.items():
+            if getattr(self, key) is not None:
+                _check_fields(key, getattr(self, key), required=wanted, allowed=wanted)
 
     def render(self, query: str, docs: Sequence[Doc], attempt: Attempt | None = None) -> str:
         """The prompt with the documents in the order given, and the attempt to correct, if any.
@@ -78,28 +88,61 @@ def load_template(name: str) -> PromptTemplate:
     path = TEMPLATES / f"{name}.yaml" if name in known else Path(name)
     if not path.is_file():
         raise ValueError(f"prompt.template={name}: no such file, and not one of {', '.join(known)}")
+    text = whole_text(path)
     try:
-        template = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PromptTemplate), OmegaConf.load(path)))
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, TypeError, OSError) as error:
-        raise ValueError(f"{path}: {str(error).splitlines()[0]} (a template has prompt, doc and delimiter)") from error
-    assert isinstance(template, PromptTemplate)
-    try:
-        fields = {"query", "docs"} if template.doc else {"query"}
-        _check_fields("prompt", template.prompt, required=fields, allowed=fields)
-        _check_fields("doc", template.doc, required={"docid"} if template.doc else set(), allowed={"docid", "text"})
-        _check_corrections(template)
-        template.render("query", [Doc("docid", "text")])
+        return PromptTemplate(**_texts(text))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}; write a literal brace as {{{{ or }}}}") from error
-    return template
+        raise ValueError(f"{path}: {error}") from error
 
 
-def _check_corrections(template: PromptTemplate) -> None:
-    for key, fields in CORRECTIONS.items():
-        wording = getattr(template, key)
-        if wording is not None:
-            _check_fields(key, wording, required=fields, allowed=fields)
-            wording.format(prompt="prompt", previous="answer", reference="answer")
+def template_yaml(template: PromptTemplate) -> str:
+    """The template as a file that `load_template` reads."""
+    return yaml.safe_dump(asdict(template), allow_unicode=True, sort_keys=False)
+
+
+def _texts(text: str) -> dict[str, str]:
+    """The keys of a template in YAML with their texts, each as it stands: `5`, `no` and `${x}` are text.
+
+    Raises `ValueError` for what is not a mapping to texts, for keys that are missing, unknown or given twice.
+    """
+    wants = "(a template has prompt, doc and delimiter)"
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{' '.join(str(error).split())} {wants}") from None
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError(f"not a mapping of keys to texts {wants}")
+    known = {each.name: each.default is not MISSING for each in fields(PromptTemplate)}
+    found: dict[str, str] = {}
+    for key, value in node.value:
+        name = str(key.value)
+        if name not in known:
+            raise ValueError(f"Key {name!r} not in a template{_meant(name, known)} {wants}")
+        if name in found:
+            raise ValueError(f"{name} is given twice; give it once")
+        if not (known[name] and value.tag == NULL):
+            found[name] = _text(name, value)
+    missing = [name for name, optional in known.items() if not optional and name not in found]
+    if missing:
+        raise ValueError(f"{missing[0]} is missing {wants}")
+    return found
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    close = alike(name, known)
+    return f"; did you mean {close!r}?" if close else ""
+
+
+def _text(name: str, value: yaml.Node) -> str:
+    if not isinstance(value, yaml.ScalarNode) or value.tag == NULL:
+        found = "nothing" if value.tag == NULL else "a list or a mapping"
+        raise ValueError(f"{name} must be text, got {found} (a template has prompt, doc and delimiter)")
+    text = str(value.value)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} holds half of a surrogate pair: {error}") from None
+    return text
 
 
 def shuffled(docs: Sequence[Doc], seed: int, epoch: int, query_id: str) -> list[Doc]:
@@ -114,8 +157,21 @@ def _fields(text: str) -> set[str]:
 
 
 def _check_fields(key: str, text: str, required: set[str], allowed: set[str]) -> None:
-    fields = _fields(text)
-    if fields - allowed or required - fields:
+    """Raise `ValueError` for fields other than these, and for a field that is more than its name in braces."""
+    literal = "; write a literal brace as {{ or }}"
+    try:
+        parsed = [(name, code, conversion) for _, name, code, conversion in Formatter().parse(text) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}{literal}") from None
+    for name, code, conversion in parsed:
+        written = f"{{{name}{f'!{conversion}' if conversion else ''}{f':{code}' if code else ''}}}"
+        if code or conversion:
+            what = f"the format code {code!r}" if code else f"the conversion {conversion!r}"
+            raise ValueError(
+                f"{key} holds {written}: leave out {what}, as texts are written whole and as they are{literal}"
+            )
+    found = {name for name, _, _ in parsed}
+    if found - allowed or required - found:
         wanted = ", ".join(f"{{{name}}}" for name in sorted(allowed))
-        found = ", ".join(f"{{{name}}}" for name in sorted(fields)) or "none"
-        raise ValueError(f"{key} holds {found}, but should hold {wanted}")
+        there = ", ".join(f"{{{name}}}" for name in sorted(found)) or "none"
+        raise ValueError(f"{key} holds {there}, but should hold {wanted}{literal}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
+from stoical.common.progress import progress
 from stoical.data.negatives import NegativeSampler
 from stoical.data.rows import Doc, RankingRow
 from stoical.encoding.prompts import Attempt, PromptTemplate, load_template, shuffled
@@ -15,13 +16,18 @@ from stoical.encoding.tokenized import Terminator, TokenizedQuery
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+MANY = 20_000  # documents of a row that take seconds
+
 
 @dataclass(frozen=True, slots=True)
 class QueryEncoder:
-    """Everything between a dataset row and token ids. max_length: of the prompt and the longest docID, in tokens.
+    """Everything between a dataset row and token ids.
 
-    encoder = QueryEncoder.of(AutoTokenizer.from_pretrained("gpt2"), "compact")
-    query = encoder.encode(RankingRow.of("deer", ["ruminant", "mammal"]))
+        encoder = QueryEncoder.of(AutoTokenizer.from_pretrained("gpt2"), "compact")
+        query = encoder.encode(RankingRow.of("deer", ["ruminant", "mammal"]))
+
+    max_length: of the prompt and the longest docID together, in tokens. seed: of the order in which a prompt lists its
+    documents, which is another for every query_id and epoch.
     """
 
     template: PromptTemplate
@@ -43,8 +49,10 @@ class QueryEncoder:
         """An encoder for a tokenizer, with a prompt template by name, by the path of a YAML file, or as it is.
 
         terminator: what ends every docID; count_terminator: whether it counts in loss and score. Raises `ValueError`
-        for a template that is not there, or not as it should be.
+        for a template that is not there, or not as it should be, and for a tokenizer without EOS to end docIDs with.
         """
+        if terminator == "eos" and tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has no EOS token to end docIDs with; give it one, or terminator='none'")
         prompt = load_template(template) if isinstance(template, str) else template
         return cls(prompt, tokenizer, DocIDTokenizer(tokenizer, terminator, count_terminator), max_length, seed)
 
@@ -59,7 +67,10 @@ class QueryEncoder:
         `ValueError` naming the query where even its top document does not fit, and for docIDs that make no tokens.
         """
         try:
-            docids = [self.docid_tokenizer(doc.docid) for doc in (*row.docs, *(row.negatives if negatives else ()))]
+            listed: Iterable[Doc] = (*row.docs, *(row.negatives if negatives else ()))
+            if len(row.docs) > MANY:
+                listed = progress(listed, f"tokenizing documents of query {row.query_id!r}")
+            docids = [self.docid_tokenizer(doc.docid) for doc in listed]
             docs, prompt_ids = self._fit(row, docids, epoch, attempt)
         except ValueError as error:
             raise ValueError(f"query {row.query_id!r}: {error}") from error
@@ -129,6 +140,9 @@ class QueryEncoder:
         return row.docs[:kept], prompt_ids
 
 
+FILLER = -1  # the index of a query that counts nothing, for a process that has none left in an epoch
+
+
 class EncodedDataset:
     """Rows as a data loader takes them, a map-style dataset; `set_epoch` (which accelerate calls) picks the shuffle.
 
@@ -150,6 +164,8 @@ class EncodedDataset:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> TokenizedQuery:
+        if index == FILLER:
+            return replace(self[0], filler=True)
         row = self.rows[index]
         query = self.encoder.encode(row, self.epoch, self.negatives)
         if self.sampler is None:

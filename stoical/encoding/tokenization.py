@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    AutoTokenizer,
-    LlamaTokenizer,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from stoical.common.files import json_object
 from stoical.encoding.tokenized import Terminator
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+PROBES_FILE = "tokenizer_check.json"
+PROBES = (  # what tokenizers disagree about: words, digits, punctuation, spaces, capitals, accents, other scripts
+    *("ruminant", "deer.n.01", "even-toed ungulate", "[25,36,39]", "Query: red shoes; Documents: a | b", "B00ABCDE12"),
+    *("  two  spaces", "tab\tand\nnew line", "caf\u00e9 na\u00efve", "\u9e7f", "don't", "3.14159", "</s> [INST]"),
+)
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+ANY_FAST = ("TokenizersBackend", "PreTrainedTokenizerFast")
 MISTRAL_V3_FILE = "mistral_instruct_tokenizer_240323.model.v3"
 MISTRAL_V3_MODELS = ("mistralai/Mistral-7B-Instruct-v0.3", "mistralai/Mistral-7B-v0.3")
 
@@ -40,11 +49,9 @@ class DocIDTokenizer:
         """The docID's ids, terminator included. Raises `ValueError` for a docID that tokenizes to nothing."""
         ids = self._cache.get(docid)
         if ids is None:
-            ids = list(self.tokenizer.encode(docid, add_special_tokens=False, split_special_tokens=True))
+            ids = text_ids(self.tokenizer, docid, f"docID {docid!r}")
             if not ids:
                 raise ValueError(f"docID {docid!r} tokenizes to nothing")
-            if self.tokenizer.unk_token_id is not None and self.tokenizer.unk_token_id in ids:
-                raise ValueError(f"docID {docid!r} has characters that the tokenizer does not know: {ids}")
             if self.terminator == "eos":
                 ids.append(self.tokenizer.eos_token_id)
             self._cache[docid] = ids
@@ -56,10 +63,48 @@ class DocIDTokenizer:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The prompt's ids with exactly one BOS, in front, if the tokenizer has one; the text's own are dropped."""
-    ids = list(tokenizer.encode(text, add_special_tokens=False))
+    """The prompt's ids with exactly one BOS, in front, if the tokenizer has one. Raises `ValueError` as `text_ids`."""
+    ids = text_ids(tokenizer, text, "the prompt")
     bos = tokenizer.bos_token_id
-    return ids if bos is None else [bos, *(token for token in ids if token != bos)]
+    return ids if bos is None else [bos, *ids]
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> list[int]:
+    """The ids of a text that is only text: `</s>` or `[INST]` in it are characters, never control tokens.
+
+    Raises `ValueError`, naming `what`, for characters that the tokenizer does not know, since different texts would
+    become one, and where it makes a control token of them all the same.
+    """
+    ids = list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+    unknown, control = _special_ids(tokenizer)
+    if unknown in ids:
+        raise ValueError(
+            f"{what} has characters that the tokenizer does not know{_unknown_characters(tokenizer, text)}; leave them "
+            "out, or use a tokenizer that falls back to bytes"
+        )
+    if not control.isdisjoint(ids):
+        found = tokenizer.convert_ids_to_tokens([token for token in ids if token in control][:1])
+        raise ValueError(f"{what} holds {found[0]!r}, which the tokenizer takes for a control token; leave it out")
+    return ids
+
+
+@lru_cache(maxsize=8)
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, frozenset[int]]:
+    """The id of unknown characters, and those of all other control tokens; bytes, as `<0x7C>`, are text."""
+    unknown, added = tokenizer.unk_token_id, tokenizer.added_tokens_decoder
+    special = {int(token) for token, kind in added.items() if kind.special and not BYTE.fullmatch(kind.content)}
+    return unknown, frozenset({*tokenizer.all_special_ids, *special} - {unknown})
+
+
+def _unknown_characters(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """Which characters are unknown by themselves, for a message; empty where only their combination is."""
+    each = (char for char in dict.fromkeys(text) if not char.isspace())
+    found = [
+        char
+        for char in each
+        if tokenizer.unk_token_id in tokenizer.encode(char, add_special_tokens=False, split_special_tokens=True)
+    ]
+    return f": {' '.join(found[:5])}" if found else ""
 
 
 def load_tokenizer(name: str, local: bool = False) -> PreTrainedTokenizerBase:
@@ -69,7 +114,7 @@ def load_tokenizer(name: str, local: bool = False) -> PreTrainedTokenizerBase:
     cannot be loaded, or has no EOS to end docIDs with.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
+        tokenizer = _tokenizer_class(name).from_pretrained(name, local_files_only=local)
     except (OSError, ValueError) as error:
         if name not in (*MISTRAL_V3_MODELS, "mistral-common"):
             reason = str(error).splitlines()[0].rstrip(" :")
@@ -79,7 +124,59 @@ def load_tokenizer(name: str, local: bool = False) -> PreTrainedTokenizerBase:
         tokenizer = mistral_v3_tokenizer()
     if tokenizer.eos_token_id is None:
         raise ValueError(f"tokenizer {name!r} has no EOS token, which ends every docID")
+    _check_probes(tokenizer, Path(name))
     return tokenizer
+
+
+def _tokenizer_class(name: str) -> Any:
+    """What loads a tokenizer: where its own files say "any fast one", not what `AutoTokenizer` makes of config.json.
+
+    For some model types (qwen2, qwen3_5) that is a class of its own, which splits text in other places.
+    """
+    from transformers import AutoTokenizer  # which imports torch; a BPE of one's own needs none
+
+    path = Path(name) / "tokenizer_config.json"
+    if path.is_file() and json_object(path).get("tokenizer_class") in ANY_FAST:
+        return PreTrainedTokenizerFast
+    return AutoTokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write the tokenizer and the ids that it makes of a few texts, which `load_tokenizer` compares with its own."""
+    tokenizer.save_pretrained(directory)
+    keep_probes(tokenizer, directory)
+
+
+def keep_probes(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write the ids that the tokenizer makes of a few texts beside its saved files."""
+    (directory / PROBES_FILE).write_text(json.dumps(_probes(tokenizer), indent=1) + "\n")
+
+
+def _probes(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+    encoded = {text: tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) for text in PROBES}
+    return {text: list(map(int, ids)) for text, ids in encoded.items()}
+
+
+def _check_probes(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Raise `ValueError` where the tokenizer in a directory makes other ids than the one that was saved there."""
+    path = directory / PROBES_FILE
+    if not path.is_file():
+        return
+    now = _probes(tokenizer)
+    for text, ids in json_object(path).items():
+        if now.get(text, ids) != ids:
+            raise ValueError(
+                f"{directory}: {type(tokenizer).__name__} makes {now[text]} of {text!r}, and the tokenizer that was "
+                f"saved there made {ids}: the model would read other ids than it was trained with"
+            )
+
+
+def check_round_trip(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+    """Raise `ValueError` where a checkpoint of this model would not load the tokenizer that it was trained with."""
+    with tempfile.TemporaryDirectory() as directory:
+        config.save_pretrained(directory)
+        save_tokenizer(tokenizer, Path(directory))
+        load_tokenizer(directory)
 
 
 def mistral_v3_tokenizer() -> PreTrainedTokenizerBase:

@@ -18,7 +18,7 @@ class TokenizedQuery:
     The last `num_negatives` docIDs are negatives: scored, but no part of the loss (an objective may compare with them).
     `counted` says for each docID how many of its tokens the loss and the score count (all, or all but the terminator);
     `num_dropped` documents did not fit.
-    With `mixed`, the loss is that of another prefix than the top docID's.
+    With `mixed`, the loss is that of another prefix than the top docID's. A `filler` counts nothing.
     """
 
     query_id: str
@@ -30,6 +30,7 @@ class TokenizedQuery:
     num_negatives: int = 0
     num_dropped: int = 0
     mixed: MixedPrefix | None = None
+    filler: bool = False
 
     @property
     def num_listed(self) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
@@ -53,15 +55,26 @@ def load_lora(model: PreTrainedModel, lora: Mapping[str, Any], path: str) -> Pef
     Raises `ValueError` where they cannot be loaded, and where they are not what `lora` asks for, since peft goes by
     what was saved.
     """
-    try:
-        wrapped = PeftModel.from_pretrained(model, path, is_trainable=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ValueError(f"model.adapter={path}: {str(error).splitlines()[0]}") from error
+    wrapped = read_adapter(model, path, trainable=True)
     asked, saved = LoraConfig(task_type=TaskType.CAUSAL_LM, **lora), wrapped.active_peft_config
     for key in lora:
         ours, theirs = getattr(asked, key), getattr(saved, key)
         if ours != theirs and ours != "all-linear":  # peft saves the layers that this stood for
             raise ValueError(f"lora.{key}={ours} conflicts with model.adapter={path}, which was saved with {theirs}")
+    return wrapped
+
+
+def read_adapter(model: nn.Module, path: str, trainable: bool) -> PeftModel:
+    """The model with what peft saved at `path`: LoRA, or a soft prompt.
+
+    Raises `ValueError` where that cannot be read, or where tensors are missing: peft would leave them as they began.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*missing adapter keys")
+            wrapped: PeftModel = PeftModel.from_pretrained(model, path, is_trainable=trainable)
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError, UserWarning) as error:
+        raise ValueError(f"adapter {path}: {(str(error).splitlines() or [type(error).__name__])[0][:300]}") from error
     return wrapped
 
 

@@ -115,24 +115,14 @@ def _cached(
     return logits, states
 
 
-def packed_difference(model: nn.Module, batch: PackedBatch, layout: Layout, max_rows: int = 4) -> float:
-    """Largest absolute difference, in nats, of `layout` from the pointwise reference on the batch's first docIDs."""
-    with torch.no_grad():
-        packed = node_logprobs(model, batch, layout).logprobs
-        pointwise = _pointwise(model, batch, max_rows).logprobs
-    seen = ~pointwise.isnan()
-    return float((packed - pointwise)[seen].abs().max())
-
-
-def _pointwise(model: nn.Module, batch: PackedBatch, max_rows: int | None = None) -> NodeOutput:
+def _pointwise(model: nn.Module, batch: PackedBatch) -> NodeOutput:
     """The same log-probabilities, one row for every root-to-leaf path: prompt, then the path's tokens.
 
-    Each node is read in the first row that passes through it, so gradients are those of the packed layouts. With
-    `max_rows`, only that many paths are run, and the nodes on none of them are NaN.
+    Each node is read in the first row that passes through it, so gradients are those of the packed layouts.
     """
-    parent, token, row_of = (t.tolist() for t in (batch.node_parent, batch.node_token, batch.node_row))
+    parent, row_of = batch.node_parent.tolist(), batch.node_row.tolist()
     lengths = batch.prompt_lengths.tolist()
-    leaves = sorted(set(range(len(parent))) - set(parent))[:max_rows]
+    leaves = sorted(set(range(len(parent))) - set(parent))
     paths = [_path(leaf, parent) for leaf in leaves]
     width = max(lengths[row_of[leaf]] + len(path) - 1 for leaf, path in zip(leaves, paths, strict=True))
     longest = max(len(path) for path in paths)
@@ -152,8 +142,6 @@ def _pointwise(model: nn.Module, batch: PackedBatch, max_rows: int | None = None
     logits = model(input_ids=input_ids, logits_to_keep=keep, use_cache=False).logits
     read = torch.tensor([slots.get(node, (0, 0)) for node in range(len(parent))], device=input_ids.device)
     logprobs = _read_nodes(logits, read[:, 0], read[:, 1], batch.node_token)
-    unseen = [node for node in range(len(parent)) if node not in slots and token[node] >= 0]
-    logprobs = logprobs.index_fill(0, read.new_tensor(unseen), float("nan"))
     return NodeOutput(logprobs, logits, read[:, 0], read[:, 1])
 
 

@@ -33,6 +33,8 @@ def weighted_nll(node_logprobs: Tensor, node_weights: Tensor) -> Tensor:
 
 def normalizer(batch: PackedBatch, kind: Normalizer) -> Tensor:
     """What the loss is divided by, summed over the global batch: queries, Eq. 11 points, or node weights; scalar."""
+    if batch.filler:
+        return torch.zeros((), device=batch.node_weights.device)
     if kind == "weights":
         return batch.node_weights.sum()
     count = len(batch.query_ids) if kind == "queries" else batch.num_points
@@ -44,7 +46,8 @@ class StepContext:
     """What an objective sees of one micro-batch.
 
     output: what `forward.node_logprobs` gave for the batch, with its graph; its hidden states are there if one of the
-    objectives' `needs_hidden` is set. step: optimizer steps done so far. forward: another differentiable pass, over a
+    objectives' `needs_hidden` is set. step: optimizer steps done so far, of `run_steps` in all (None: nobody knows, and
+    no schedule may be in shares of the run). forward: another differentiable pass, over a
     batch of the caller's making and, as a second argument if wanted, an `embeddings.Mixture` in places of its tokens;
     predict: the same, of tokens, in eval mode and without a graph.
     """
@@ -54,6 +57,7 @@ class StepContext:
     step: int
     forward: Callable[..., NodeOutput]
     predict: Callable[[PackedBatch], NodeOutput]
+    run_steps: int | None = None
 
     @property
     def node_logprobs(self) -> Tensor:
@@ -78,7 +82,13 @@ class Method(ABC):
     replaces_loss: ClassVar[bool] = False  # it trains the top docID's path in place of the loss
     follows_reward: ClassVar[bool] = False  # it follows the gradient of the expected reward
     trains_on_score: ClassVar[bool] = False  # it reads eval.score, which a resumed run must then keep
+    spans: ClassVar[tuple[str, ...]] = ()  # settings in optimizer steps or, below 1, in shares of the run
     packed_only: ClassVar[str | None] = None  # why layout=pointwise cannot run it
+
+    @property
+    def follows_length(self) -> bool:
+        """True where a schedule is in shares of the run, so that a longer run's steps are other ones."""
+        return any(0 < (getattr(self, name) or 0) < 1 for name in self.spans)
 
     @property
     @abstractmethod

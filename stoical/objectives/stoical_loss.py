@@ -48,8 +48,15 @@ class SToICaLLoss(Objective):
         return ObjectiveOutput(weighted_nll(context.node_logprobs, loss_weights(context, self.settings)))
 
     def mean(self, model: nn.Module, batch: PackedBatch, layout: Layout = "sequence") -> Tensor:
-        """One forward pass of `model` over the batch, and its loss: a scalar, in nats per unit of the normalizer."""
+        """One forward pass of `model` over the batch, and its loss: a scalar, in nats per unit of the normalizer.
+
+        The batch must be on the model's device (`batch.to(model.device)`). Raises `ValueError` for a model that a trie
+        cannot be run through.
+        """
+        from stoical.models.checks import check_model
         from stoical.models.forward import node_logprobs
+
+        check_model(model, batch.input_ids.shape[1])
 
         def run(other: PackedBatch) -> NodeOutput:
             return node_logprobs(model, other, layout)

@@ -22,6 +22,7 @@ from stoical.preferences.run import (
 )
 from stoical.preferences.settings import DPOSettings
 from stoical.preferences.start import Start
+from stoical.runs.lock import only_run
 from stoical.runs.model_card import Method
 from stoical.runs.processes import join_processes
 from stoical.runs.resume import resume_from
@@ -42,12 +43,14 @@ def run_dpo(recipe: Recipe, start: Start, settings: DPOSettings) -> None:
     output = Path(str(recipe.output))
     check_writable(output)
     micro_batches(recipe, join_processes(recipe))
-    checkpoint = resume_from(recipe)
-    pairs, record = _pairs(recipe, start, settings, resumed=checkpoint is not None)
-    if not len(pairs):
-        raise ValueError(f"dpo.source={settings.source} finds no pairs to learn from ({described(record['counts'])})")
-    keep_pairs(pairs, record, output)
-    steps = train_on_pairs(recipe, start, settings.beta, pairs, METHOD, record, checkpoint)
+    with only_run(output):
+        checkpoint = resume_from(recipe)
+        pairs, record = _pairs(recipe, start, settings, resumed=checkpoint is not None)
+        if not len(pairs):
+            found = described(record["counts"])
+            raise ValueError(f"dpo.source={settings.source} finds no pairs to learn from ({found})")
+        keep_pairs(pairs, record, output)
+        steps = train_on_pairs(recipe, start, settings.beta, pairs, METHOD, record, checkpoint)
     if PartialState().is_main_process:
         print(f"{described(record['counts'])}; trained {steps} steps, beta={settings.beta:g}")
         print(f"evaluate with: stoical evaluate checkpoint={output}")

@@ -17,7 +17,7 @@ from accelerate import PartialState
 from stoical.build.encoder import build_encoder, build_tokenizer
 from stoical.build.model import load_model
 from stoical.common.differences import differences
-from stoical.common.files import write_whole
+from stoical.common.files import json_object, write_whole
 from stoical.config.recipe import Recipe
 from stoical.data.dataset import load_split
 from stoical.data.files import split_sha256
@@ -105,7 +105,7 @@ def kept_pairs(directory: Path) -> tuple[datasets.Dataset, dict[str, Any]] | Non
     """What `keep_pairs` wrote there, or None."""
     if not (directory / PAIRS_RECORD).is_file():
         return None
-    return datasets.Dataset(pq.read_table(directory / PAIRS_FILE)), json.loads((directory / PAIRS_RECORD).read_text())
+    return datasets.Dataset(pq.read_table(directory / PAIRS_FILE)), json_object(directory / PAIRS_RECORD)
 
 
 def train_on_pairs(

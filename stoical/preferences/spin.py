@@ -18,7 +18,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers.trainer import TRAINER_STATE_NAME
 
 from stoical.common.differences import describe, differences
-from stoical.common.files import check_writable, write_whole
+from stoical.common.files import check_writable, json_object, write_whole
 from stoical.config.recipe import Recipe
 from stoical.preferences.dpo import METHOD
 from stoical.preferences.run import (
@@ -33,6 +33,7 @@ from stoical.preferences.run import (
 from stoical.preferences.settings import SpinSettings
 from stoical.preferences.start import Start
 from stoical.runs.checkpoints import last_checkpoint
+from stoical.runs.lock import LOCK, only_run
 from stoical.runs.model_card import Method
 from stoical.runs.processes import join_processes
 from stoical.runs.resume import resume_from
@@ -49,12 +50,13 @@ def run_spin(recipe: Recipe, start: Start, settings: SpinSettings) -> None:
     output = Path(str(recipe.output))
     check_writable(output)
     micro_batches(recipe, join_processes(recipe))
-    _begin(recipe, start, settings)
-    for iteration in range(1, settings.iterations + 1):
-        after = _iterate(recipe, start, settings, iteration)
-        if after is None:
-            return
-        start = after
+    with only_run(output):
+        _begin(recipe, start, settings)
+        for iteration in range(1, settings.iterations + 1):
+            after = _iterate(recipe, start, settings, iteration)
+            if after is None:
+                return
+            start = after
     _say(f"{settings.iterations} iterations are done; evaluate with: stoical evaluate checkpoint={output}")
 
 
@@ -65,12 +67,12 @@ def _begin(recipe: Recipe, start: Start, settings: SpinSettings) -> None:
     if recipe.resume not in (None, "auto"):
         raise ValueError(f"resume={recipe.resume}: this command takes resume=auto, which goes on where it was stopped")
     now = {"checkpoint_sha256": start.sha256(), "spin": asdict(replace(settings, iterations=0))}  # more may be added
-    if not path.is_file() and output.is_dir() and any(output.iterdir()):
+    if not path.is_file() and any(held.name != LOCK for held in output.iterdir()):
         raise ValueError(f"output={output} holds something else; give another directory")
     if path.is_file():
         if recipe.resume is None:
             raise ValueError(f"{output} already holds a run; set resume=auto to continue it, or output=")
-        changes = differences(json.loads(path.read_text()), now)
+        changes = differences(json_object(path), now)
         if changes:
             raise ValueError(f"{output} was started with other settings: {describe(changes)}; set another output=")
     PartialState().wait_for_everyone()
@@ -107,7 +109,7 @@ def _recipe_of(recipe: Recipe, start: Start, folder: Path) -> Recipe:
 
 def _is_last(checkpoint: Path) -> bool:
     """True where this was saved after the last step of its iteration."""
-    state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
+    state = json_object(checkpoint / TRAINER_STATE_NAME)
     return bool(state["global_step"] >= state["max_steps"])
 
 

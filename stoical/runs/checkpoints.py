@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stoical.common.files import sync
+import xxhash
+
+from stoical.common.files import json_object, sync
 
 UNFINISHED = "_unfinished"  # in the run directory; the hub's uploads leave out what begins with an underscore
 RECORD = "resume.json"
@@ -28,12 +30,12 @@ def _step(checkpoint: Path) -> int | None:
 
 
 def publish(staged: Path, final: Path, record: Mapping[str, Any]) -> None:
-    """Move a checkpoint that every process has written to its place, with `record` and its files' sizes in resume.json.
+    """Move a checkpoint that every process has written to its place, with `record` and its files' sums in resume.json.
 
     What is in it reaches the disk before its name does.
     """
-    sizes = {path.relative_to(staged).as_posix(): path.stat().st_size for path in _files(staged)}
-    (staged / RECORD).write_text(json.dumps({**record, "files": sizes}, indent=2) + "\n")
+    sums = {path.relative_to(staged).as_posix(): _sum(path) for path in _files(staged)}
+    (staged / RECORD).write_text(json.dumps({**record, "files": sums}, indent=2) + "\n")
     for path in (*_files(staged), *(path for path in staged.rglob("*") if path.is_dir()), staged):
         sync(path)
     discard(final)
@@ -63,11 +65,55 @@ def prune(output: Path, limit: int | None, best: str | None) -> None:
         (output / UNFINISHED).rmdir()
 
 
-def missing_files(checkpoint: Path, record: Mapping[str, Any]) -> list[str]:
-    """Files that the checkpoint was published with and that are gone, or of another size."""
-    sizes = {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in _files(checkpoint)}
-    kept = (item for item in record["files"].items() if item[0] != "README.md")  # a card is there to be edited
-    return [name for name, size in kept if sizes.get(name) != size]
+def read_record(checkpoint: Path) -> dict[str, Any]:
+    """The checkpoint's resume.json: what defines its run, and each file's sum. Raises `ValueError` where it is damaged.
+
+    A checkpoint of an earlier version has sizes in bytes in place of sums.
+    """
+    record = json_object(checkpoint / RECORD)
+    if not isinstance(record.get("files"), dict):
+        raise ValueError(f"{checkpoint / RECORD} does not list the checkpoint's files; delete the checkpoint")
+    return record
+
+
+def damaged_files(checkpoint: Path, record: Mapping[str, Any]) -> list[str]:
+    """Files that the checkpoint was published with and that are gone, or not what they were."""
+    return [name for name, kept in _immutable(record) if not _is(checkpoint / name, kept)]
+
+
+def check_unchanged(checkpoint: Path) -> None:
+    """Raise `ValueError` where a file that is there is not the one that was saved; files may have been deleted."""
+    if not (checkpoint / RECORD).is_file():  # not a checkpoint of a run: an export, or somebody else's
+        return
+    record = read_record(checkpoint)
+    changed = [name for name in damaged_files(checkpoint, record) if (checkpoint / name).is_file()]
+    if changed:
+        raise ValueError(f"{checkpoint}: not as saved, so damaged or edited: {', '.join(changed)}")
+
+
+def _immutable(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    return (item for item in record["files"].items() if item[0] != "README.md")  # a card is there to be edited
+
+
+def _is(path: Path, kept: str | int) -> bool:
+    """True where a file is there and has the sum, or the size, that was kept."""
+    if not path.is_file():
+        return False
+    return _sum(path) == kept if isinstance(kept, str) else path.stat().st_size == kept
+
+
+def _sum(path: Path) -> str:
+    """XXH3 of a file's bytes: against damage, at the speed of the disk."""
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while block := file.read(1 << 24):
+            digest.update(block)
+    return str(digest.hexdigest())
+
+
+def left_over(output: Path) -> bool:
+    """True where a run was killed after its last checkpoint was in place: its card is the last thing that it writes."""
+    return (output / UNFINISHED).is_dir() or not (output / "README.md").is_file()
 
 
 def _files(directory: Path) -> Iterator[Path]:

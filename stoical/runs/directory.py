@@ -16,7 +16,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from omegaconf import OmegaConf
 
-from stoical.common.files import write_whole
+from stoical.common.files import json_object, write_whole
 from stoical.config.recipe import Recipe
 from stoical.data.files import load_manifest
 from stoical.runs.checkpoints import UNFINISHED
@@ -81,7 +81,7 @@ def run_facts(recipe: Recipe, fingerprint: Mapping[str, Any], micro_batch: int, 
 
 def _append_resumed(manifest: Path, facts: Mapping[str, Any], checkpoint: Path, changes: Mapping[str, Any]) -> None:
     """Add what differs from the first start, and what `resume_force` let pass, to the manifest."""
-    first = json.loads(manifest.read_text())
+    first = json_object(manifest)
     entry = {"checkpoint": str(checkpoint), "step": steps_done(checkpoint), "changed": changes}
     entry |= {key: value for key, value in facts.items() if value != first.get(key)}
     first["resumed"].append(entry)

@@ -11,7 +11,7 @@ from stoical.common.arguments import dotlist_layer
 from stoical.config.loading import build_recipe, read_layer
 from stoical.config.recipe import Recipe
 from stoical.encoding.prompts import TEMPLATE_FILE
-from stoical.runs.checkpoints import last_checkpoint
+from stoical.runs.checkpoints import check_unchanged, last_checkpoint
 
 
 def load_checkpoint(checkpoint: Path, values: dict[str, str]) -> tuple[Recipe, Path | None]:
@@ -21,7 +21,10 @@ def load_checkpoint(checkpoint: Path, values: dict[str, str]) -> tuple[Recipe, P
 
 
 def find_checkpoint(directory: str) -> Path:
-    """The directory itself if it holds a model, else the last checkpoint-N in it, or in its last iteration-N."""
+    """The directory itself if it holds a model, else the last checkpoint-N in it, or in its last iteration-N.
+
+    Raises `ValueError` where there is none, where it has no recipe, and where its files are not as they were saved.
+    """
     path = Path(directory)
     if not path.is_dir():
         raise ValueError(f"checkpoint={directory}: no such directory")
@@ -36,6 +39,7 @@ def find_checkpoint(directory: str) -> Path:
     if not (path / "recipe.yaml").is_file():
         instead = "put the recipe of its run beside it" if is_adapter(path) else f"try recipe=NAME model.name={path}"
         raise ValueError(f"{path} has no recipe.yaml, so stoical did not save it; {instead}")
+    check_unchanged(path)
     return path
 
 

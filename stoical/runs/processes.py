@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
+from stoical.common.files import json_object
 from stoical.config.recipe import Recipe
 
 Sharding = Literal["FSDP1", "FSDP2", "DeepSpeed"]
@@ -25,7 +26,15 @@ def no_accelerator() -> bool:
 def join_processes(recipe: Recipe) -> int:
     """Join the processes that the launcher has started, if any; how many they are."""
     cpu = bool(recipe.training.get("use_cpu", no_accelerator()))
-    return int(PartialState(cpu=cpu).num_processes)
+    return int(PartialState(cpu=cpu, **_process_group(recipe.training)).num_processes)
+
+
+def _process_group(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that make a process group; once it is there, transformers would pass them by."""
+    given = {"backend": training.get("ddp_backend")}
+    if training.get("ddp_timeout") is not None:
+        given["timeout"] = timedelta(seconds=training["ddp_timeout"])
+    return {key: value for key, value in given.items() if value is not None and "WORLD_SIZE" in os.environ}
 
 
 def sharding(training: Mapping[str, Any]) -> Sharding | None:
@@ -41,5 +50,5 @@ def sharding(training: Mapping[str, Any]) -> Sharding | None:
 
 def _fsdp_version(config: Any) -> int:
     """As transformers 5.23 reads training.fsdp_config, a mapping or a JSON file: 2 where it does not say."""
-    values = json.loads(Path(config).read_text()) if isinstance(config, str) else config or {}
+    values = json_object(Path(config)) if isinstance(config, str) else config or {}
     return int(values.get("version", values.get("fsdp_version", 2)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,13 @@ from accelerate import PartialState
 from omegaconf import OmegaConf
 
 from stoical.common.differences import describe, differences, flat
-from stoical.common.files import file_sha256
+from stoical.common.files import file_sha256, json_object
 from stoical.config.loading import build_recipe, read_layer
 from stoical.config.recipe import Recipe
+from stoical.config.training_fields import METRIC_DRIVEN
 from stoical.data.files import split_sha256
 from stoical.encoding.prompts import load_template
-from stoical.runs.checkpoints import RECORD, UNFINISHED, last_checkpoint, missing_files
+from stoical.runs.checkpoints import RECORD, UNFINISHED, damaged_files, last_checkpoint, read_record
 from stoical.runs.processes import sharding
 
 FREE = (  # what may differ in a resumed run: nothing here reaches the weights of any step
@@ -32,7 +32,6 @@ FREE = (  # what may differ in a resumed run: nothing here reaches the weights o
 )
 LENGTH = ("training.max_steps", "training.num_train_epochs")  # free where the schedule does not end with the run
 ENDLESS = ("constant", "constant_with_warmup", "inverse_sqrt")
-METRIC_DRIVEN = ("reduce_lr_on_plateau", "greedy")  # schedules for which evaluations are part of the training
 
 
 def fingerprint(recipe: Recipe) -> dict[str, Any]:
@@ -99,19 +98,13 @@ def _check_whole(checkpoint: Path) -> None:
             "of one; to start from its weights alone set model.name= to it"
         )
     record = read_record(checkpoint)
-    missing = missing_files(checkpoint, record)
-    if missing:
+    damaged = damaged_files(checkpoint, record)
+    if damaged:
         raise ValueError(
-            f"{checkpoint} lacks all or part of {', '.join(missing)}; delete it to resume from the one before"
+            f"{checkpoint}: gone, cut short or changed: {', '.join(damaged)}; delete it to resume from the one before"
         )
     if not any(name.startswith("rng_state") for name in record["files"]):
         raise ValueError(f"{checkpoint} holds weights alone (training.save_only_model), from which no run can go on")
-
-
-def read_record(checkpoint: Path) -> dict[str, Any]:
-    """What `fingerprint` gave the run that saved this checkpoint, and the sizes of its files in bytes."""
-    record: dict[str, Any] = json.loads((checkpoint / RECORD).read_text())
-    return record
 
 
 def changed(checkpoint: Path, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
@@ -129,12 +122,14 @@ def changed(checkpoint: Path, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
 def is_free(key: str, recipe: Recipe) -> bool:
     """True where this setting may differ in a resumed run."""
     schedule = recipe.training.get("lr_scheduler_type", "linear")
+    methods = recipe.mitigations.methods.values()
     if key in LENGTH:
-        return schedule in ENDLESS and not 0 < recipe.training.get("warmup_steps", 0) < 1  # a share of the run
+        share = 0 < recipe.training.get("warmup_steps", 0) < 1 or any(method.follows_length for method in methods)
+        return schedule in ENDLESS and not share  # of the run
     evaluation = fnmatchcase(key, "eval.*") or fnmatchcase(key, "training.eval_*")
-    if evaluation and (schedule in METRIC_DRIVEN or recipe.training.get("load_best_model_at_end")):
+    if evaluation and (schedule in METRIC_DRIVEN):
         return False
-    if key == "eval.score" and any(method.trains_on_score for method in recipe.mitigations.methods.values()):
+    if key == "eval.score" and any(method.trains_on_score for method in methods):
         return False
     return any(fnmatchcase(key, pattern) for pattern in FREE)
 
@@ -143,4 +138,4 @@ def steps_done(checkpoint: Path | None) -> int:
     """Optimizer steps behind a checkpoint; 0 for none."""
     if checkpoint is None:
         return 0
-    return int(json.loads((checkpoint / "trainer_state.json").read_text())["global_step"])
+    return int(json_object(checkpoint / "trainer_state.json")["global_step"])

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from tqdm.auto import tqdm
 
 from stoical.build.encoder import build_encoder, build_tokenizer
 from stoical.build.model import load_model
 from stoical.common.files import file_sha256
+from stoical.common.progress import progress
 from stoical.config.recipe import Recipe
 from stoical.config.self_training import BashSettings, SelfTrainingSettings
 from stoical.data.dataset import RankingDataset, load_split
@@ -86,11 +86,10 @@ def generate(recipe: Recipe, settings: SelfTrainingSettings, facts: dict[str, An
             yield Pick(place, index, epoch, row, job.encoder.encode(row, epoch))
 
     mine, size = chosen[state.process_index :: state.num_processes], recipe.eval.batch_size
-    shown = state.is_main_process and sys.stderr.isatty()
     precision = torch.autocast(state.device.type, torch.bfloat16, enabled=bool(recipe.training.get("bf16")))
     records: list[Record] = []
     with precision:
-        for start in tqdm(range(0, len(mine), size), desc="generating", unit="batch", disable=not shown):
+        for start in progress(range(0, len(mine), size), "generating, batches", shown=state.is_main_process):
             records += _records(job, settings, list(picks(mine[start : start + size])))
     everyone = records if state.num_processes == 1 else gather_object(records)
     everyone.sort(key=lambda record: record["place"])

@@ -24,6 +24,7 @@ from stoical.encoding.generated_rows import RECORD_FILE, ROWS_FILE, read_provena
 from stoical.encoding.prompts import load_template
 from stoical.runs.checkpoints import last_checkpoint
 from stoical.runs.find import find_checkpoint, is_adapter
+from stoical.runs.lock import only_run
 from stoical.runs.processes import join_processes
 from stoical.self_training.generate import generate, made_from
 from stoical.training.arguments import micro_batches
@@ -44,12 +45,13 @@ def self_train(recipe: Recipe) -> Path:
     _check_resume(recipe)
     micro_batches(recipe, join_processes(recipe))  # refuses what cannot be shared out
     load_template(recipe.prompt.template)
-    _keep_recipe(recipe)
-    checkpoint = _start(recipe, settings)
-    for iteration in range(1, settings.iterations + 1):
-        stage = stage_recipe(recipe, iteration, checkpoint)
-        _generate_once(stage, settings, iteration, checkpoint)
-        checkpoint = _trained(stage)
+    with only_run(output):
+        _keep_recipe(recipe)
+        checkpoint = _start(recipe, settings)
+        for iteration in range(1, settings.iterations + 1):
+            stage = stage_recipe(recipe, iteration, checkpoint)
+            _generate_once(stage, settings, iteration, checkpoint)
+            checkpoint = _trained(stage)
     return checkpoint
 
 

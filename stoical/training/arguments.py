@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
 from stoical.config.recipe import Recipe
+from stoical.config.training_fields import LOWER_IS_BETTER
 from stoical.runs.processes import join_processes, no_accelerator
 from stoical.training.launch import check_sharding, keep_gradients_sharded
 
@@ -47,6 +48,8 @@ def training_arguments(
             "training.bf16=true, and no device here computes in it: set training.bf16=false for float32, or run on a "
             "GPU (dry_run=true needs none)"
         )
+    if recipe.training.get("fp16") and not torch.cuda.is_available():
+        raise ValueError("training.fp16=true needs a CUDA device, and there is none here; leave it out for float32")
     own = {"per_device_train_batch_size": micro, "report_to": "none"}  # trackers are ours to build, and to guard
     try:
         arguments = kind(
@@ -72,6 +75,13 @@ def machine_defaults(recipe: Recipe) -> dict[str, Any]:
         "disable_tqdm": not sys.stderr.isatty(),
         "use_cpu": no_accelerator(),
         "logging_nan_inf_filter": False,  # it waits for the device at every step; the trainer refuses such a loss
+        "greater_is_better": _greater_is_better(recipe),
         "run_name": Path(str(recipe.output)).name,
         "project": "stoical",
     }
+
+
+def _greater_is_better(recipe: Recipe) -> bool | None:
+    """Of the metric that compares checkpoints: transformers would take the largest CVR for the best."""
+    metric = recipe.training.get("metric_for_best_model")
+    return None if metric is None else metric.removeprefix("eval_") not in LOWER_IS_BETTER

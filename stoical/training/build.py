@@ -27,7 +27,7 @@ from stoical.data.negatives import NegativeSampler
 from stoical.encoding.generated_rows import RECORD_FILE, WithGenerated, read_provenance
 from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.queries import EncodedDataset, QueryEncoder
-from stoical.encoding.tokenization import pad_id
+from stoical.encoding.tokenization import check_round_trip, pad_id
 from stoical.objectives.build import build_objectives
 from stoical.objectives.objective import Objective
 from stoical.runs.model_card import CardSource
@@ -61,6 +61,7 @@ def build_trainer(recipe: Recipe) -> StoicalTrainer:
     objectives = build_objectives(recipe.loss, recipe.mitigations, recipe.eval.score)
     dataset, collator = training_rows(recipe, train, encoder), training_collator(recipe, objectives, tokenizer)
     config = build_config(recipe, tokenizer)
+    check_round_trip(tokenizer, config)
     recipe.mitigations.check_model(config, sharding(recipe.training))
     if arguments.process_index == 0:
         batch = largest_batch(dataset, arguments.per_device_train_batch_size, collator)

@@ -70,8 +70,8 @@ def note_unused_gpus(command: Sequence[str]) -> None:
     )
 
 
-def end_processes() -> None:
-    """Leave the process group; one of several processes ends right here, with status 0. The last thing a program does.
+def end_processes(code: int = 0) -> None:
+    """Leave the process group; one of several processes ends right here, with status `code`. A program's last act.
 
     gloo's threads may free a tensor of the last collective after it is over. One that does so while Python shuts down
     aborts the process, whether or not the group was destroyed, and the launcher would call a finished run failed.
@@ -83,4 +83,4 @@ def end_processes() -> None:
         atexit._run_exitfuncs()  # trackers send the rest of their data there
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(code)

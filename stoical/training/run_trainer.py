@@ -3,29 +3,47 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerControl
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from stoical.encoding.prompts import TEMPLATE_FILE
+from stoical.common.files import writing
+from stoical.encoding.prompts import TEMPLATE_FILE, template_yaml
+from stoical.encoding.tokenization import keep_probes
 from stoical.evaluation.evaluator import Evaluator
 from stoical.runs.checkpoints import UNFINISHED, last_checkpoint, prune, publish
 from stoical.runs.model_card import CardSource
 from stoical.training.callbacks import Cadence
-from stoical.training.loss_watch import LossWatch
+from stoical.training.loss_watch import LossWatch, broken_weights
 from stoical.training.movement import MovementCheck
 from stoical.training.progress import LogLines, MetricsFile, ProgressBar
+from stoical.training.termination import SaveOnTermination
 
 logger = logging.getLogger(__name__)
+
+
+SETUP_ERRORS = (ImportError, ValueError, TypeError, AttributeError, KeyError, AssertionError, RuntimeError)
+
+
+@contextmanager
+def named(setting: str) -> Iterator[None]:
+    """Turn whatever a library raises while it sets something up into a `ValueError` that names the setting."""
+    try:
+        yield
+    except SETUP_ERRORS as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise ValueError(f"{setting}: {lines[0]}") from error
 
 
 class RunTrainer(Trainer):
@@ -52,6 +70,8 @@ class RunTrainer(Trainer):
         bar = [] if self.args.disable_tqdm else [ProgressBar]
         for callback in (*bar, LogLines, MetricsFile, Cadence, MovementCheck):
             self.add_callback(callback)
+        self.termination = SaveOnTermination()
+        self.add_callback(self.termination)
         self.evaluator, self.card = evaluator, card
         self.recipe_yaml, self.fingerprint = recipe_yaml, fingerprint
 
@@ -62,15 +82,59 @@ class RunTrainer(Trainer):
             plugin = self.accelerator.state.fsdp_plugin
             plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, reduce_dtype=torch.float32)
 
+    def create_optimizer(self, *arguments: Any, **kwargs: Any) -> Any:
+        """As transformers does. Raises `ValueError` where the optimizer cannot be made, before the first step."""
+        with named(f"training.optim={self.args.optim}"):
+            return super().create_optimizer(*arguments, **kwargs)
+
+    def create_scheduler(self, *arguments: Any, **kwargs: Any) -> Any:
+        """As transformers does. Raises `ValueError` where the schedule cannot be made, before the first step."""
+        with named(f"training.lr_scheduler_type={self.args.lr_scheduler_type}, with training.lr_scheduler_kwargs"):
+            return super().create_scheduler(*arguments, **kwargs)
+
+    def train(self, *arguments: Any, **kwargs: Any) -> Any:
+        """As transformers does. Raises `SystemExit` with 143, as shells count SIGTERM, where that has ended it."""
+        result = super().train(*arguments, **kwargs)
+        if self.termination.stopped:
+            if self.is_world_process_zero():
+                saved = last_checkpoint(str(self.args.output_dir))
+                print(f"terminated: stopped and saved as {saved}; resume=auto continues from there", file=sys.stderr)
+            raise SystemExit(143)
+        return result
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """As transformers makes it. Raises `ValueError` where an epoch would have no batch."""
+        loader: DataLoader[Any] = super().get_train_dataloader()
+        if not len(loader):
+            raise ValueError(
+                f"the training split's {len(self.train_dataset)} rows do not fill one batch, and "
+                "training.dataloader_drop_last=true drops them: there is nothing to train on; lower global_batch_size"
+            )
+        return loader
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """As transformers does; the norm is kept, to be looked at before the next log, evaluation or save."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is not None and not self.args.fp16:  # a loss scaler skips steps that overflow, which are no error
+            self.losses.add_norm(norm, self.state.global_step + 1)
+        return norm
+
     def _refuse_nan(self) -> None:
-        """Raise `ValueError`, on every process, where a loss since the last look was not finite."""
+        """Raise `ValueError`, on every process, where a loss or gradient since the last look was not finite."""
         broken = self.losses.first_broken(self.accelerator)
-        if broken is None:
-            return
+        if broken is not None:
+            self._refuse(f"{broken.what} at step {broken.step}, queries {', '.join(broken.query_ids)}")
+
+    def _refuse_broken_weights(self, model: nn.Module) -> None:
+        """Raise `ValueError`, on every process, where the weights that are to be saved are not finite."""
+        names = broken_weights(model, self.accelerator)
+        if names:
+            self._refuse(f"weights are not finite after step {self.state.global_step}: {', '.join(names[:5])}")
+
+    def _refuse(self, what: str) -> None:
         saved = last_checkpoint(str(self.args.output_dir))
         raise ValueError(
-            f"the loss is {broken.value} at step {broken.step}, queries {', '.join(broken.query_ids)}; "
-            f"the last checkpoint is {saved or 'none yet'}. "
+            f"{what}; the last checkpoint is {saved or 'none yet'}. "
             "Lower training.learning_rate, or look at these queries with dry_run=true"
         )
 
@@ -91,7 +155,9 @@ class RunTrainer(Trainer):
         if self.args.should_save:  # every process comes here; one of them writes
             directory = Path(output_dir or str(self.args.output_dir))
             (directory / "recipe.yaml").write_text(self.recipe_yaml)
-            (directory / TEMPLATE_FILE).write_text(OmegaConf.to_yaml(self.evaluator.dataset.encoder.template))
+            keep_probes(self.evaluator.dataset.encoder.tokenizer, directory)
+            template = template_yaml(self.evaluator.dataset.encoder.template)
+            (directory / TEMPLATE_FILE).write_text(template, encoding="utf-8")
             self._write_card(directory)
 
     def _write_card(self, directory: Path) -> None:
@@ -132,9 +198,11 @@ class RunTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint aside, and move it to its place when all processes have; not where weights are broken."""
         self._refuse_nan()
-        super()._save_checkpoint(model, trial)
+        self._refuse_broken_weights(model)
         output, name = Path(str(self.args.output_dir)), f"checkpoint-{self.state.global_step}"
         staged, final = output / UNFINISHED / name, output / name
+        with writing(staged):
+            super()._save_checkpoint(model, trial)
         if self.state.best_model_checkpoint == str(staged):
             self.state.best_model_checkpoint = str(final)
         self.accelerator.wait_for_everyone()

@@ -9,6 +9,7 @@ Dimension letters: D docIDs, N trie nodes (root first). All arrays are float64; 
 from __future__ import annotations
 
 import math
+import typing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,7 +29,12 @@ UNLISTED = np.iinfo(np.int64).max  # the rank of negatives: no target ever leads
 
 @dataclass
 class TargetSettings:
-    """Which row of the weight table to train on; the `loss:` section of a recipe."""
+    """Which row of the weight table to train on; the `loss:` section of a recipe.
+
+    TargetSettings()                                                  # next-token prediction on the top docID
+    TargetSettings(item="fractional", alpha=2.0)                      # every docID, by 1/r^2
+    TargetSettings(token="every_node", beta=2.0, visits="uniform")    # a target at every node of the trie
+    """
 
     item: ItemWeight = option(
         "indicator", "lambda(r), how much a docID of rank r counts: 1[r = 1], r^-alpha, or (n_q - r + 1) / n_q"
@@ -47,7 +53,11 @@ class TargetSettings:
     )
 
     def check(self) -> None:
-        """Raise `ValueError` where a setting is missing, or set but without effect."""
+        """Raise `ValueError` where a setting is unknown, missing, or set but without effect."""
+        for key, kind in (("item", ItemWeight), ("token", TokenTarget), ("visits", Visits)):
+            word, words = getattr(self, key), typing.get_args(kind)
+            if word not in words and not (key == "visits" and word is None):
+                raise ValueError(f"loss.{key}={word} must be one of {', '.join(words)}")
         needs = {
             "alpha": (self.alpha, self.item == "fractional", "loss.item=fractional"),
             "beta": (self.beta, self.token != "one_hot", "loss.token=trie or every_node"),
@@ -58,7 +68,7 @@ class TargetSettings:
                 raise ValueError(f"loss.{key} must be set with {user}")
             if not used and value is not None:
                 raise ValueError(f"loss.{key}={value} has no effect: only {user} reads it; remove one of the two")
-            if isinstance(value, float) and not 0 <= value < math.inf:
+            if isinstance(value, int | float) and not 0 <= value < math.inf:
                 raise ValueError(f"loss.{key}={value} must be a finite number, 0 or more")
         if self.token == "every_node" and self.item != "indicator":
             raise ValueError(

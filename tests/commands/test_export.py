@@ -14,6 +14,7 @@ from stoical.commands import evaluate, export
 from stoical.ranker import Ranker
 from stoical.runs.find import load_checkpoint
 from stoical.training.build import build_trainer
+from stoical.training.export import merge
 from tests.support.tiny_recipe import tiny_lora
 from tests.support.tiny_run import train_tiny
 
@@ -112,9 +113,12 @@ def test_nothing_is_overwritten(whole: Path, tmp_path: Path) -> None:
 
 
 BAD = {
-    "no output": (["checkpoint=x"], "give checkpoint=DIR (a run or a checkpoint) and output=DIR"),
-    "another setting": (["checkpoint=x", "output=y", "seed=1"], "and not seed"),
-    "another type": (["checkpoint=x", "output=y", "dtype=int8"], "dtype=int8 must be one of float32, bfloat16"),
+    "no output": (["checkpoint=x"], "give output=, the directory to write"),
+    "another setting": (["checkpoint=x", "output=y", "seed=1"], "option 'seed' does not exist"),
+    "another type": (
+        ["checkpoint=x", "output=y", "dtype=int8"],
+        "dtype: Invalid value 'int8', expected one of ['float32', 'bfloat16']",
+    ),
     "no checkpoint": (["checkpoint=/nowhere", "output=y"], "checkpoint=/nowhere: no such directory"),
 }
 
@@ -130,4 +134,4 @@ def test_a_mistake_is_told(case: str) -> None:
 def test_a_soft_prompt_cannot_be_merged(model: torch.nn.Module) -> None:
     prompted = get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
     with pytest.raises(ValueError, match="a soft prompt is not part of any weight"):
-        export.merge(prompted)
+        merge(prompted)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -52,6 +54,11 @@ def test_words_are_taken_apart() -> None:
     assert given.names == {"output", "own.beta"}
 
 
+@pytest.mark.parametrize("word", ["007", "no", "1:30", "1e3", ".5", "0x1f", "a: b".replace(" ", "")])
+def test_texts_that_yaml_takes_for_something_else_stay_as_they_are(word: str) -> None:
+    assert PLAIN.parse([f"output={word}"]).options.output == word
+
+
 BAD = {
     "an option that is not there": ("otput=x", "option 'otput' does not exist. Did you mean 'output'? --help explains"),
     "an option of a section": ("output=x own.bta=1", "option 'own.bta' does not exist. Did you mean 'own.beta'?"),
@@ -64,6 +71,12 @@ BAD = {
     "a word": ("output=x seed", "'seed': arguments are key=value"),
     "a flag": ("--output x", "'--output': arguments are key=value"),
     "no key": ("=3", "'=3': arguments are key=value"),
+    "an interpolation": (
+        "output=${oc.env:HOME}/x",
+        "command line: output=${oc.env:HOME}/x: ${...} is not expanded here",
+    ),
+    "one inside": ("output=x own.beta=[${a}]", "own.beta=[${a}]: ${...} is not expanded here"),
+    "deep": ("output=" + "[" * 5_000, "command line: output="),
     "no YAML": ("output=[1", "command line: output=[1: "),
 }
 
@@ -123,9 +136,27 @@ def test_a_file_error_is_a_mistake_of_the_users(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == "error: [Errno 2] No such file: 'x.json'\n"
 
 
-def test_our_own_bugs_keep_their_traceback() -> None:
-    with pytest.raises(KeyError):
-        execute(raising(KeyError("a bug")), [])
+def test_a_bug_of_ours_is_one_line_that_says_where_its_traceback_is(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert execute(raising(KeyError("a bug")), []) == 1
+    (kept,) = tmp_path.iterdir()
+    assert capsys.readouterr() == ("", f"error: unforeseen KeyError: 'a bug' (traceback in {kept})\n")
+    assert "Traceback (most recent call last)" in kept.read_text()
+
+
+@pytest.mark.parametrize("error", [ModuleNotFoundError("x"), RecursionError("x"), OverflowError("x"), MemoryError("x")])
+def test_what_a_user_can_bring_about_is_their_mistake(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(raising(error), []) == 2
+    assert capsys.readouterr().err == "error: x\n"
+
+
+def test_a_terminated_run_ends_with_its_code() -> None:
+    def terminated(given: Given) -> None:
+        raise SystemExit(143)
+
+    assert execute(Command("Do it.", terminated, bare=True), []) == 143
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ BAD_SETTINGS = {
     "sliding window": ("model.config.sliding_window=8", "attends to a sliding window of 8 tokens, shorter than prompt"),
     "recurrent model": ("model.name=mamba", "model 'mamba' has recurrent or hybrid layers"),
     "no language model": ("model.name=vit", "model.name=vit: Unrecognized configuration class"),
-    "unknown architecture": ("model.name=mistrl", "model.name=mistrl: Unrecognized model identifier: mistrl ("),
+    "unknown architecture": ("model.name=mistrl", "model.name=mistrl: Unrecognized model identifier: mistrl"),
     "no such weights": ("model.from_scratch=false", "a local directory works without a network"),
     "vocabulary too small": (
         "model.config.vocab_size=100",
@@ -349,6 +349,7 @@ def test_where_an_evaluation_cannot_go_is_said_before_anything_is_scored(
     assert (trained / "run" / "checkpoint-3" / "recipe.yaml").is_file()
 
 
+@pytest.mark.paints
 def test_diagnostics_are_written_where_they_can_be_had(trained: Path, cli: Cli, tmp_path: Path) -> None:
     words = [f"checkpoint={trained / 'run'}", f"output={tmp_path / 'eval'}"]
     assert cli("evaluate", *words, "eval.diagnostics=true")[0] == 0

@@ -1,4 +1,4 @@
-"""`python -m stoical.data validate`: all problems by file and line, counts of valid data, token statistics."""
+"""`stoical validate`: all problems by file and line, counts of valid data, token statistics."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoical.commands.validate import main
 from stoical.data.rows import parse_row, row_problems
+from tests.support.commands import run
 from tests.support.ranking_rows import BAD_ROWS, ROWS, WHERE, row, write_as
 from tests.support.root import ROOT
 from tests.support.small_data import write_dataset
@@ -33,7 +33,7 @@ def check(capsys: pytest.CaptureFixture[str]) -> Check:
     """Call the command: (exit status, lines of stdout and stderr)."""
 
     def call(*words: object) -> tuple[int, list[str]]:
-        status = main(["validate", *map(str, words)])
+        status = run("validate", *map(str, words))
         out, err = capsys.readouterr()
         return status, [*out.splitlines(), *err.splitlines()]
 
@@ -154,7 +154,8 @@ def test_what_cannot_be_checked_is_told_in_one_line(tmp_path: Path, check: Check
         ([tmp_path / "broken.parquet"], "broken.parquet is not a readable parquet file"),
         ([tmp_path / "nowhere"], "there is no "),
         ([tmp_path / "mine.csv"], "mine.csv: a split is a .jsonl or a .parquet file"),
-        ([], "give one file or directory to validate, not 0"),
+        (["limit=3"], "give one file or directory to validate, not 0"),
+        ([tmp_path, tmp_path], "give one file or directory to validate, not 2"),
         ([tmp_path, "limit=0"], "limit=0 must be a whole number"),
         ([lines_file(tmp_path / "a.jsonl", row()), "prompt.templat=x"], "prompt.templat"),
         ([tmp_path / "a.jsonl", "recipe=wordnet_ntp,small"], "give the dataset directory, not one split"),
@@ -183,9 +184,9 @@ def test_token_statistics_and_docids_that_tokens_cannot_tell_apart(tmp_path: Pat
     assert (status, told) == (2, [f"{tmp_path / 'data' / 'test.jsonl'}:1: {message}", "1 problems"])
 
 
-def test_the_module_itself_is_the_command(tmp_path: Path) -> None:
+def test_python_m_stoical_is_the_command(tmp_path: Path) -> None:
     path = lines_file(tmp_path / "mine.jsonl", row(query=""))
-    command = [sys.executable, "-m", "stoical.data", "validate", str(path)]
+    command = [sys.executable, "-m", "stoical", "validate", str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "")
     assert done.stdout.splitlines() == [f"{path}:1: 'query' is empty", "1 problems"]

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import datasets
 import ir_measures
-import pyarrow.parquet as pq
 import pytest
 
 from data_prep.importers import trec
 from stoical.data.dataset import load_split
 from stoical.data.files import load_manifest
-from stoical.data.rows import RankingRow
 from stoical.docids.table import DocIDTable
 from tests.support.commands import run
+from tests.support.made_datasets import dropped, lists, refused, write
 
 CORPUS = [
     {"_id": "d1", "title": "Deer", "text": "ruminants"},
@@ -36,13 +33,6 @@ def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def write(path: Path, content: str | list[dict[str, Any]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = content if isinstance(content, str) else "".join(json.dumps(record) + "\n" for record in content)
-    path.write_text(lines)
-    return path
-
-
 @pytest.fixture
 def beir(tmp_path: Path) -> Path:
     root = tmp_path / "beir"
@@ -57,35 +47,6 @@ def beir(tmp_path: Path) -> Path:
 def texts(tmp_path: Path) -> list[str]:
     queries, documents = write(tmp_path / "queries.jsonl", QUERIES), write(tmp_path / "documents.jsonl", CORPUS)
     return [f"queries={queries}", f"documents={documents}"]
-
-
-def lists(out: Path) -> dict[str, tuple[dict[str, int], list[str]]]:
-    """Query id to (docID to rank, negatives), over both splits."""
-    rows: list[RankingRow] = [*load_split(out, "train"), *load_split(out, "test")]
-    return {
-        row.query_id: (
-            {doc.docid: rank for doc, rank in zip(row.docs, row.ranks, strict=True)},
-            [negative.docid for negative in row.negatives],
-        )
-        for row in rows
-    }
-
-
-def dropped(out: Path) -> list[tuple[str, str, str]]:
-    found = [(row["reason"], row["where"], row["text"]) for row in pq.read_table(out / "dropped.parquet").to_pylist()]
-    assert sum(each["rows"] for each in load_manifest(out)["dropped"].values()) == len(found)
-    return found
-
-
-def refused(capsys: pytest.CaptureFixture[str], name: str, *words: str) -> str:
-    """The one line that the command says, and that it writes nothing."""
-    out = next((word.removeprefix("out=") for word in words if word.startswith("out=")), "data/mine")
-    capsys.readouterr()
-    assert run("prepare", name, *words) == 2
-    assert not Path(out).exists()
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1, error
-    return error
 
 
 def test_beir_becomes_a_dataset(beir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -340,7 +301,10 @@ def test_bad_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "input= is missing" in refused(capsys, "pairs", out)
     assert "docids=title needs documents=" in refused(capsys, "pairs", f"input={path}", out, "docids=title")
     both = [f"documents={path}", "id_column=score"]
-    assert "id_column= has no effect with documents=" in refused(capsys, "pairs", f"input={path}", out, *both)
+    assert "needs score, and text or title (it has: document" in refused(capsys, "pairs", f"input={path}", out, *both)
+    assert "text_column=a has no effect with input= alone" in refused(
+        capsys, "pairs", f"input={path}", out, "text_column=a"
+    )
     write(path, "query,document,score\na,,1\na,b,1\nb,c,1\nc,d,-3\n")
     assert run("prepare", "pairs", f"input={path}", out) == 0
     assert dropped(tmp_path / "out") == [

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from stoical.commands import prepare
 from stoical.commands.prepare import MAKERS
+from tests.support.imported import imports_of
+from tests.support.root import ROOT
 
-ROOT = Path(__file__).parents[2]
 HEAVY = {"accelerate", "datasets", "matplotlib", "nltk", "peft", "sklearn", "torch", "transformers", "wandb"}
 DOCIDS = "prepare docids input=beir/corpus.jsonl dimensions=2 components=3 nonzeros=2"
 LOADED = {  # command -> what of the above it loads that those before it did not, all in one process
@@ -27,17 +26,6 @@ LOADED = {  # command -> what of the above it loads that those before it did not
     f"{DOCIDS} docids=residual out=residual": {"sklearn"},
     f"{DOCIDS} out=sparse": {"torch"},
 }
-REPORT = f"""
-import json, sys
-sys.path.insert(0, {str(ROOT)!r})
-from stoical.commands.main import main
-found, seen = {{}}, set()
-for command in json.loads(sys.argv[1]):
-    assert main(command.split()) == 0, command
-    found[command] = sorted(({HEAVY} & sys.modules.keys()) - seen)
-    seen |= {{*found[command]}}
-print(json.dumps(found))
-"""
 
 
 def write_inputs(directory: Path) -> None:
@@ -60,10 +48,10 @@ def write_inputs(directory: Path) -> None:
 
 def test_makers_and_validation_load_what_they_use(tmp_path: Path) -> None:
     write_inputs(tmp_path)
-    command = [sys.executable, "-c", REPORT, json.dumps([*LOADED])]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {command: sorted(new) for command, new in LOADED.items()}
+    _, *found = imports_of([f"python import os; os.chdir({str(tmp_path)!r})", *LOADED])
+    for (command, new), (code, loaded, said) in zip(LOADED.items(), found, strict=True):
+        assert code == 0, said
+        assert {*loaded} & HEAVY == new, command
 
 
 def test_a_checkout_prepares_with_its_own_makers() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -137,3 +138,93 @@ def test_bad_input_is_told_in_one_line_and_writes_nothing(
     assert error.count("\n") == 1
     assert message in error
     assert not Path("out").exists()
+
+
+def said(role: str, content: Any) -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+def chats(path: Path, *conversations: Any) -> Path:
+    return write(path, [{"messages": each} for each in conversations])
+
+
+def test_a_question_and_its_answer_are_written_as_they_stand(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "three "}, {"type": "text", "text": "parts"}]
+    conversations = [
+        [said("user", "Hi [INST]\n"), said("assistant", "Hello")],
+        [said("user", "Hi"), said("assistant", parts)],
+    ]
+    source = chats(tmp_path / "chat.jsonl", *conversations)
+    assert run("prepare", "text", f"input={source}", f"out={tmp_path / 'out'}") == 0
+    found = pairs(tmp_path / "out", "train") | pairs(tmp_path / "out", "test")
+    assert found == {"chat.jsonl:1": ("Hi [INST]\n", "Hello"), "chat.jsonl:2": ("Hi", "three parts")}
+
+
+LONG = [
+    said("system", "Be brief."),
+    said("user", "Hi"),
+    said("assistant", "Hello"),
+    said("user", "Bye"),
+    said("assistant", "!"),
+]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_longer_conversations_have_their_roles(kind: str, tmp_path: Path) -> None:
+    """The last answer is the target; short ones beside them are written alike."""
+    rows = [LONG, [said("user", "Yes?"), said("assistant", "No")]]
+    source = tmp_path / f"chat.{kind}"
+    if kind == "jsonl":
+        write(source, [{"messages": each, "prompt": "unread, as there is no target"} for each in rows])
+    elif kind == "csv":
+        source.write_text("messages\n" + "".join('"' + json.dumps(each).replace('"', '""') + '"\n' for each in rows))
+    else:
+        pq.write_table(pa.table({"messages": rows}), source)
+    assert run("prepare", "text", f"input={source}", f"out={tmp_path / 'out'}") == 0
+    found = pairs(tmp_path / "out", "train") | pairs(tmp_path / "out", "test")
+    assert set(found.values()) == {
+        ("system: Be brief.\nuser: Hi\nassistant: Hello\nuser: Bye\nassistant:", "!"),
+        ("user: Yes?\nassistant:", "No"),
+    }
+
+
+def test_roles_are_written_in_both_files_or_in_none(tmp_path: Path) -> None:
+    train = chats(tmp_path / "train.jsonl", LONG)
+    test = chats(tmp_path / "test.jsonl", [said("user", "Yes?"), said("assistant", "No")])
+    assert run("prepare", "text", f"input={train}", f"test_input={test}", f"out={tmp_path / 'out'}") == 0
+    assert pairs(tmp_path / "out", "test") == {"test.jsonl:1": ("user: Yes?\nassistant:", "No")}
+
+
+def test_conversations_without_an_answer_are_listed(tmp_path: Path) -> None:
+    image = [said("user", [{"type": "image", "url": "x"}]), said("assistant", "A deer")]
+    called = [said("user", "Hi"), said("assistant", None)]
+    source = chats(
+        tmp_path / "chat.jsonl",
+        [said("user", "Hi")],
+        [],
+        None,
+        [said("assistant", "Hi")],
+        image,
+        called,
+        LONG[1:3],
+        LONG[3:],
+    )
+    named = source.rename(tmp_path / "chat.jsonl")
+    assert run("prepare", "text", f"input={named}", f"out={tmp_path / 'out'}", "messages_column=x,messages") == 0
+    assert [(reason, where) for reason, where, _ in dropped(tmp_path / "out")] == [
+        *[("conversation that does not end with an answer", f"chat.jsonl:{line}") for line in (1, 2, 3, 4)],
+        *[("conversation with a message that is not text", f"chat.jsonl:{line}") for line in (5, 6)],
+    ]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ['"words"', "7", '{"role": "user"}', "[1]", '[{"from": "human", "value": "Hi"}]', '[{"role": 1, "content": "a"}]'],
+)
+def test_what_is_no_conversation_is_told(cell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "chat.jsonl").write_text(f'{{"messages": {cell}}}\n')
+    assert run("prepare", "text", f"input={tmp_path / 'chat.jsonl'}", f"out={tmp_path / 'out'}") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "chat.jsonl:1: " in error
+    assert 'such as [{"role": "user"' in error or 'as in [{"role": "user"' in error

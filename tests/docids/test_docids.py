@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from math import log
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -214,3 +215,41 @@ def test_a_bad_table_is_refused(tmp_path: Path) -> None:
     DocIDTable(["a", "b", "a"], ["[1]", "[2]", "[3]"], ["x", "y", "z"]).save(path)
     with pytest.raises(ValueError, match=r"items\.parquet\[2\]: item 'a' was there before, at .*\[0\]"):
         DocIDTable.load(path)
+
+
+def test_a_table_of_numbers_is_one_of_texts(tmp_path: Path) -> None:
+    path = tmp_path / "items.parquet"
+    for items, codes in (([1, 2], [10, 20]), ([1.0, 2.0], ["10", "20"]), (["1 ", " 2"], [10.0, 20.0])):
+        pq.write_table(pa.table({"text": [None, "x"], "item_id": items, "docid": codes}), path)
+        assert DocIDTable.load(path) == DocIDTable(["1", "2"], ["10", "20"], ["", "x"])
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "message"),
+    [
+        ("docid", "", "item 'b' has no docID: give it one, or leave the item out"),
+        ("docid", " \u00a0", "item 'b' has no docID"),
+        ("docid", None, "item 'b' has no docID"),
+        ("item_id", " ", "item_id is empty"),
+        ("item_id", None, "item_id is empty"),
+        ("item_id", "a ", "item 'a' was there before, at "),
+    ],
+)
+def test_a_table_with_gaps_is_refused_with_the_item(
+    column: str, cell: str | None, message: str, tmp_path: Path
+) -> None:
+    columns = {"item_id": ["a", "b"], "docid": ["[1]", "[2]"], "text": ["", ""]}
+    columns[column][1] = cell  # type: ignore[call-overload]
+    pq.write_table(pa.table(columns), tmp_path / "items.parquet")
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        DocIDTable.load(tmp_path / "items.parquet")
+    assert f"items.parquet[1]: {message}" in str(error.value)
+
+
+def test_a_table_of_other_things_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "items.parquet"
+    for name, cells in (("item_id", [["a"]]), ("docid", [True]), ("docid", [{"x": 1}]), ("text", [5])):
+        columns: dict[str, Any] = {"item_id": ["a"], "docid": ["[1]"], "text": [""]} | {name: cells}
+        pq.write_table(pa.table(columns), path)
+        with pytest.raises(ValueError, match=rf"items\.parquet\[0\].*{name} must be text"):
+            DocIDTable.load(path)

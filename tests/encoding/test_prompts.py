@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
 
 from stoical.data.rows import Doc
-from stoical.encoding.prompts import TEMPLATES, Attempt, PromptTemplate, load_template, shuffled
+from stoical.encoding.prompts import TEMPLATES, Attempt, PromptTemplate, load_template, shuffled, template_yaml
 from tests.support.appendix_b import B1, B1_DOCS, B2, B2_DOCS, unwrapped
 
 
@@ -64,6 +65,29 @@ BAD_TEMPLATES = {
     "text in the prompt": ('prompt: "{query}{docs}{text}"\ndoc: "{docid}"\ndelimiter: ","', "{text}"),
     "empty braces": ('prompt: "{query}{docs}{}"\ndoc: "{docid}"\ndelimiter: ","', "literal brace"),
     "open brace": ('prompt: "{query}{docs} {"\ndoc: "{docid}"\ndelimiter: ","', "write a literal brace as {{ or }}"),
+    "cut docIDs": ('prompt: "{query}{docs}"\ndoc: "{docid:.1}"\ndelimiter: ","', "doc holds {docid:.1}: leave out"),
+    "a wide field": ('prompt: "{query:>99999999999}{docs}"\ndoc: "{docid}"\ndelimiter: ","', "{query:>99999999999}"),
+    "a code in a code": ('prompt: "{query:{docs}}{docs}"\ndoc: "{docid}"\ndelimiter: ","', "{query:{docs}}"),
+    "conversion": ('prompt: "{query}{docs}"\ndoc: "{docid!r}"\ndelimiter: ","', "leave out the conversion 'r'"),
+    "attribute": ('prompt: "{query}{docs}"\ndoc: "{docid.upper}"\ndelimiter: ","', "doc holds {docid.upper}, but"),
+    "index": ('prompt: "{query[0]}{docs}"\ndoc: "{docid}"\ndelimiter: ","', "prompt holds {docs}, {query[0]}, but"),
+    "a code in a correction": (
+        'prompt: "{query}{docs}"\ndoc: "{docid}"\ndelimiter: ","\ncorrection: "{prompt:.9}{previous}"',
+        "correction holds {prompt:.9}: leave out",
+    ),
+    "key given twice": (
+        'prompt: "{query}{docs}"\ndoc: "{docid}"\ndelimiter: ","\ndoc: "{docid}"',
+        "doc is given twice",
+    ),
+    "a list for a text": (
+        'prompt: ["{query}{docs}"]\ndoc: "{docid}"\ndelimiter: ","',
+        "prompt must be text, got a list",
+    ),
+    "no end of brackets": ("prompt: " + "[" * 20_000, "a template has prompt, doc and delimiter"),
+    "half a pair": (
+        'prompt: "{query}{docs}\\ud800"\ndoc: "{docid}"\ndelimiter: ","',
+        "prompt holds half of a surrogate pair",
+    ),
     "format code": ('prompt: "{query:d}{docs}"\ndoc: "{docid}"\ndelimiter: ","', "format code 'd'"),
     "no delimiter": ('prompt: "{query}{docs}"\ndoc: "{docid}"', "delimiter"),
     "null prompt": ('prompt:\ndoc: "{docid}"\ndelimiter: ","', "a template has prompt, doc and delimiter"),
@@ -168,3 +192,36 @@ def test_wordings_that_a_run_does_not_use_are_no_part_of_it() -> None:
     """Resuming compares templates: older checkpoints' have no wording for attempts."""
     template = load_template("compact")
     assert repr(template) == repr(PromptTemplate(template.prompt, template.doc, template.delimiter))
+
+
+def test_what_other_libraries_expand_stays_as_it_is_written(tmp_path: Path) -> None:
+    text = "prompt: 'costs ${query}, ${{oc.env:HOME}} {docs}'\ndoc: '{docid}'\ndelimiter: '${oc.env:HOME} ${'"
+    template = load_template(write(tmp_path / "mine.yaml", text))
+    rendered = template.render("5", [Doc("a"), Doc("b")])
+    assert rendered == "costs $5, ${oc.env:HOME} a${oc.env:HOME} ${b"
+    assert load_template(write(tmp_path / "again.yaml", template_yaml(template))) == template
+    with pytest.raises(ValueError, match=r"prompt holds \{oc.env:HOME\}: .* write a literal brace as"):
+        load_template(write(tmp_path / "mine.yaml", text.replace("{{oc.env:HOME}}", "{oc.env:HOME}")))
+
+
+def test_texts_that_yaml_takes_for_something_else(tmp_path: Path) -> None:
+    template = load_template(write(tmp_path / "mine.yaml", 'prompt: "{query}{docs}"\ndoc: "{docid}"\ndelimiter: 0x10'))
+    assert template.render("q", [Doc("a"), Doc("b")]) == "qa0x10b"
+    for delimiter in ("no", "1:30", "1e3"):
+        path = write(tmp_path / "mine.yaml", f'prompt: "{{query}}{{docs}}"\ndoc: "{{docid}}"\ndelimiter: {delimiter}')
+        assert load_template(path).delimiter == delimiter
+        again = write(tmp_path / "again.yaml", template_yaml(load_template(path)))
+        assert load_template(again) == load_template(path)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_template_with_a_mark_and_crlf(zipped: bool, tmp_path: Path) -> None:
+    text = 'prompt: |-\n  Q: {query}\n  {docs}\ndoc: "{docid}"\ndelimiter: "\\n"\n'
+    dressed = b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode()
+    (tmp_path / "mine.yaml").write_bytes(gzip.compress(dressed) if zipped else dressed)
+    assert load_template(str(tmp_path / "mine.yaml")) == PromptTemplate("Q: {query}\n{docs}", "{docid}", "\n")
+
+
+def test_a_template_of_a_program_is_checked_too() -> None:
+    with pytest.raises(ValueError, match=r"doc holds \{docid:.1\}: leave out the format code '.1'"):
+        PromptTemplate("{query}{docs}", "{docid:.1}", ",")

@@ -96,7 +96,7 @@ def test_a_prompt_has_exactly_one_bos(mistral: PreTrainedTokenizerBase, bpe: Pre
             assert ids[0] == BOS
             assert ids.count(BOS) == 1
             assert EOS not in ids
-    assert encode_prompt(mistral, "[INST] deer")[1] == mistral.convert_tokens_to_ids("[INST]") == 3
+    assert mistral.convert_tokens_to_ids("[INST]") not in encode_prompt(mistral, "[INST] deer")
 
 
 def test_what_a_tokenizer_adds_of_itself_is_left_out() -> None:

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Mamb
 
 from stoical.decoding.walks import reach, valid_logmass
 from stoical.models.checks import check_model
-from stoical.models.forward import node_logprobs, packed_difference
+from stoical.models.forward import node_logprobs
+from stoical.models.self_check import self_check
 from stoical.objectives.objective import StepContext
 from stoical.objectives.stoical_loss import SToICaLLoss
 from stoical.trie.node_weights import TargetSettings
@@ -180,14 +181,15 @@ def test_cache_layout_refuses_activation_checkpointing(model):
 
 
 def test_self_check_sees_a_wrong_mask(model):
-    """packed_difference is tiny, and is not once a node may look at its siblings."""
+    """The difference is tiny, and is not once a node may look at its siblings."""
     batch = pack(ragged_queries(), ROWS["fractional"])
-    assert packed_difference(model, batch, "sequence") < 1e-5
-    assert packed_difference(model, batch, "cache") < 1e-5
+    assert self_check(model, batch, "sequence", torch.float32) < 1e-5
+    assert self_check(model, batch, "cache", torch.float32) < 1e-5
     broken = type(batch)(**{name: getattr(batch, name) for name in batch.__dataclass_fields__} | {
         "node_mask": torch.ones_like(batch.node_mask)
     })  # fmt: skip
-    assert packed_difference(model, broken, "sequence") > 1e-2
+    with pytest.raises(ValueError, match="cannot branch"):
+        self_check(model, broken, "sequence", torch.float32)
 
 
 def test_a_saved_model_loads_without_stoical(model, tmp_path):
@@ -230,7 +232,7 @@ def test_another_architecture_works_unchanged():
     model = GPT2LMHeadModel._from_config(config, attn_implementation="trie_sdpa").eval()
     batch = pack(ragged_queries(), ROWS["fractional"])
     for layout in ("sequence", "cache"):
-        assert packed_difference(model, batch, layout, max_rows=100) < 1e-4
+        assert self_check(model, batch, layout, torch.float32) < 1e-4
 
 
 def test_reach_and_valid_mass_by_hand(model):

@@ -7,6 +7,8 @@ import math
 import pytest
 import torch
 
+from stoical.common.places import shipped
+from stoical.config.loading import load_recipe
 from stoical.decoding.scores import valid_mass
 from stoical.decoding.walks import family_sums, gold_child, spelled, trie_logprobs, visited
 from stoical.encoding.packing import TrieTargetCollator
@@ -19,8 +21,9 @@ from stoical.objectives.mitigations.mixed_walks import (
     parallel_walk,
     step_probabilities,
 )
+from stoical.objectives.mitigations.mixer import own_tokens
 from stoical.objectives.mitigations.scheduled_sampling import ScheduledSampling, ScheduledSamplingSettings, visits
-from stoical.objectives.mitigations.schedules import gold_probability
+from stoical.objectives.mitigations.schedules import gold_at, gold_probability, in_steps
 from stoical.objectives.objective import StepContext
 from stoical.objectives.stoical_loss import SToICaLLoss
 from stoical.training.build import build_trainer
@@ -253,12 +256,48 @@ def test_inverse_sigmoid_is_bengios():
         )
 
 
+@pytest.mark.parametrize("steps", [10, 600, 10_000])
+@pytest.mark.parametrize("schedule", ["linear", "exponential", "inverse_sigmoid"])
+def test_a_half_step_below_one_is_a_share_of_the_run(schedule, steps):
+    """At half the run every gold token is fed with probability 1/2, however long the run is."""
+    settings = ScheduledSamplingSettings(schedule, half_step=0.5)
+    settings.check()
+    assert gold_at(settings, steps // 2, steps) == pytest.approx(0.5, abs=1e-9)
+    assert settings.follows_length
+    with pytest.raises(ValueError, match="run_steps"):
+        gold_at(settings, 1, None)
+
+
+@pytest.mark.parametrize("half_step", [0.0, -1.0, 1.5, math.inf, math.nan])
+def test_a_half_step_is_whole_or_a_share(half_step):
+    with pytest.raises(ValueError, match="whole number of optimizer steps, at least 1, or a share of the run"):
+        ScheduledSamplingSettings("linear", half_step=half_step).check()
+
+
+SHIPPED_OVERLAYS = sorted(path.stem for path in (shipped("recipes") / "overlays").glob("scheduled_sampling*.yaml"))
+
+
+@pytest.mark.parametrize("overlay", [*SHIPPED_OVERLAYS, "mixer"])
+def test_overlays_do_what_they_say_in_a_run_of_any_length(overlay):
+    """10,000 steps and 100: the schedules of the overlays follow the run."""
+    for steps in (100, 10_000):
+        recipe = load_recipe(f"recipe=wordnet_beta2,{overlay}", f"training.max_steps={steps}")
+        (method,) = recipe.mitigations.methods.values()
+        if overlay == "mixer":
+            spans = [in_steps(span, steps) for span in (method.warmup, method.stage)]
+            at = (0, steps // 2 - 1, steps // 2, steps - 1)
+            assert [own_tokens(step, *spans) for step in at] == [0, 0, 1, 5]
+        else:
+            assert gold_at(method, 0, steps) > 0.9
+            assert gold_at(method, steps // 2, steps) == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         (ScheduledSamplingSettings("linear"), "half_step goes with every schedule but constant"),
         (ScheduledSamplingSettings("constant", half_step=3), "half_step goes with every schedule but constant"),
-        (ScheduledSamplingSettings("linear", half_step=0), "half_step=0 must be at least 1"),
+        (ScheduledSamplingSettings("linear", half_step=0), "half_step=0 must be a whole number"),
         (ScheduledSamplingSettings("constant", minimum=1.5), "minimum=1.5 must lie between 0 and 1"),
         (constant(0.5, passes=2), "passes goes with method=parallel"),
         (constant(0.5, method="parallel"), "passes goes with method=parallel"),

@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState, GradientState
 
-from data_prep.esci.build import main as make_esci
 from examples.esci_small import baseline, input_tokens, mean_places, top_counts
-from stoical.commands import evaluate, train
 from stoical.data.dataset import load_split
+from tests.support.commands import run
 from tests.support.esci_tables import SLICE
 
 LISTS = [["a", "b", "c"], ["a", "c", "d"], ["b", "a"]]
@@ -45,7 +43,7 @@ def test_input_tokens_are_the_prompts_and_the_nodes_that_are_read(lists: Path, m
     from stoical.config import loading as config
 
     monkeypatch.setattr(
-        "examples.esci_small.load_recipe", lambda names: config.load_recipe(*names, f"data.path={lists}")
+        "examples.esci_small.load_recipe", lambda names: config.load_recipe(names, f"data.path={lists}")
     )
     ntp, every = (input_tokens(f"recipe=esci_{name},small,esci_small", 5) for name in ("ntp", "every_node"))
     rows = load_split(str(lists), "train")
@@ -54,15 +52,13 @@ def test_input_tokens_are_the_prompts_and_the_nodes_that_are_read(lists: Path, m
 
 def test_esci_small_trains_and_is_evaluated_on_esci(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    data, run = tmp_path / "data", tmp_path / "run"
+    data, output = tmp_path / "data", tmp_path / "run"
     lists = ("rank_end=300", "rank_step=10", "dimensions=32", "components=20", "alpha=0.2", "test_size=20")
-    assert make_esci([f"source={SLICE}", f"out={data}", "collisions=disambiguate", *lists]) == 0
+    assert run("prepare", "esci", f"source={SLICE}", f"out={data}", "collisions=disambiguate", *lists) == 0
     settings = (f"data.path={data}", "training.max_steps=2", "training.eval_steps=10", "training.use_cpu=true")
-    train.main(["recipe=esci_every_node,small,esci_small", f"output={run}", *settings])
-    evaluate.main([f"checkpoint={run}"])
-    metrics = json.loads((run / "eval" / "metrics.json").read_text())
+    assert run("train", "recipe=esci_every_node,small,esci_small", f"output={output}", *settings) == 0
+    assert run("evaluate", f"checkpoint={output}") == 0
+    metrics = json.loads((output / "eval" / "metrics.json").read_text())
     assert metrics["num_queries"] == 20
     assert (metrics["terminator"], metrics["dropped_docs"]) == ("none", 0)
     assert {f"recall@{k}" for k in (1, 2, 5, 10, 25, 50)} <= metrics.keys()

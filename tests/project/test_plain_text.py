@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from torch.nn.functional import cross_entropy
 
-from data_prep.importers import text as from_text
 from stoical.build.encoder import build_encoder, build_tokenizer
-from stoical.commands import evaluate, train
+from stoical.commands import evaluate
 from stoical.config.loading import load_recipe
 from stoical.data.dataset import load_split
 from stoical.runs.find import find_checkpoint, load_checkpoint
 from stoical.training.build import build_trainer
+from tests.support.commands import run
 from tests.support.small_data import SYLLABLES, TINY, write_dataset
 
 LONG = 300  # words, of a token or more each
@@ -31,15 +30,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = [LONG if n % 6 == 0 else rng.randint(1, 5) for n in range(30)]
     pairs = [{"prompt": f"say {n}:", "target": " ".join(rng.choices(SYLLABLES, k=k))} for n, k in enumerate(sizes)]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    assert from_text.main([f"input={folder / 'pairs.jsonl'}", f"out={folder / 'data'}", "test_size=10"]) == 0
-    fresh_process()
-    train.main(words(folder))
+    assert run("prepare", "text", f"input={folder / 'pairs.jsonl'}", f"out={folder / 'data'}", "test_size=10") == 0
+    assert run("train", *words(folder)) == 0
     return folder
-
-
-def fresh_process() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def words(folder: Path, *own: str) -> list[str]:
@@ -64,7 +57,6 @@ def test_the_prompt_and_nothing_else_comes_before_the_target(folder: Path) -> No
 
 def test_the_loss_is_the_cross_entropy_of_the_targets_tokens(folder: Path) -> None:
     """transformers' own: concatenated ids, labels of -100 over the prompt, the mean over the batch's target tokens."""
-    fresh_process()
     trainer = build_trainer(load_recipe(*words(folder, "output=unused", "training.save_strategy=no")))
     queries = [trainer.train_dataset[index] for index in range(len(trainer.train_dataset))]
     inputs = trainer.data_collator(queries)
@@ -82,7 +74,7 @@ def test_the_loss_is_the_cross_entropy_of_the_targets_tokens(folder: Path) -> No
 
 
 def test_generations_are_written_beside_their_targets(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluate.main([f"checkpoint={folder / 'run'}", "generation=true"])
+    evaluate.main([f"checkpoint={folder / 'run'}", "eval.generation=true"])
     table = capsys.readouterr().out
     found = json.loads((folder / "run" / "eval" / "generation.json").read_text())
     assert found["num_queries"] == 10
@@ -98,9 +90,9 @@ def test_generations_are_written_beside_their_targets(folder: Path, capsys: pyte
 
 def test_generation_wants_exact_scores_and_texts_that_end(folder: Path) -> None:
     for word, message in {
-        "generation=yes": "generation=yes must be true or false",
-        "generation=true eval.mode=greedy_path": "generation=true needs exact scores; drop eval.mode=greedy_path",
-        "generation=true tokenizer.count_terminator=false": "trained to end what it writes",
+        "eval.generation=maybe": "eval.generation: Value 'maybe'",
+        "eval.generation=true eval.mode=greedy_path": "eval.generation=true needs exact scores; drop eval.mode",
+        "eval.generation=true tokenizer.count_terminator=false": "trained to end what it writes",
     }.items():
         with pytest.raises(ValueError, match=message):
             evaluate.main([f"checkpoint={folder / 'run'}", *word.split(" ")])
@@ -133,7 +125,6 @@ def test_a_target_that_does_not_fit_is_told(folder: Path) -> None:
 def test_walks_within_a_list_are_refused_where_every_list_is_one_text(
     folder: Path, tmp_path: Path, overlay: str, named: str | None
 ) -> None:
-    fresh_process()
     recipe = load_recipe(*words(folder, f"recipe=text_sft,small,chains,{overlay}", f"output={tmp_path}"))
     if named is None:
         build_trainer(recipe)

@@ -6,21 +6,13 @@ import re
 import subprocess
 
 import pytest
-from stoical.evaluation_job import load_evaluation
 
+from stoical.commands.main import find
+from stoical.commands.shell import HELP
 from stoical.config.loading import list_recipes, load_recipe
-from tests.support.documents import commands
+from tests.support.documents import DOCUMENTS, all_stoical_commands, commands, stoical_words
 from tests.support.root import ROOT
 
-DOCUMENTS = [
-    "README.md",
-    "CONTRIBUTING.md",
-    "accelerate_configs/README.md",
-    "recipes/README.md",
-    "docs/paper_map.md",
-    "docs/data.md",
-    "benchmarks/README.md",
-]
 PATHS = re.compile(r"\b(?:recipes|accelerate_configs|data_prep|stoical|docs|benchmarks|tests|examples)/[\w./-]*\w")
 
 
@@ -38,12 +30,30 @@ def test_every_link_leads_somewhere(document):
     assert [link for link in local if not (ROOT / document).parent.joinpath(link).exists()] == []
 
 
-def test_every_recipe_in_a_command_loads():
-    lines = [line for document in DOCUMENTS for line in commands(document) if "recipe=" in line]
-    assert len(lines) >= 2
-    for line in lines:
-        words = [word for word in line.split() if "=" in word and not word.startswith("-")]
-        assert load_recipe(*words).output
+SHOWN = all_stoical_commands()
+
+
+def test_commands_are_found() -> None:
+    assert {words[0] for _, words in SHOWN} >= {"train", "evaluate", "prepare", "compare", "rank"}
+    assert stoical_words(["accelerate", "launch", "--num_processes=2", "-m", "stoical", "train", "seed=1"]) == [
+        "train", "seed=1"
+    ]  # fmt: skip
+    assert stoical_words(["accelerate", "launch", "train.py", "seed=1"]) == ["train", "seed=1"]
+    assert stoical_words(["python", "-m", "data_prep.wordnet"]) == ["prepare", "wordnet"]
+    assert stoical_words(["make", "test"]) is None
+
+
+@pytest.mark.parametrize(("document", "words"), SHOWN, ids=[" ".join(words)[:60] for _, words in SHOWN])
+def test_every_command_shown_is_one_that_is_taken(document: str, words: list[str]) -> None:
+    """Its name, its options and, where it names a recipe, all of its settings."""
+    command, rest = find(words)
+    if not HELP & set(rest):
+        given = command.parse(rest)
+        settings = [f"{key}={value}" for key, value in given.settings.items()]
+        if "recipe" in given.settings:
+            assert load_recipe(*settings).output
+        elif settings and "checkpoint" not in given.names:
+            load_recipe(*settings)
 
 
 def test_every_recipe_and_overlay_named_exists():
@@ -72,6 +82,6 @@ def test_make_help_lists_every_target():
     assert [line.split()[0] for line in printed.splitlines()] == targets
 
 
-def test_evaluate_needs_exactly_one_source():
-    with pytest.raises(ValueError, match="either checkpoint=DIR"):
-        load_evaluation([])
+def test_every_test_named_exists() -> None:
+    named = {name for d in DOCUMENTS for name in re.findall(r"\btest_\w+\.py", (ROOT / d).read_text())}
+    assert named - {path.name for path in (ROOT / "tests").rglob("test_*.py")} == set()

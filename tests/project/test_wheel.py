@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.root import ROOT
+
 HOMES = {"stoical": "stoical"} | {name: f"stoical/{name}" for name in ("accelerate_configs", "data_prep", "recipes")}
 """Folder of the checkout -> where the wheel has it."""
 MAMMALS = ("subtree=mammal.n.01", "test_size=20")

@@ -12,29 +12,10 @@ from pathlib import Path
 import pytest
 
 from stoical.runs.checkpoints import UNFINISHED, last_checkpoint
-from tests.support import kill_runs
-from tests.support.small_data import TINY, write_dataset
+from tests.support import forked, kill_runs
+from tests.support.small_data import write_dataset
 
 STEPS = 12  # of 3 an epoch: 20 queries are 5 micro-batches of 4, so that every epoch ends with half a global batch
-RUN = [
-    "recipe=wordnet_alpha2,small",
-    *(word for word in TINY if "max_steps" not in word and "save_steps" not in word and "train_batch" not in word),
-    "model.config.initializer_range=0.3",  # the usual 0.02 hardly sees the order of documents
-    "model.config.attention_dropout=0.2",  # random numbers count too
-    "training.per_device_train_batch_size=4",
-    "training.learning_rate=0.01",
-    "training.lr_scheduler_type=cosine",
-    "training.warmup_steps=2",
-    "training.logging_steps=1",
-    "training.save_steps=1",
-    "training.save_total_limit=2",
-]
-
-
-def words(folder: Path, name: str, steps: int = STEPS) -> list[str]:
-    own = [f"data.path={folder / 'data'}", f"output={folder / name}", "resume=auto", f"training.max_steps={steps}"]
-    given = {word.partition("=")[0]: word for word in [*RUN, *own]}
-    return list(given.values())
 
 
 def rows(run: Path) -> list[dict[str, float]]:
@@ -55,15 +36,15 @@ def test_a_kill_anywhere_in_a_checkpoints_writing_leaves_the_run_as_it_was(tmp_p
     """One run, killed six times while it saves; the steps are of different epochs and places in them."""
     write_dataset(tmp_path / "data", train=20)
     log = tmp_path / "log"
-    kill_runs.finish(kill_runs.start(words(tmp_path, "through"), log), log)
+    forked.finish(kill_runs.start(kill_runs.words(tmp_path, "through", STEPS), log), log)
     deaths = {"weights": (1, 0), "optimizer": (2, 1), "unnamed": (4, 3), "unlisted": (6, 6), "deleting": (9, 9)}
     for point, (step, left) in deaths.items():
         hook = partial(kill_runs.die_saving, point, step)
-        kill_runs.await_death(kill_runs.start(words(tmp_path, "killed"), log, hook), log)
+        kill_runs.await_death(kill_runs.start(kill_runs.words(tmp_path, "killed", STEPS), log, hook), log)
         last = last_checkpoint(tmp_path / "killed")
         assert last == (tmp_path / "killed" / f"checkpoint-{left}" if left else None), point
         assert list((tmp_path / "killed" / UNFINISHED).iterdir()) or point == "unlisted"
-    kill_runs.finish(kill_runs.start(words(tmp_path, "killed"), log), log)
+    forked.finish(kill_runs.start(kill_runs.words(tmp_path, "killed", STEPS), log), log)
     through, killed = tmp_path / "through", tmp_path / "killed"
     assert not kill_runs.same_weights(through / f"checkpoint-{STEPS - 1}", through / f"checkpoint-{STEPS}")
     assert kill_runs.same_weights(through / f"checkpoint-{STEPS}", killed / f"checkpoint-{STEPS}")
@@ -79,13 +60,13 @@ def test_two_processes_resume_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     log = tmp_path / "log"
 
     def command(name: str) -> list[str]:
-        return [word.replace("dropout=0.2", "dropout=0") for word in words(tmp_path, name, 6)]
+        return [word.replace("dropout=0.2", "dropout=0") for word in kill_runs.words(tmp_path, name, 6)]
 
-    kill_runs.finish(kill_runs.start(command("one"), log), log)
-    kill_runs.finish(kill_runs.start(command("through"), log, world=2), log)
+    forked.finish(kill_runs.start(command("one"), log), log)
+    forked.finish(kill_runs.start(command("through"), log, world=2), log)
     hook = partial(kill_runs.die_saving, "unnamed", 5)
     kill_runs.await_death(kill_runs.start(command("killed"), log, hook, world=2), log)
-    kill_runs.finish(kill_runs.start(command("killed"), log, world=2), log)
+    forked.finish(kill_runs.start(command("killed"), log, world=2), log)
     assert kill_runs.same_weights(tmp_path / "through" / "checkpoint-6", tmp_path / "killed" / "checkpoint-6")
     assert rows(tmp_path / "killed") == rows(tmp_path / "through")
     losses, shared = ([row["loss"] for row in rows(tmp_path / name) if "loss" in row] for name in ("one", "through"))
@@ -93,30 +74,30 @@ def test_two_processes_resume_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "kills"), [(1, 20), (2, 5)])
+@pytest.mark.parametrize(("world", "kills"), [(1, 100), (2, 10)])
 def test_kills_at_random_moments(tmp_path: Path, world: int, kills: int) -> None:
     """Kill a run of 20 steps at a random moment and resume it, `kills` times over: always the same weights."""
     write_dataset(tmp_path / "data", train=20)
     log, steps, chance = tmp_path / "log", 20, random.Random(world)
-    through = kill_runs.start(words(tmp_path, "through", steps), log, world=world)
+    through = kill_runs.start(kill_runs.words(tmp_path, "through", steps), log, world=world)
     began = first_step(tmp_path / "through")
-    kill_runs.finish(through, log)
+    forked.finish(through, log)
     length = time.perf_counter() - began
     expected = tmp_path / "through" / f"checkpoint-{steps}"
     moments: list[tuple[int, list[str]]] = []
     while len(moments) < kills:
         run = tmp_path / f"run{len(moments)}"
-        processes = kill_runs.start(words(tmp_path, run.name, steps), log, world=world)
+        processes = kill_runs.start(kill_runs.words(tmp_path, run.name, steps), log, world=world)
         first_step(run)
         time.sleep(chance.uniform(0, length))
-        kill_runs.kill(processes)
+        forked.kill(processes)
         last = last_checkpoint(run)
         if last is not None and last.name == expected.name:
             shutil.rmtree(run)
             continue  # it was done before it could be killed
         inside = sorted(path.name for path in (run / UNFINISHED).glob("*"))
         moments.append((0 if last is None else int(last.name.split("-")[1]), inside))
-        kill_runs.finish(kill_runs.start(words(tmp_path, run.name, steps), log, world=world), log)
+        forked.finish(kill_runs.start(kill_runs.words(tmp_path, run.name, steps), log, world=world), log)
         assert kill_runs.same_weights(expected, run / expected.name), moments[-1]
         assert rows(run) == rows(tmp_path / "through"), moments[-1]
     print(

@@ -118,7 +118,7 @@ SAME = [
 
 @pytest.mark.parametrize("word", CHANGES)
 def test_a_changed_recipe_is_refused_with_the_difference_unless_forced(trained: Path, word: str) -> None:
-    with pytest.raises(ValueError, match="resume_force=true goes on with the new ones") as error:
+    with pytest.raises(ValueError, match="resume_force=true continues with the new ones") as error:
         resume_from(make(trained, "resume=auto", word))
     assert f"checkpoint-3 was not trained with the settings given: {CHANGES[word]}. Give those" in str(error.value)
     assert resume_from(make(trained, "resume=auto", word, "resume_force=true")) is not None

@@ -1,16 +1,11 @@
-"""Training processes to be killed: forked from a server that has imported everything, so that each starts at once."""
+"""Runs of training that kill themselves, in processes of their own."""
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import os
 import shutil
 import signal
-import socket
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.connection import wait
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,49 +14,40 @@ import torch
 from safetensors.torch import load_file
 
 import stoical.training.run_trainer
-from stoical.commands.main import main
 from stoical.training.trainer import StoicalTrainer
+from tests.support import forked
+from tests.support.small_data import TINY
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.kill_runs"])
+RUN = [
+    "recipe=wordnet_alpha2,small",
+    *(word for word in TINY if "max_steps" not in word and "save_steps" not in word and "train_batch" not in word),
+    "model.config.initializer_range=0.3",  # the usual 0.02 hardly sees the order of documents
+    "model.config.attention_dropout=0.2",  # random numbers count too
+    "training.per_device_train_batch_size=4",
+    "training.learning_rate=0.01",
+    "training.lr_scheduler_type=cosine",
+    "training.warmup_steps=2",
+    "training.logging_steps=1",
+    "training.save_steps=1",
+    "training.save_total_limit=2",
+]
+
+
+def words(folder: Path, name: str, steps: int) -> list[str]:
+    """What starts, or resumes, the run `name` of the dataset `data` in a folder."""
+    own = [f"data.path={folder / 'data'}", f"output={folder / name}", "resume=auto", f"training.max_steps={steps}"]
+    given = {word.partition("=")[0]: word for word in [*RUN, *own]}
+    return list(given.values())
 
 
 def start(words: Sequence[str], log: Path, hook: Callable[[], None] | None = None, world: int = 1) -> list[BaseProcess]:
-    """`stoical train words...` in `world` processes, which write to `log`; `hook` is called in each beforehand."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(world)}
-    processes = [
-        CONTEXT.Process(target=_train, args=(list(words), log, hook, rank, address if world > 1 else {}))
-        for rank in range(world)
-    ]
-    for process in processes:
-        process.start()
-    return processes
+    """`stoical train words...` in `world` processes, which write to `log`; `hook` is called in the first beforehand."""
+    return forked.start(_train, list(words), hook, log=log, world=world)
 
 
-def finish(processes: Sequence[BaseProcess], log: Path, seconds: float = 120) -> None:
-    """Wait for the run's own end, which must be a good one."""
-    for process in processes:
-        process.join(seconds)
-    codes = [process.exitcode for process in processes]
-    kill(processes)
-    assert set(codes) == {0}, f"{codes}\n{log.read_text()[-3000:]}"
-
-
-def kill(processes: Sequence[BaseProcess]) -> None:
-    """SIGKILL: nothing is caught, nothing is cleaned up."""
-    for process in processes:
-        process.kill()
-    for process in processes:
-        process.join()
-
-
-def await_death(processes: Sequence[BaseProcess], log: Path, seconds: float = 120) -> None:
+def await_death(processes: Sequence[BaseProcess], log: Path) -> None:
     """Wait until the run has killed one of its own processes, and kill the others."""
-    wait([process.sentinel for process in processes], seconds)
-    codes = [process.exitcode for process in processes]
-    kill(processes)
+    codes = forked.wait_for_one(processes)
     assert -signal.SIGKILL in codes, f"{codes}\n{log.read_text()[-3000:]}"
 
 
@@ -71,13 +57,10 @@ def same_weights(one: Path, other: Path) -> bool:
     return first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
 
 
-def _train(words: list[str], log: Path, hook: Callable[[], None] | None, rank: int, address: Mapping[str, str]) -> None:
-    if address:
-        os.environ.update(address, RANK=str(rank), LOCAL_RANK=str(rank))
-    with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        if hook is not None and rank == 0:
-            hook()
-        sys.exit(main(["train", *words]))
+def _train(words: list[str], hook: Callable[[], None] | None) -> int:
+    if hook is not None and os.environ.get("RANK", "0") == "0":
+        hook()
+    return forked.command("train", *words)
 
 
 def die_saving(point: str, step: int) -> None:

@@ -1,12 +1,8 @@
-"""Run by tests/test_sharded_lora.py under `accelerate launch`: LoRA trained, saved and resumed.
-
-accelerate launch ... -m tests.launched_adapters DIRECTORY RUN ...
-"""
+"""What two processes do for test_sharded_lora.py: LoRA trained, saved and resumed."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +86,11 @@ def facts_of(directory: Path, name: str) -> dict[str, Any]:
     return {"processes": gather_object([mine]), "losses": losses}
 
 
-def main() -> None:
-    directory = Path(sys.argv[1])
+def train_all(directory: Path, *names: str) -> None:
+    """Those of RUNS that are named, into `directory`, with what is to be known of them in facts.json."""
     if parse_flag_from_env("ACCELERATE_USE_FSDP"):
         let_fsdp_run_on_cpus()
-    facts = {name: facts_of(directory, name) for name in sys.argv[2:]}
+    facts = {name: facts_of(directory, name) for name in names}
     if PartialState().is_main_process:
         (directory / "facts.json").write_text(json.dumps(facts))
     end_processes()
-
-
-if __name__ == "__main__":
-    main()

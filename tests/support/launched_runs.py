@@ -1,12 +1,8 @@
-"""Run by tests/test_sharding.py under `accelerate launch`: two optimizers' trainings, and what FSDP2 can get wrong.
-
-accelerate launch ... -m tests.launched_runs DIRECTORY
-"""
+"""What two processes do for test_sharding.py: two optimizers' trainings, and what FSDP2 can get wrong."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -137,8 +133,8 @@ def pretrained(run: Path) -> list[str]:
     return ["training.max_steps=3", "model.from_scratch=false", f"model.name={run / f'checkpoint-{STEPS}'}"]
 
 
-def main() -> None:
-    directory = Path(sys.argv[1])
+def train_all(directory: Path) -> None:
+    """A run for each optimizer, into `directory`; where weights are sharded, also what is looked at for shards."""
     sharded = parse_flag_from_env("ACCELERATE_USE_FSDP")
     if sharded:
         let_fsdp_run_on_cpus()
@@ -147,7 +143,3 @@ def main() -> None:
     if sharded:
         check_shards(directory)
     end_processes()
-
-
-if __name__ == "__main__":
-    main()

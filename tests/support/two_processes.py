@@ -1,12 +1,9 @@
-"""Run by tests/test_distributed.py under `accelerate launch`: one step, then evaluations; writes what it saw.
-
-accelerate launch ... -m tests.two_processes OUTPUT key=value ...
-"""
+"""What one process and two do for test_distributed.py: a step of training, then evaluations."""
 
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,10 +32,9 @@ def what_is_reported(trainer: StoicalTrainer) -> dict[str, Any]:
     return {"broken": first.query_ids, "tokens_a_query": rates["tokens_per_second"] / rates["queries_per_second"]}
 
 
-def main() -> None:
-    """Train one step of the recipe, keeping the gradient that reaches the optimizer, and evaluate."""
-    output = Path(sys.argv[1])
-    trainer = build_trainer(load_recipe(*sys.argv[2:]))
+def train_and_evaluate(output: Path, words: Sequence[str]) -> None:
+    """Train a step, keeping the gradient that reaches the optimizer, and evaluate; write what was seen to `output`."""
+    trainer = build_trainer(load_recipe(*words))
     seen: list[torch.Tensor] = []
     trainer.create_optimizer()
     trainer.optimizer.register_step_pre_hook(
@@ -59,7 +55,3 @@ def main() -> None:
             facts[name] = {"metrics": result.metrics, "rows": [row.to_json() for row in result.rows]}
         (output / "facts.json").write_text(json.dumps(facts))
     end_processes()
-
-
-if __name__ == "__main__":
-    main()

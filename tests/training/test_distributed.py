@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 
-from tests.support.launching import ENVIRONMENT, LAUNCH
-from tests.support.root import ROOT
+from tests.support import forked
+from tests.support.launching import TWO_PROCESSES, launch
 from tests.support.small_data import TINY, write_dataset
+from tests.support.two_processes import train_and_evaluate
 
 ONE_STEP = {
     "training.max_steps": "1",
@@ -22,16 +21,14 @@ ONE_STEP = {
 }
 
 
-def run(tmp_path, launcher, **settings):
+def run(tmp_path, world, **settings):
     output = tmp_path / settings["output"]
     output.mkdir()
     values = dict(word.split("=", 1) for word in TINY) | ONE_STEP | settings
     values |= {"recipe": "wordnet_alpha2_beta2,small,professor_forcing,unlikelihood,margin"}
     values |= {"data.path": tmp_path / "data", "output": output / "run"}
     words = [f"{key}={value}" for key, value in values.items()]
-    command = [*launcher, "-m", "tests.two_processes", str(output), *words]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[:3000]
+    forked.run(train_and_evaluate, output, words, log=output / "log", world=world, config=TWO_PROCESSES)
     return torch.load(output / "gradient.pt"), json.loads((output / "facts.json").read_text())
 
 
@@ -44,9 +41,9 @@ def test_two_processes_equal_one(tmp_path, normalizer):
     """
     write_dataset(tmp_path / "data", train=24, test=7)
     settings = {"loss.normalizer": normalizer}
-    gradient, facts = run(tmp_path, [sys.executable], output="one", **settings)
+    gradient, facts = run(tmp_path, 1, output="one", **settings)
     micro = {"training.per_device_train_batch_size": "2"}
-    shared, shared_facts = run(tmp_path, LAUNCH, output="two", **settings, **micro)
+    shared, shared_facts = run(tmp_path, 2, output="two", **settings, **micro)
     assert (facts["processes"], shared_facts["processes"]) == (1, 2)
     assert gradient.norm() > 1e-3
     assert (shared - gradient).norm() < 1e-6 * max(1, gradient.norm())
@@ -79,25 +76,25 @@ def test_two_processes_equal_one(tmp_path, normalizer):
 
 
 def test_the_command_trains_saves_resumes_and_evaluates_on_two_processes(tmp_path):
-    """The README's commands as they stand, with no word about the CPU: one run, not two beside each other."""
+    """The README's commands as they stand, with no word about the CPU: one run, not two beside each other.
+
+    The first by accelerate's launcher itself, the others with its environment.
+    """
     write_dataset(tmp_path / "data", train=24, test=7)
     words = [word for word in TINY if "use_cpu" not in word and "max_steps" not in word and "save_steps" not in word]
     words += ["recipe=wordnet_alpha2,small", f"data.path={tmp_path / 'data'}", f"output={tmp_path / 'run'}"]
 
-    def launch(*command):
-        done = subprocess.run(
-            [*LAUNCH, *command], env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False, cwd=ROOT
-        )
-        assert done.returncode == 0, done.stderr[:3000]
-        return done.stdout
-
     launch("train.py", *words, "training.max_steps=2", "training.save_steps=2")
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["num_processes"] == len(manifest["devices"]) == 2
-    said = launch(
-        "train.py", *words, "training.max_steps=4", "training.save_steps=2", "resume=auto", "resume_force=true"
-    )
-    assert said.count("trained 4 steps") == 1
-    assert "has done all 4 steps" in launch("train.py", *words, "training.max_steps=4", "resume=auto")
-    assert launch("evaluate.py", f"checkpoint={tmp_path / 'run'}").count("written to") == 1
+    longer = ["train", *words, "training.max_steps=4", "training.save_steps=2", "resume=auto"]
+    said = [
+        forked.run(forked.command, *command, log=tmp_path / f"log{place}", world=2, config=TWO_PROCESSES)
+        for place, command in enumerate(
+            ([*longer, "resume_force=true"], longer, ["evaluate", f"checkpoint={tmp_path / 'run'}"])
+        )
+    ]
+    assert said[0].count("trained 4 steps") == 1
+    assert "has done all 4 steps" in said[1]
+    assert said[2].count("written to") == 1
     assert json.loads((tmp_path / "run" / "eval" / "metrics.json").read_text())["num_queries"] == 7

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from accelerate.state import AcceleratorState, GradientState
 
 from stoical.commands import evaluate
-from tests.support import launched_adapters
-from tests.support.root import ACCELERATE_CONFIGS as CONFIGS
+from tests.support import forked, launched_adapters
+from tests.support.launching import TWO_PROCESSES, fsdp2_on_cpus
 from tests.support.tiny_run import train_tiny
 
 LAUNCHED = {"ddp": ["plain", "dropout"], "fsdp2": list(launched_adapters.RUNS)}
@@ -25,28 +21,15 @@ EACH = [(launched, run) for launched, runs in LAUNCHED.items() for run in runs]
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs of `tests.launched_adapters` by one process, DDP and FSDP2, each with its facts.json."""
+    """The runs of `launched_adapters` by one process, DDP and FSDP2, each with its facts.json."""
     root = tmp_path_factory.mktemp("adapters")
     train_tiny(root / "base")
     (root / "base" / "data").rename(root / "data")
-    sharded = yaml.safe_load((CONFIGS / "fsdp2.yaml").read_text())
-    sharded |= {"use_cpu": True, "num_processes": 2, "mixed_precision": "no"}
-    (root / "fsdp2.yaml").write_text(yaml.safe_dump(sharded))
-    launch = ["-m", "accelerate.commands.launch", "--config_file"]
-    for name, config in (("ddp", CONFIGS / "cpu_2proc.yaml"), ("fsdp2", root / "fsdp2.yaml")):
+    configs = {"ddp": TWO_PROCESSES, "fsdp2": fsdp2_on_cpus(root / "fsdp2.yaml")}
+    for name, config in configs.items():
         (root / name).mkdir()
-        command = [
-            sys.executable,
-            *launch,
-            str(config),
-            "-m",
-            "tests.launched_adapters",
-            str(root / name),
-            *LAUNCHED[name],
-        ]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
+        arguments = (root / name, *LAUNCHED[name])
+        forked.run(launched_adapters.train_all, *arguments, log=root / f"{name}.log", world=2, config=config)
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     return root

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
-import yaml
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
 from stoical.commands import evaluate
-from tests.support.launched_runs import OPTIMIZERS, STEPS, pretrained, train_run
-from tests.support.root import ACCELERATE_CONFIGS as CONFIGS
+from tests.support import forked
+from tests.support.launched_runs import OPTIMIZERS, STEPS, pretrained, train_all, train_run
+from tests.support.launching import TWO_PROCESSES, fsdp2_on_cpus
 from tests.support.small_data import write_dataset
 
 
@@ -23,26 +20,14 @@ def runs(tmp_path_factory):
     """A directory with the runs of one process, of DDP and of FSDP2, each with both optimizers."""
     directory = tmp_path_factory.mktemp("runs")
     write_dataset(directory / "data", train=24, test=7)
-    sharded = yaml.safe_load((CONFIGS / "fsdp2.yaml").read_text())
-    sharded |= {"use_cpu": True, "num_processes": 2, "mixed_precision": "no"}
-    (directory / "fsdp2.yaml").write_text(yaml.safe_dump(sharded))
-    for name, config in (("ddp", CONFIGS / "cpu_2proc.yaml"), ("fsdp2", directory / "fsdp2.yaml")):
-        launch(directory / name, config)
+    configs = {"ddp": TWO_PROCESSES, "fsdp2": fsdp2_on_cpus(directory / "fsdp2.yaml")}
+    for name, config in configs.items():
+        forked.run(train_all, directory / name, log=directory / f"{name}.log", world=2, config=config)
     AcceleratorState._reset_state(reset_partial_state=True)  # another test may have left its process's state
     GradientState._reset_state()
     for name in OPTIMIZERS:
         train_run(directory / "one", name)
     return directory
-
-
-def launch(directory, config):
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [*command, "-m", "tests.launched_runs", str(directory)],
-        env=environment, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def logged(run, name):

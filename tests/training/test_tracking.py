@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import os
 import struct
-import subprocess
 
 import pytest
 import torch
@@ -17,9 +15,8 @@ from transformers.integrations import TensorBoardCallback
 from stoical.config.loading import load_recipe
 from stoical.training import tracking
 from stoical.training.build import build_trainer
-from tests.support import wandb_file
-from tests.support.launching import ENVIRONMENT, LAUNCH
-from tests.support.root import ROOT
+from tests.support import forked, wandb_file
+from tests.support.launching import TWO_PROCESSES
 from tests.support.small_data import TINY, write_dataset
 
 STEPS = {"training.max_steps": "4", "training.logging_steps": "1", "training.eval_steps": "2"}
@@ -52,12 +49,12 @@ def logged(run):
 def test_wandb_offline_on_two_processes_is_one_run_with_the_curves(tmp_path):
     """No network, no account; the rows of the .wandb file are those of metrics.jsonl."""
     own = {"training.report_to": "wandb", "training.run_name": "mine"}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")} | ENVIRONMENT
-    environment |= {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}
-    command = [*LAUNCH, "train.py", *words(tmp_path, "run", **own)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[:3000]
-    assert "switched off" not in done.stderr
+    environment = {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}
+    command = ["train", *words(tmp_path, "run", **own)]
+    said = forked.run(
+        forked.command, *command, log=tmp_path / "log", world=2, config=TWO_PROCESSES, **environment
+    )  # fmt: skip
+    assert "switched off" not in said
     [file] = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
     assert len(list((tmp_path / "wandb").glob("*run-*"))) == 1
     assert wandb_file.run_names(file) == [("stoical", "mine")]

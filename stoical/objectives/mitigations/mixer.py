@@ -18,6 +18,7 @@ from stoical.decoding.choices import Reduction
 from stoical.decoding.walks import gold_child, visited
 from stoical.encoding.packing import PackedBatch
 from stoical.objectives.mitigations.reinforce import PolicySettings, policy_gradient
+from stoical.objectives.mitigations.schedules import check_span, in_steps
 from stoical.objectives.mitigations.top_docids import Apart, take_apart
 from stoical.objectives.objective import Method, Objective, ObjectiveOutput, StepContext, check_at_least, weighted_nll
 from stoical.trie.node_weights import TargetSettings
@@ -32,9 +33,10 @@ class MixerSettings(PolicySettings, Method):
 
     replaces_loss: ClassVar[bool] = True
     follows_reward: ClassVar[bool] = True
+    spans: ClassVar[tuple[str, ...]] = ("warmup", "stage")
 
-    warmup: int = option(0, "optimizer steps of teacher forcing alone")
-    stage: int = option(100, "optimizer steps until one more token is the model's")
+    warmup: float = option(0, "optimizer steps of teacher forcing alone; below 1: a share of the run")
+    stage: float = option(100, "optimizer steps until one more token is the model's; below 1: a share of the run")
     forced: int = option(
         0,
         "tokens that are taught to the end of the run, at least. 0 is the paper's; but where no token is taught, "
@@ -52,8 +54,10 @@ class MixerSettings(PolicySettings, Method):
     def check(self) -> None:
         """Raise `ValueError` where a setting makes no sense."""
         self.check_policy("mixer")
-        for key, least in (("warmup", 0), ("stage", 1), ("forced", 0)):
-            check_at_least("mixer", key, getattr(self, key), least)
+        if self.warmup:
+            check_span("mixer", "warmup", self.warmup)
+        check_span("mixer", "stage", self.stage)
+        check_at_least("mixer", "forced", self.forced, 0)
 
     def within_list(self) -> str | None:
         """Always: it draws docIDs of the list."""
@@ -97,7 +101,8 @@ class Mixer(Objective):
     def __call__(self, context: StepContext) -> ObjectiveOutput:
         """Sum over the micro-batch; nats for the taught steps, no unit for the others."""
         batch, settings = context.batch, self.settings
-        own = own_tokens(context.step, settings.warmup, settings.stage)
+        warmup, stage = (in_steps(span, context.run_steps) for span in (settings.warmup, settings.stage))
+        own = own_tokens(context.step, warmup, stage)
         apart = take_apart(batch)
         forced = forced_steps(apart.batch, own, settings.forced)
         taught = weighted_nll(context.node_logprobs, taught_weights(batch, apart, forced))

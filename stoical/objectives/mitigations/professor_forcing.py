@@ -115,7 +115,8 @@ class ProfessorForcing(Objective):
         led = walk_states(context, led_walk(batch, settings.teacher))
         free = walk_states(context, free_walk(batch, context.node_logprobs))
         opponent = self._opponent = self._opponent or self._make_opponent(led[0])
-        logs = {"discriminator_loss": opponent.learn(*led, *free), "discriminator_accuracy": opponent.accuracy}
+        lost = 0.0 if batch.filler else opponent.learn(*led, *free)
+        logs = {"discriminator_loss": lost, "discriminator_accuracy": opponent.accuracy}
         if opponent.accuracy <= settings.floor:
             return ObjectiveOutput(torch.zeros_like(context.node_logprobs[0]), logs | {"adversarial_loss": 0.0})
         fooled = torch.nn.functional.softplus(-opponent.judge(*free)).sum()

@@ -27,7 +27,7 @@ from stoical.objectives.mitigations.mixed_walks import (
     parallel_walk,
     step_probabilities,
 )
-from stoical.objectives.mitigations.schedules import ScheduleSettings, gold_probability
+from stoical.objectives.mitigations.schedules import ScheduleSettings, gold_at
 from stoical.objectives.mitigations.top_docids import take_apart
 from stoical.objectives.objective import Method, Objective, ObjectiveOutput, StepContext, weighted_nll
 from stoical.trie.node_weights import TargetSettings
@@ -44,6 +44,7 @@ class ScheduledSamplingSettings(ScheduleSettings, Method):
     """How prefixes are mixed, and what is asked for after them."""
 
     replaces_loss: ClassVar[bool] = True
+    spans: ClassVar[tuple[str, ...]] = ("half_step",)
 
     method: Drawing = option(
         "sequential",
@@ -131,7 +132,7 @@ class ScheduledSampling(Objective):
     def __call__(self, context: StepContext) -> ObjectiveOutput:
         """Sum over the micro-batch, in nats; `loss_per_token` is what to compare, since walks may end early."""
         settings = self.settings
-        gold = gold_probability(settings.schedule, settings.half_step, settings.minimum, context.step)
+        gold = gold_at(settings, context.step, context.run_steps)
         if settings.target == "gold_position":
             assert settings.passes is not None
             loss_sum, tokens, logs = gold_position_loss(context, gold, settings.passes, thresholds(settings))

@@ -19,7 +19,9 @@ class ScheduleSettings:
         "inverse_sigmoid",
         "of the probability of a gold token, from 1 down; constant is `minimum` from the first step on",
     )
-    half_step: int | None = option(None, "the optimizer step at which it is 1/2 (every schedule but constant)")
+    half_step: float | None = option(
+        None, "the optimizer step at which it is 1/2 (every schedule but constant); below 1: a share of the run"
+    )
     minimum: float = option(0.0, "which it never falls below")
 
     def check_schedule(self, method: str) -> None:
@@ -27,10 +29,34 @@ class ScheduleSettings:
         name = f"mitigations.{method}"
         if (self.schedule == "constant") != (self.half_step is None):
             raise ValueError(f"{name}.half_step goes with every schedule but constant: set it there, and only there")
-        if self.half_step is not None and self.half_step < 1:
-            raise ValueError(f"{name}.half_step={self.half_step} must be at least 1 (optimizer steps)")
+        if self.half_step is not None:
+            check_span(method, "half_step", self.half_step)
         if not 0 <= self.minimum <= 1:
             raise ValueError(f"{name}.minimum={self.minimum} must lie between 0 and 1")
+
+
+def check_span(method: str, key: str, value: float) -> None:
+    """Raise `ValueError` unless a span is a whole number of optimizer steps, 1 or more, or a share of the run."""
+    if not 0 < value < math.inf or (value >= 1 and value % 1):
+        raise ValueError(
+            f"mitigations.{method}.{key}={value:g} must be a whole number of optimizer steps, at least 1, or a share "
+            "of the run between 0 and 1"
+        )
+
+
+def in_steps(span: float, run_steps: int | None) -> int:
+    """A span in optimizer steps: as it is, or below 1 that share of a run of `run_steps`, though at least one step."""
+    if span >= 1 or span == 0:
+        return int(span)
+    if run_steps is None:
+        raise ValueError(f"{span:g} is a share of a run: StepContext.run_steps must say how long it is")
+    return max(1, round(span * run_steps))
+
+
+def gold_at(settings: ScheduleSettings, step: int, run_steps: int | None) -> float:
+    """The probability of a gold token at optimizer step `step`, from 0, of a run of `run_steps`."""
+    half = None if settings.half_step is None else in_steps(settings.half_step, run_steps)
+    return gold_probability(settings.schedule, half, settings.minimum, step)
 
 
 def gold_probability(schedule: Schedule, half_step: int | None, minimum: float, step: int) -> float:

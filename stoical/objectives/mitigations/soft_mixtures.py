@@ -21,7 +21,7 @@ from stoical.decoding.walks import gumbel, listed
 from stoical.encoding.packing import PackedBatch
 from stoical.models.mixtures import Mixture, check_mixable
 from stoical.objectives.mitigations.gold_position import gold_inputs, mixed_batch, off_trie_rate
-from stoical.objectives.mitigations.schedules import ScheduleSettings, gold_probability, sharpness
+from stoical.objectives.mitigations.schedules import ScheduleSettings, check_span, gold_at, in_steps, sharpness
 from stoical.objectives.mitigations.top_docids import context_apart, take_apart
 from stoical.objectives.objective import Method, Objective, ObjectiveOutput, StepContext, check_at_least, weighted_nll
 from stoical.trie.node_weights import TargetSettings
@@ -40,6 +40,7 @@ class SoftSamplingSettings(ScheduleSettings, Method):
     """What stands in the places of the model's tokens."""
 
     replaces_loss: ClassVar[bool] = True
+    spans: ClassVar[tuple[str, ...]] = ("half_step", "alpha_doubling")
     packed_only: ClassVar[str | None] = "feeds mixtures of tokens in the places of a packed row"
 
     mixture: Kind = option(
@@ -50,7 +51,7 @@ class SoftSamplingSettings(ScheduleSettings, Method):
     )
     alpha: float = option(1.0, "the weights are softmax(alpha z) of the logits z; 1 / alpha is the temperature")
     alpha_maximum: float | None = option(None, "what alpha rises to; set with alpha_doubling")
-    alpha_doubling: int | None = option(None, "optimizer steps in which alpha doubles")
+    alpha_doubling: float | None = option(None, "optimizer steps in which alpha doubles; below 1: a share of the run")
     gumbel: bool = option(False, "add Gumbel noise to z (Gumbel-softmax)")
     top_k: int | None = option(None, "mix the k tokens of largest z alone")
     through_first_pass: bool = option(True, "whether gradients flow on into the logits z")
@@ -77,7 +78,7 @@ class SoftSamplingSettings(ScheduleSettings, Method):
                 f"mitigations.{method}.alpha_maximum={self.alpha_maximum} must be a finite number above alpha"
             )
         if self.alpha_doubling is not None:
-            check_at_least(method, "alpha_doubling", self.alpha_doubling, 1)
+            check_span(method, "alpha_doubling", self.alpha_doubling)
         if self.top_k is not None:
             check_at_least(method, "top_k", self.top_k, 2)  # one token is not a mixture
         if self.mixture == "straight_through" and not self.through_first_pass:
@@ -163,8 +164,10 @@ class SoftSampling(Objective):
     def __call__(self, context: StepContext) -> ObjectiveOutput:
         """Sum over the micro-batch, in nats. With a gold probability of 1 no second pass is needed."""
         settings, batch = self.settings, context.batch
-        gold = gold_probability(settings.schedule, settings.half_step, settings.minimum, context.step)
-        alpha = sharpness(settings.alpha, settings.alpha_maximum, settings.alpha_doubling, context.step)
+        gold = gold_at(settings, context.step, context.run_steps)
+        slow = settings.alpha_doubling
+        doubling = None if slow is None else in_steps(slow, context.run_steps)
+        alpha = sharpness(settings.alpha, settings.alpha_maximum, doubling, context.step)
         logs = {"gold_probability": gold, "alpha": alpha}
         if gold >= 1:
             loss_sum = weighted_nll(context.node_logprobs, batch.node_weights)

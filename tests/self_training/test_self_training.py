@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,8 +22,8 @@ from stoical.encoding.generated_rows import RECORD_FILE, ROWS_FILE
 from stoical.encoding.queries import EncodedDataset
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.self_training import loop
-from tests.support.launching import ENVIRONMENT, LAUNCH
-from tests.support.root import ROOT
+from tests.support import forked
+from tests.support.launching import TWO_PROCESSES
 from tests.support.small_data import TINY, make_rows, write_dataset
 
 ITERATIONS = {"bash": 2, "bash_literal": 1}
@@ -265,9 +264,8 @@ def test_corrections_are_generated_trained_on_and_evaluated(
 
 def test_two_processes_generate_what_one_does(folder: Path, looped: Callable[[str], Path], tmp_path: Path) -> None:
     own = [f"self_training.start={looped('bash') / 'iteration-0'}", "self_training.iterations=1"]
-    command = [*LAUNCH, "-m", "stoical", "self-train", *words(folder, "bash", tmp_path / "run", *own)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-3000:]
+    command = ["self-train", *words(folder, "bash", tmp_path / "run", *own)]
+    forked.run(forked.command, *command, log=tmp_path / "log", world=2, config=TWO_PROCESSES)
     run = tmp_path / "run" / "iteration-1"
     assert json.loads((run / RECORD_FILE).read_text())["processes"] == 2
     assert (run / ROWS_FILE).read_bytes() == (looped("bash") / "iteration-1" / ROWS_FILE).read_bytes()

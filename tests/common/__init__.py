@@ -1,0 +1,1 @@
+"""What every room uses: options, differences, did-you-mean, text files, ids, progress."""

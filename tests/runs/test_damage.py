@@ -1,0 +1,137 @@
+"""Checkpoints that were damaged, and runs that were started twice: one line, and no number out of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from stoical.runs.checkpoints import check_unchanged, damaged_files, read_record
+from stoical.runs.find import find_checkpoint
+from stoical.runs.lock import only_run
+from tests.support.commands import run
+from tests.support.small_data import TINY
+from tests.support.tiny_run import train_tiny
+
+LINE = "error: "
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_tiny(tmp_path_factory.mktemp("damage"))
+
+
+@pytest.fixture
+def copy(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the run's checkpoint, to be damaged."""
+    return Path(shutil.copytree(trained, tmp_path / "run")) / "checkpoint-3"
+
+
+def one_line(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What a command that fails says, which must be one line."""
+    assert run(*words) == 2
+    text = capsys.readouterr().err.strip()
+    assert text.startswith(LINE), text
+    assert "\n" not in text
+    return text
+
+
+def flip(path: Path) -> None:
+    """Change one byte in the middle; the size stays."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_checkpoint_as_saved_passes(copy: Path) -> None:
+    check_unchanged(copy)
+    assert damaged_files(copy, read_record(copy)) == []
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "recipe.yaml"])
+def test_a_flipped_bit_is_seen_by_what_loads_a_checkpoint(copy: Path, name: str, capsys) -> None:
+    flip(copy / name)
+    for words in (
+        ["evaluate", f"checkpoint={copy}"],
+        ["export", f"checkpoint={copy}", f"output={copy.parent / 'out'}"],
+    ):
+        assert name in one_line(capsys, *words)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"])
+def test_a_flipped_bit_is_seen_by_a_run_that_resumes(trained: Path, copy: Path, name: str, capsys) -> None:
+    flip(copy / name)
+    own = [f"data.path={trained.parent / 'data'}", f"output={copy.parent}", "resume=auto", "training.max_steps=6"]
+    words = {word.partition("=")[0]: word for word in ["recipe=wordnet_alpha2,small", *TINY, *own]}
+    assert name in one_line(capsys, "train", *words.values())
+
+
+def test_optimizer_states_may_be_deleted_to_save_space(copy: Path) -> None:
+    (copy / "optimizer.pt").unlink()
+    assert find_checkpoint(str(copy)) == copy
+
+
+def test_a_card_may_be_edited(copy: Path) -> None:
+    (copy / "README.md").write_text("mine")
+    check_unchanged(copy)
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "", "{}", '{"files": []}'])
+def test_a_record_that_is_none_is_one_line(copy: Path, text: str, capsys) -> None:
+    (copy / "resume.json").write_text(text)
+    assert "resume.json" in one_line(capsys, "evaluate", f"checkpoint={copy}")
+
+
+@pytest.mark.parametrize("text", ["", "null", "# nothing\n"])
+def test_an_empty_recipe_is_not_the_papers_defaults(copy: Path, text: str, capsys) -> None:
+    (copy / "resume.json").unlink()  # as in a checkpoint that somebody put together
+    (copy / "recipe.yaml").write_text(text)
+    assert "recipe.yaml is empty" in one_line(capsys, "evaluate", f"checkpoint={copy}")
+
+
+def test_a_tensor_that_is_missing_is_named(copy: Path, capsys) -> None:
+    (copy / "resume.json").unlink()
+    weights = load_file(copy / "model.safetensors")
+    del weights["model.layers.0.mlp.down_proj.weight"]
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    said = one_line(capsys, "evaluate", f"checkpoint={copy}")
+    assert "lacks model.layers.0.mlp.down_proj.weight" in said
+
+
+def test_whole_numbers_are_no_weights(copy: Path, capsys) -> None:
+    (copy / "resume.json").unlink()
+    weights = {name: tensor.to(torch.int32) for name, tensor in load_file(copy / "model.safetensors").items()}
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    assert "whole numbers in place of weights" in one_line(capsys, "evaluate", f"checkpoint={copy}")
+
+
+@pytest.mark.parametrize("size", [0, 7, 4000])
+def test_truncated_weights_are_one_line(copy: Path, size: int, capsys) -> None:
+    (copy / "resume.json").unlink()
+    path = copy / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    assert "model.safetensors is damaged" in one_line(capsys, "evaluate", f"checkpoint={copy}")
+
+
+def test_a_config_that_asks_for_more_layers_is_refused(copy: Path, capsys) -> None:
+    (copy / "resume.json").unlink()
+    config = json.loads((copy / "config.json").read_text())
+    config["num_hidden_layers"] += 1
+    config.pop("layer_types", None)
+    (copy / "config.json").write_text(json.dumps(config))
+    assert "which config.json asks for" in one_line(capsys, "evaluate", f"checkpoint={copy}")
+
+
+def test_a_second_run_in_a_run_directory_is_refused_and_the_next_is_not(tmp_path: Path) -> None:
+    with (
+        only_run(tmp_path / "run"),
+        pytest.raises(ValueError, match="another run is writing to"),
+        only_run(tmp_path / "run"),
+    ):
+        raise AssertionError("two runs in one directory")
+    with only_run(tmp_path / "run"):
+        pass
