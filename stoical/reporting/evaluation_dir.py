@@ -115,6 +115,8 @@ def read_object(path: Path) -> dict[str, Any]:
 def _object(content: bytes, where: str) -> dict[str, Any]:
     try:
         value = json.loads(content.decode("utf-8-sig"))
+        if b"\\ud" in content.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair could not be printed
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, brackets without end
         raise ValueError(f"{where} is not JSON: {error}") from None
     if not isinstance(value, dict):

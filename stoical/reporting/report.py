@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stoical.common.files import file_sha256, staged
+from stoical.common.files import file_sha256, staged, writing
 from stoical.evaluation.intervals import BOOTSTRAP, metric_intervals
 from stoical.evaluation.metrics import NEAR_TIE, metrics_among
 from stoical.evaluation.result import Evaluation
@@ -35,11 +35,12 @@ def write_report(
 ) -> dict[str, Any]:
     """Write all files to `directory` and return what metrics.json holds; `name` is the run's.
 
-    They appear together, in the place of an earlier evaluation's (`evaluation_dir.check_replaceable` raises
-    `ValueError` where they may not). `target`, what the run trains on, goes with diagnostics, if the rows have any.
+    They appear together, in the place of an earlier evaluation's. Raises `ValueError` where they may not
+    (`evaluation_dir.check_replaceable`) or cannot be written; what was there before still is. `target`, what
+    the run trains on, goes with diagnostics, if the rows have any.
     """
     check_replaceable(directory, evaluation.data)
-    with staged(directory) as draft:
+    with writing(directory), staged(directory) as draft:
         return _write(evaluation, draft, name, target)
 
 

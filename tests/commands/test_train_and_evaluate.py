@@ -345,7 +345,7 @@ def test_where_an_evaluation_cannot_go_is_said_before_anything_is_scored(
 ) -> None:
     monkeypatch.setattr("stoical.evaluating.run_job", lambda *_: pytest.fail("scored"))
     error = error_of(cli("evaluate", f"checkpoint={trained / 'run'}", f"output={trained / 'run'}"))
-    assert f"{trained / 'run'} holds what an evaluation does not write (README.md, checkpoint-" in error
+    assert f"{trained / 'run'} holds what an evaluation does not write (README.md, " in error
     assert (trained / "run" / "checkpoint-3" / "recipe.yaml").is_file()
 
 

@@ -109,7 +109,8 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(report, "plot_rank_map", full)
-    with pytest.raises(OSError, match="No space left"):
+    said = r"eval cannot be written: \[Errno 28\] No space left on device \(.* MiB are free there\); what was there"
+    with pytest.raises(ValueError, match=said):
         write_report(evaluation(1), tmp_path / "eval", "new")
     assert found(tmp_path / "eval") == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["eval"]
@@ -182,22 +183,22 @@ def test_the_data_are_named_wherever_the_evaluation_is_shown(tmp_path: Path, mon
     own = {kind: {key: [1.0, 0.5] for key in ("prefixes", "kl", "valid")} for kind in kinds}
     whole = evaluation()
     rows = [replace(row, generation=texts, diagnostics=own) for row in whole.rows]
-    metrics = write_report(replace(whole, rows=rows), tmp_path / "run" / "eval", "$alpha|2$", report.TargetSettings())
+    metrics = write_report(replace(whole, rows=rows), tmp_path / "run" / "eval", r"$\alfa|2$", report.TargetSettings())
     monkeypatch.undo()
     titles = [figure._suptitle or figure.axes[0].title for figure in drawn]
     assert len(drawn) == len(report.FIGURES) + 1
-    assert all(title.get_text().startswith("$alpha|2$ on mammal/test") for title in titles)
+    assert all(title.get_text().startswith(r"$\alfa|2$ on mammal/test") for title in titles)
     for figure in drawn:
         plt.close(figure)
     assert metrics["data"] == {"name": "mammal", "split": "test", "sha256": MAMMAL.sha256}
     summary = (tmp_path / "run" / "eval" / "summary.md").read_text()
-    assert summary.startswith("# $alpha|2$ on mammal/test\n")
+    assert summary.startswith("# $\\alfa|2$ on mammal/test\n")
     assert f"- Data: mammal/test, SHA-256 {MAMMAL.sha256}." in summary
     assert report.results_table("alpha", metrics).startswith("| mammal/test ")
     assert {path.name for path in (tmp_path / "run" / "eval").iterdir()} == FILES
     runs = [load_run(str(tmp_path / "run"))] * 2
     assert compare_runs(runs).startswith("| mammal/test ")
-    assert "\n| $alpha\\|2$ " in report.results_table("$alpha|2$", metrics), "a name ends no cell"
+    assert "\n| $\\alfa\\|2$ " in report.results_table(r"$\alfa|2$", metrics), "a name ends no cell"
 
 
 def test_the_summary_says_which_ndcg_it_is(tmp_path: Path) -> None:
@@ -251,6 +252,7 @@ METRICS = {
     DEEP: "is not JSON",
     "\udcff": "is not JSON",
     "9" * 5000: "is not JSON",
+    r'{"mode": "\ud800"}': "is not JSON",
     "{}": "lacks count_terminator, data",
 }
 VALUES = {
@@ -344,6 +346,7 @@ def test_a_file_that_was_cut_is_named_with_its_line(whole: Path, cli: Cli) -> No
         (b"", "per_query.jsonl:1 is not JSON"),
         (content + content[:second], "holds 8 queries in 9 lines"),
         (content[second:] + content[second : content.index(b"\n", second) + 1], "holds 7 queries in 8 lines"),
+        (content.replace(b'"q7"', rb'"\ud800"'), "per_query.jsonl:8 is not JSON"),
         (content.replace(b"q7", b"\xff\xfe"), "per_query.jsonl:8 is not JSON"),
         (content + b"\n", "per_query.jsonl:9 is not JSON"),
         (content + b"null\n", "per_query.jsonl:9 is not a JSON object"),
