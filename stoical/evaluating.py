@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omegaconf import OmegaConf
+
 from stoical.common.arguments import split_arguments
-from stoical.common.files import check_writable
-from stoical.config.loading import load_recipe
+from stoical.config.loading import load_recipe, read_layer
 from stoical.config.recipe import Recipe
+from stoical.data.files import load_manifest, split_sha256
 from stoical.runs.checkpoints import last_checkpoint
 from stoical.runs.find import find_checkpoint, load_checkpoint
 
 if TYPE_CHECKING:
-    from stoical.evaluation.result import Evaluation
+    from stoical.evaluation.result import EvaluatedData, Evaluation
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,13 @@ class EvaluationJob:
     def name(self) -> str:
         """The run's, for tables and figures."""
         return Path(str(self.recipe.output)).name
+
+    @property
+    def data(self) -> EvaluatedData:
+        """The split that is scored, as it is on disk."""
+        from stoical.evaluation.result import EvaluatedData
+
+        return EvaluatedData.of(self.recipe.data.path, "test")
 
 
 def evaluate(checkpoint: str | Path, *settings: str, progress: bool = False) -> Evaluation:
@@ -50,20 +59,24 @@ def load_evaluation(checkpoint: str | None, settings: Mapping[str, str]) -> Eval
     """What to evaluate: a checkpoint with settings over its recipe, or the untrained model of `settings["recipe"]`.
 
     Results go to `eval` in the run's directory. Beside it and not over it: a checkpoint that is not the run's last
-    (`eval_checkpoint-500`), another mode than exact (`eval_greedy_path`), a sample of the queries (`eval_200`); or to
-    `settings["output"]`. Raises `ValueError` where neither or both of checkpoint= and recipe= are given, and for a
-    directory without a model.
+    (`eval_checkpoint-500`), other data than the run's (`eval_mammal`), another mode than exact (`eval_greedy_path`), a
+    sample of the queries (`eval_200`), the untrained model of a recipe whose run has been trained (`eval_untrained`);
+    or to `settings["output"]`. Raises `ValueError` where neither or both of checkpoint= and recipe= are given, and for
+    a directory without a model.
     """
     values = dict(settings)
     if (checkpoint is not None) == ("recipe" in values):
         raise ValueError("give either checkpoint=DIR (a run or a checkpoint) or recipe=NAME (its untrained model)")
     if checkpoint is None:
         recipe, adapter, output = load_recipe(*(f"{key}={value}" for key, value in values.items())), None, None
-        folder = Path(str(recipe.output)) / "eval"
+        trained = last_checkpoint(str(recipe.output)) is not None
+        folder = Path(str(recipe.output)) / ("eval_untrained" if trained else "eval")
     else:
         found, output = find_checkpoint(checkpoint), values.pop("output", None)
         recipe, adapter = load_checkpoint(found, values)
         folder = _results_of(found)
+        if _is_other(recipe.data.path, found):
+            folder = folder.with_name(f"{folder.name}_{Path(recipe.data.path).resolve().name}")
     num_queries = recipe.eval.num_queries if "eval.num_queries" in values else None
     mode = "" if recipe.eval.mode == "exact" else f"_{recipe.eval.mode}"
     sample = "" if num_queries is None else f"_{num_queries}"
@@ -77,6 +90,23 @@ def _results_of(checkpoint: Path) -> Path:
         return checkpoint / "eval"
     is_last = last_checkpoint(checkpoint.parent) == checkpoint
     return checkpoint.parent / ("eval" if is_last else f"eval_{checkpoint.name}")
+
+
+def _is_other(data: str, checkpoint: Path) -> bool:
+    """True where `data` is not the data set of the checkpoint's run: neither its directory nor its test split."""
+    own = OmegaConf.select(read_layer(checkpoint / "recipe.yaml")[1], "data.path")
+    if own is None or Path(data).resolve() == Path(str(own)).resolve():
+        return False
+    return split_sha256(data, "test") != _own_sha256(checkpoint.parent)
+
+
+def _own_sha256(run: Path) -> str | None:
+    """The SHA-256 of the test split in a run's manifest; None where that says nothing."""
+    try:
+        sums = load_manifest(run).get("data_sha256")
+    except ValueError:
+        return None
+    return sums.get("test") if isinstance(sums, dict) else None
 
 
 def run_job(job: EvaluationJob, progress: bool = False) -> Evaluation:
@@ -99,22 +129,21 @@ def run_job(job: EvaluationJob, progress: bool = False) -> Evaluation:
     model = load_model(recipe, tokenizer, job.adapter).to(accelerator.device)
     check_loaded(model, len(tokenizer), recipe.prompt.max_length, recipe.layout, precision == "bf16")
     with accelerator.autocast():
-        return evaluator(model, progress=progress)
+        evaluation = evaluator(model, progress=progress)
+    return replace(evaluation, data=job.data)
 
 
 def write_results(evaluation: Evaluation, job: EvaluationJob) -> str:
     """Write the report, on the main process alone; the tables to print."""
-    from stoical.reporting.generation import write_generation
-    from stoical.reporting.mismatch import write_diagnostics
+    from stoical.reporting.generation import generation_table, summarise_generation
     from stoical.reporting.report import results_table, write_report
+    from stoical.reporting.tables import data_label
 
-    recipe = job.recipe
-    metrics = write_report(evaluation, job.output, job.name)
+    metrics = write_report(evaluation, job.output, job.name, job.recipe.loss)
     tables = [results_table(job.name, metrics)]
-    if recipe.eval.diagnostics:
-        write_diagnostics(evaluation.rows, recipe.loss, job.output, job.name)
-    if recipe.eval.generation:
-        tables.append(write_generation(evaluation.rows, job.output, job.name))
+    if job.recipe.eval.generation:
+        found = summarise_generation(evaluation.rows)
+        tables.append(generation_table([(job.name, found)], data_label([metrics])))
     return "\n".join([*tables, f"written to {job.output}"])
 
 
@@ -122,7 +151,9 @@ def evaluate_and_report(job: EvaluationJob) -> None:
     """Evaluate with a progress bar, write the report and print its tables."""
     from accelerate import PartialState
 
-    check_writable(job.output)
+    from stoical.reporting.evaluation_dir import check_replaceable
+
+    check_replaceable(job.output, job.data)
     evaluation = run_job(job, progress=sys.stderr.isatty())
     if PartialState().is_main_process:
         print(write_results(evaluation, job))

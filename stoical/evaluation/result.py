@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 from typing import Any, Self
 
+from stoical.data.files import split_sha256
 from stoical.decoding.choices import Mode
 from stoical.evaluation.generation_metrics import Generation
+from stoical.evaluation.line_checks import check_line
 from stoical.evaluation.metrics import METRICS
 
 Diagnostics = dict[str, dict[str, list[float]]]  # `diagnostics.Sums` by position, by who wrote the prefix
@@ -63,13 +66,37 @@ class QueryResult:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Self:
-        """The query of a line. Raises `ValueError` naming the keys that it lacks."""
+        """The query of a line. Raises `ValueError` naming keys that it lacks or that do not hold what they should."""
         own = [field for field in fields(cls) if field.name != "metrics"]
         missing = sorted(field.name for field in own if field.default is MISSING and field.name not in line)
         if missing:
             raise ValueError(f"lacks {', '.join(missing)}")
+        check_line(line)
         known = {field.name: line[field.name] for field in own if field.name in line}
         return cls(**known, metrics={name: value for name, value in line.items() if name not in known})
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedData:
+    """The data that an evaluation was made on: the name of the data set's directory, the split, and its SHA-256."""
+
+    name: str
+    split: str
+    sha256: str
+
+    @classmethod
+    def of(cls, directory: str | Path, split: str) -> Self:
+        """A split as it is on disk. Raises `ValueError` where it is not there."""
+        return cls(Path(directory).resolve().name, split, split_sha256(directory, split))
+
+    def __str__(self) -> str:
+        """The name by which tables and figures call it."""
+        return f"{self.name}/{self.split}"
+
+    @property
+    def exactly(self) -> str:
+        """The name with the start of the sum, for where names may be equal and data not."""
+        return f"{self} (SHA-256 {self.sha256[:12]}...)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +106,10 @@ class Evaluation:
     metrics: `num_queries`, `dropped_docs` (by truncation), the mean of each of `metrics.METRICS` over the queries that
     have it (`cvr`, `ndcg`, `recall@k`; in exact mode `valid_mass`, `free_run_ndcg` and `invalid_rate`), and
     `near_ties`, a sum. settings: how documents were scored: `mode`, `score`, `terminator`, `count_terminator`,
-    `num_beams`. rows: one a query, in the split's order.
+    `num_beams`. rows: one a query, in the split's order. data: what it was made on, where that is known.
     """
 
     metrics: dict[str, float | int]
     settings: dict[str, str | bool | int]
     rows: list[QueryResult]
+    data: EvaluatedData | None = None

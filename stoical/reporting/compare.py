@@ -5,7 +5,6 @@ Dimension letters: N queries, K metrics.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from stoical.evaluation.generation_metrics import summarise_texts
+from stoical.common.files import put_back
 from stoical.evaluation.intervals import BOOTSTRAP, columns, intervals
 from stoical.evaluation.metrics import Floats, metrics_among
 from stoical.evaluation.result import QueryResult
-from stoical.reporting.generation import generation_table
-from stoical.reporting.tables import header, markdown, percent
-
-SHOWN = 5  # names in an error message
+from stoical.reporting.evaluation_dir import SHOWN, evaluated_data, read_evaluation
+from stoical.reporting.generation import generation_table, summarise_generation
+from stoical.reporting.tables import data_label, header, markdown, percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +43,9 @@ def load_run(directory: str) -> Run:
     Raises `ValueError` naming the file that is missing or that `stoical evaluate` did not write so.
     """
     path = Path(directory)
+    put_back(path / "eval")
     path = path / "eval" if (path / "eval").is_dir() else path
-    for name in ("metrics.json", "per_query.jsonl"):
-        if not (path / name).is_file():
-            raise ValueError(f"{path} has no {name}: evaluate first, with: stoical evaluate checkpoint={directory}")
-    metrics = _parsed((path / "metrics.json").read_text(), f"{path / 'metrics.json'}")
-    missing = {"num_queries", "mode", "score", "terminator", "count_terminator"} - metrics.keys()
-    if missing:
-        raise ValueError(f"{path / 'metrics.json'} lacks {', '.join(sorted(missing))}: evaluate again")
-    lines = (path / "per_query.jsonl").read_text().splitlines()
-    parsed = [_parsed(line, f"{path / 'per_query.jsonl'}:{number}") for number, line in enumerate(lines, 1)]
-    rows = [_query(line, f"{path / 'per_query.jsonl'}:{number}") for number, line in enumerate(parsed, 1)]
+    metrics, rows = read_evaluation(path, f"stoical evaluate checkpoint={directory}")
     return Run(path, _name(path.resolve()), metrics, {row.query_id: row for row in rows})
 
 
@@ -66,32 +56,17 @@ def _name(path: Path) -> str:
     return f"{path.parent.name}/{path.name}" if path.name.startswith("eval") else path.name
 
 
-def _parsed(text: str, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{where} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{where} is not a JSON object")
-    return value
-
-
-def _query(line: Mapping[str, Any], where: str) -> QueryResult:
-    try:
-        return QueryResult.from_json(line)
-    except ValueError as error:
-        raise ValueError(f"{where} {error}: evaluate again") from error
-
-
 def compare_runs(runs: Sequence[Run]) -> str:
     """A markdown table: a row a run, and a row for each later run's differences from the first, with a note below.
 
-    Raises `ValueError` for fewer than two runs, and for runs that did not rank the same documents for the same queries.
+    Raises `ValueError` for fewer than two runs, and for runs that were not evaluated on the same data, or did not rank
+    the same documents for the same queries.
     """
     if len(runs) < 2:
         raise ValueError("give two or more runs: stoical compare runs/ONE runs/OTHER")
     first, *others = runs
     for other in others:
+        _check_same_data(first, other)
         _check_same_queries(first, other)
     shown = metrics_among((name for run in runs for name in run.metrics), "tables", "comparison")
     widths = {run.metrics["num_beams"] for run in runs if "free_run_ndcg" in run.metrics}
@@ -105,7 +80,7 @@ def compare_runs(runs: Sequence[Run]) -> str:
     ]
     for label, other in zip(labels[1:], others, strict=True):
         body.append([f"{label} − {labels[0]}", "", *differences(first, other, names), ""])
-    title, *rest = header(shown)
+    title, *rest = header(shown, data_label([run.metrics for run in runs]))
     note = (
         f"In per cent; differences in percentage points with {BOOTSTRAP['level']:.0%} intervals, by a paired "
         f"percentile bootstrap over {len(first.rows):,} queries ({BOOTSTRAP['resamples']:,} resamples, seed "
@@ -116,10 +91,10 @@ def compare_runs(runs: Sequence[Run]) -> str:
 
 def compare_generations(runs: Sequence[Run]) -> str:
     """A table of what eval.generation=true found, a row a run; "" where a run was evaluated without it."""
-    written = [[row.generation for row in run.rows.values() if row.generation is not None] for run in runs]
-    if any(len(texts) < len(run.rows) for texts, run in zip(written, runs, strict=True)):
+    if any(row.generation is None for run in runs for row in run.rows.values()):
         return ""
-    return generation_table(list(zip(_labels(runs), map(summarise_texts, written), strict=True)))
+    written = [summarise_generation(run.rows.values()) for run in runs]
+    return generation_table(list(zip(_labels(runs), written, strict=True)), data_label([run.metrics for run in runs]))
 
 
 def _beams(widths: set[int]) -> str:
@@ -154,6 +129,17 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     """The runs' names; their paths where two are named alike."""
     names = [run.name for run in runs]
     return [str(run.path) if names.count(run.name) > 1 else run.name for run in runs]
+
+
+def _check_same_data(first: Run, other: Run) -> None:
+    made_on = [evaluated_data(run.metrics) for run in (first, other)]
+    sums = {data.sha256 if data else None for data in made_on}
+    if len(sums) > 1:
+        ours, theirs = (data.exactly if data else "data without a name" for data in made_on)
+        raise ValueError(
+            f"{first.path} was evaluated on {ours}, and {other.path} on {theirs}; compare runs that were evaluated on "
+            "the same data"
+        )
 
 
 def _check_same_queries(first: Run, other: Run) -> None:

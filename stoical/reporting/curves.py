@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from stoical.data.files import json_value, jsonl_lines
+from stoical.evaluation.line_checks import is_count, is_number
 from stoical.evaluation.metrics import METRICS
 from stoical.reporting.figure import plt, save
 
@@ -25,7 +26,18 @@ def plot_curves(runs: Mapping[str, Path], output: Path) -> None:
 
 
 def read_curve(path: Path, metric: str) -> tuple[list[int], list[float]]:
-    """Steps and values of one metric in a metrics.jsonl; a step logged twice (a resumed run) keeps its last value."""
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    points = {int(record["step"]): float(record[metric]) for record in records if metric in record}
+    """Steps and values of one metric in a metrics.jsonl; a step logged twice (a resumed run) keeps its last value.
+
+    Raises `ValueError` naming the line that is not of such a file.
+    """
+    points: dict[int, float] = {}
+    for where, line in jsonl_lines(path):
+        record = json_value(line, where)
+        if not isinstance(record, Mapping) or not is_count(record.get("step")):
+            raise ValueError(f"{where} is not an object with a 'step'")
+        value = record.get(metric, 0.0)
+        if not is_number(value):
+            raise ValueError(f"{where}: {metric!r} is not a number")
+        if metric in record:
+            points[record["step"]] = float(value)
     return sorted(points), [points[step] for step in sorted(points)]

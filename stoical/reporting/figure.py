@@ -15,6 +15,8 @@ from stoical.evaluation.metrics import Floats
 
 __all__ = ["FADED", "error_bars", "plt", "save"]
 
+plt.rcParams["text.parse_math"] = False  # names of runs and data may hold dollar signs
+
 FADED = "0.75"  # grey of what counts queries
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from stoical.evaluation.generation_metrics import summarise_texts
 from stoical.evaluation.result import QueryResult
+from stoical.reporting.evaluation_dir import GENERATION
 from stoical.reporting.tables import markdown, percent
 
-GENERATION = "generation.json"
 TITLES = {
     "exact_match": "exact match (↑)",
     "edit_similarity": "edit similarity (↑)",
@@ -20,16 +20,23 @@ TITLES = {
 }
 
 
-def write_generation(rows: Sequence[QueryResult], directory: Path, name: str) -> str:
-    """Write the file, from the `generation` of every query, and return the table; `name` is the run's."""
-    found = summarise_texts([row.generation for row in rows if row.generation is not None])
-    (directory / GENERATION).write_text(json.dumps(found, indent=2) + "\n")
-    return generation_table([(name, found)])
+def write_generation(rows: Sequence[QueryResult], directory: Path) -> None:
+    """Write the file, from the `generation` of every query."""
+    text = json.dumps(summarise_generation(rows), indent=2) + "\n"
+    (directory / GENERATION).write_text(text, encoding="utf-8")
 
 
-def generation_table(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """One row a (name, generation.json): per cent, but the mean position of the first error and nats a token."""
-    header = ["", *TITLES.values(), "first error at (↑)", "nats a token (↓)", "queries"]
+def summarise_generation(rows: Iterable[QueryResult]) -> dict[str, Any]:
+    """What generation.json holds, from the `generation` of every query that has it."""
+    return summarise_texts([row.generation for row in rows if row.generation is not None])
+
+
+def generation_table(runs: Sequence[tuple[str, Mapping[str, Any]]], data: str = "") -> str:
+    """One row a (name, generation.json): per cent, but the mean position of the first error and nats a token.
+
+    `data` names what was evaluated.
+    """
+    header = [data, *TITLES.values(), "first error at (↑)", "nats a token (↓)", "queries"]
     return markdown([header, *(_cells(name, found) for name, found in runs)])
 
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from stoical.evaluation.metrics import Floats
 from stoical.evaluation.result import Diagnostics, QueryResult
+from stoical.reporting.evaluation_dir import DIAGNOSTICS
 from stoical.reporting.figure import FADED, plt, save
 from stoical.trie.node_weights import TargetSettings
 
-DIAGNOSTICS = ("diagnostics.json", "mismatch.png")
 KINDS = ("teacher_forced", "gold", "free_running", "common", "unconstrained")
 LABELS = {
     "teacher_forced": "teacher forcing:\nprefixes by the target",
@@ -30,11 +30,14 @@ RARE = 0.01  # share of docIDs
 
 
 def write_diagnostics(rows: Sequence[QueryResult], target: TargetSettings, directory: Path, name: str) -> None:
-    """Write both files, from the `diagnostics` of every query; `name` is the run's, `target` what it trains on."""
+    """Write both files, from the `diagnostics` of every query.
+
+    `name` is the run's and the data's, `target` what the run trains on.
+    """
     found = summarise_diagnostics([row.diagnostics for row in rows if row.diagnostics is not None])
     whole = {"num_queries": len(rows), "target": asdict(target), **found}
     text, figure = (directory / file for file in DIAGNOSTICS)
-    text.write_text(json.dumps(whole, indent=2) + "\n")
+    text.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
     plot_mismatch(found, f"{name}: {len(rows)} queries", figure)
 
 

@@ -4,47 +4,66 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stoical.evaluation.intervals import BOOTSTRAP, FEW, metric_intervals
+from stoical.common.files import file_sha256, staged, writing
+from stoical.evaluation.intervals import BOOTSTRAP, metric_intervals
 from stoical.evaluation.metrics import NEAR_TIE, metrics_among
 from stoical.evaluation.result import Evaluation
+from stoical.reporting.evaluation_dir import (
+    FIGURES,
+    METRICS_FILE,
+    PER_QUERY,
+    QRELS,
+    RUN,
+    SUMMARY,
+    check_replaceable,
+    evaluated_data,
+)
 from stoical.reporting.evaluation_figures import plot_metrics, plot_ndcg_breakdown, plot_rank_map, plot_valid_mass
-from stoical.reporting.generation import GENERATION
-from stoical.reporting.mismatch import DIAGNOSTICS
-from stoical.reporting.tables import header, markdown, percent
+from stoical.reporting.generation import write_generation
+from stoical.reporting.mismatch import write_diagnostics
+from stoical.reporting.tables import data_label, header, markdown, percent
 from stoical.reporting.trec import write_trec
-
-FIGURES = {
-    "metrics.png": "the paper's metrics, with 95% intervals",
-    "scores_by_rank.png": "mean score by gold rank and length of the list",
-    "ndcg_by_length.png": f"nDCG by length of the list and of the top docID, with intervals from {FEW} queries on",
-    "valid_mass.png": "probability on valid tokens, along the top docID",
-}
+from stoical.trie.node_weights import TargetSettings
 
 
-def write_report(evaluation: Evaluation, directory: Path, name: str) -> dict[str, Any]:
-    """Write all files to `directory`, which is made, and return what metrics.json holds; `name` is the run's.
+def write_report(
+    evaluation: Evaluation, directory: Path, name: str, target: TargetSettings | None = None
+) -> dict[str, Any]:
+    """Write all files to `directory` and return what metrics.json holds; `name` is the run's.
 
-    What an earlier evaluation left there is overwritten.
+    They appear together, in the place of an earlier evaluation's. Raises `ValueError` where they may not
+    (`evaluation_dir.check_replaceable`) or cannot be written; what was there before still is. `target`, what
+    the run trains on, goes with diagnostics, if the rows have any.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    rows, metrics = evaluation.rows, metrics_file(evaluation)
-    (directory / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    with (directory / "per_query.jsonl").open("w") as file:
+    check_replaceable(directory, evaluation.data)
+    with writing(directory), staged(directory) as draft:
+        return _write(evaluation, draft, name, target)
+
+
+def _write(evaluation: Evaluation, directory: Path, name: str, target: TargetSettings | None) -> dict[str, Any]:
+    rows = evaluation.rows
+    with (directory / PER_QUERY).open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row.to_json()) + "\n" for row in rows)
+    metrics = metrics_file(evaluation) | {"per_query_sha256": file_sha256(directory / PER_QUERY)}
+    (directory / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     write_trec(rows, directory, f"{name}-{metrics['mode']}-{metrics['score']}")
-    for stale in (*FIGURES, *DIAGNOSTICS, GENERATION):
-        (directory / stale).unlink(missing_ok=True)
-    label = f"{name}: {describe_scores(metrics)}"
-    plot_metrics(metrics, name, directory / "metrics.png")
+    title = f"{name} on {evaluation.data}" if evaluation.data else name
+    label = f"{title}\n{describe_scores(metrics)}"
+    plot_metrics(metrics, title, directory / "metrics.png")
     plot_rank_map(rows, label, directory / "scores_by_rank.png")
     plot_ndcg_breakdown(rows, label, directory / "ndcg_by_length.png")
     if "valid_mass" in metrics:
-        plot_valid_mass(rows, name, directory / "valid_mass.png")
+        plot_valid_mass(rows, title, directory / "valid_mass.png")
+    if target is not None and any(row.diagnostics for row in rows):
+        write_diagnostics(rows, target, directory, title)
+    if any(row.generation for row in rows):
+        write_generation(rows, directory)
     figures = [figure for figure in FIGURES if (directory / figure).exists()]
-    (directory / "summary.md").write_text(summary(name, metrics, figures), encoding="utf-8")
+    (directory / SUMMARY).write_text(summary(name, metrics, figures), encoding="utf-8")
     return metrics
 
 
@@ -57,6 +76,7 @@ def metrics_file(evaluation: Evaluation) -> dict[str, Any]:
         **evaluation.metrics,
         "neighbours": neighbours,
         **evaluation.settings,
+        "data": asdict(evaluation.data) if evaluation.data else None,
         "intervals": found,
         "bootstrap": BOOTSTRAP,
     }
@@ -67,7 +87,7 @@ def results_table(name: str, metrics: Mapping[str, Any]) -> str:
     columns = metrics_among(metrics, "tables")
     means = [name, *(percent(metrics[metric.name]) for metric in columns), str(metrics["num_queries"])]
     ranges = ["95% interval", *(interval(metrics["intervals"][metric.name]) for metric in columns), ""]
-    return markdown([header(columns), means, ranges])
+    return markdown([header(columns, data_label([metrics])), means, ranges])
 
 
 def interval(pair: tuple[float, float]) -> str:
@@ -85,7 +105,11 @@ def describe_scores(metrics: Mapping[str, Any]) -> str:
 
 def summary(name: str, metrics: Mapping[str, Any], figures: list[str]) -> str:
     """summary.md."""
-    lines = [f"# {name}", "", f"Scores: {describe_scores(metrics)}. In per cent:", "", results_table(name, metrics), ""]
+    data = evaluated_data(metrics)
+    lines = [f"# {name} on {data}" if data else f"# {name}", ""]
+    lines += [f"Scores: {describe_scores(metrics)}. In per cent:", "", results_table(name, metrics), ""]
+    if data:
+        lines.append(f"- Data: {data}, SHA-256 {data.sha256}.")
     if "valid_mass" in metrics:
         mass, ranges = metrics["valid_mass"], metrics["intervals"]["valid_mass"]
         lines.append(
@@ -97,6 +121,11 @@ def summary(name: str, metrics: Mapping[str, Any], figures: list[str]) -> str:
             f"greedy decoding writes none of the docIDs and negatives for {percent(metrics['invalid_rate'])}% of the "
             f"queries ({interval(metrics['intervals']['invalid_rate'])})."
         )
+    lines.append(
+        "- nDCG is section 5.1's: gains log(n + 2 − r) for rank r of n relevant documents. ir_measures and trec_eval "
+        f"find another value in {RUN} and {QRELS}: they take the relevance there, n + 1 − r, as the gain. "
+        "docs/evaluation.md defines both."
+    )
     lines.append(
         f"- Near-ties: {metrics['near_ties']:,} of {metrics['neighbours']:,} neighbouring scores are within "
         f"{NEAR_TIE:g} nats of each other. Equal scores count against the model."

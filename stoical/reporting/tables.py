@@ -15,12 +15,18 @@ def metrics_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
         [name, *(percent(metrics.get(column.name)) for column in columns), str(metrics["num_queries"])]
         for name, metrics in rows
     ]
-    return markdown([header(columns), *body])
+    return markdown([header(columns, data_label([metrics for _, metrics in rows])), *body])
 
 
-def header(columns: Sequence[Metric]) -> list[str]:
-    """The first row of a table with these metrics."""
-    return ["", *(metric.column for metric in columns), "queries"]
+def data_label(found: Sequence[Mapping[str, Any]]) -> str:
+    """The data that evaluations were made on, where metrics.json of all of them names the same; else nothing."""
+    named = [metrics.get("data") for metrics in found]
+    return f"{named[0]['name']}/{named[0]['split']}" if named[0] and named.count(named[0]) == len(named) else ""
+
+
+def header(columns: Sequence[Metric], data: str = "") -> list[str]:
+    """The first row of a table with these metrics, on this data."""
+    return [data, *(metric.column for metric in columns), "queries"]
 
 
 def percent(value: float | None) -> str:
@@ -29,7 +35,11 @@ def percent(value: float | None) -> str:
 
 
 def markdown(cells: Sequence[Sequence[str]]) -> str:
-    """A markdown table, padded so that it reads as plain text; the first row is the header."""
+    """A markdown table, padded so that it reads as plain text; the first row is the header.
+
+    Names may hold what would end a cell or a line.
+    """
+    cells = [[" ".join(text.replace("|", "\\|").splitlines()) for text in row] for row in cells]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = []
     for name, *values in cells:

@@ -12,6 +12,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from stoical.evaluation.result import QueryResult
+from stoical.reporting.evaluation_dir import QRELS, RUN
+
+UNSEEN = re.compile(r"[\s%\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 
 
 def write_trec(rows: Iterable[QueryResult], directory: Path, tag: str) -> None:
@@ -21,8 +24,8 @@ def write_trec(rows: Iterable[QueryResult], directory: Path, tag: str) -> None:
     for row in rows:
         run += run_lines(row, escape(tag))
         qrels += qrels_lines(row)
-    (directory / "run.txt").write_text("".join(run), encoding="utf-8")
-    (directory / "qrels.txt").write_text("".join(qrels), encoding="utf-8")
+    (directory / RUN).write_text("".join(run), encoding="utf-8")
+    (directory / QRELS).write_text("".join(qrels), encoding="utf-8")
 
 
 def run_lines(row: QueryResult, tag: str) -> Iterator[str]:
@@ -46,5 +49,9 @@ def qrels_lines(row: QueryResult) -> Iterator[str]:
 
 
 def escape(text: str) -> str:
-    """Whitespace, which separates TREC's columns, and % as in URLs: `urllib.parse.unquote` gives the text back."""
-    return re.sub(r"[\s%]", lambda found: quote(found.group()), text)
+    """Whitespace, which separates TREC's columns, what is not seen, and % as in URLs.
+
+    `urllib.parse.unquote` gives the text back. Not seen are control characters, one of which ends a string in C, marks
+    of direction and of no width, such as a byte order mark, and halves of surrogate pairs, which UTF-8 lacks.
+    """
+    return UNSEEN.sub(lambda found: quote(found.group(), errors="surrogatepass"), text)

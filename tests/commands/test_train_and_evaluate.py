@@ -12,6 +12,7 @@ import pytest
 from tokenizers import normalizers
 
 from stoical.build.encoder import build_tokenizer
+from stoical.common.files import file_sha256
 from stoical.config.loading import load_recipe
 from stoical.encoding.tokenization import train_bpe
 from tests.support.small_data import TINY, write_dataset
@@ -289,7 +290,63 @@ def test_the_untrained_model_can_be_evaluated(cli: Cli, tiny: Callable[..., list
     assert status == 0
     assert json.loads((tmp_path / "run" / "eval" / "metrics.json").read_text())["num_queries"] == 6
     titles = [cell.strip() for cell in out.splitlines()[0].strip("|").split("|")]
-    assert titles[:3] == ["", "CVR (↓)", "nDCG (↑)"]
+    assert titles[:3] == ["data/test", "CVR (↓)", "nDCG (↑)"]
+
+
+def test_the_untrained_model_is_evaluated_beside_its_run(
+    trained: Path, cli: Cli, tiny: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    shutil.copytree(trained / "run", tmp_path / "run")
+    assert cli("evaluate", f"checkpoint={tmp_path / 'run'}")[0] == 0
+    before = (tmp_path / "run" / "eval" / "metrics.json").read_text()
+    status, out, _ = cli("evaluate", *tiny(f"data.path={trained / 'data'}"))
+    assert status == 0
+    assert f"written to {tmp_path / 'run' / 'eval_untrained'}" in out
+    assert (tmp_path / "run" / "eval" / "metrics.json").read_text() == before
+
+
+def test_other_data_are_evaluated_into_a_folder_of_their_own(
+    trained: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named after the data set, and never over an evaluation on data of the same name."""
+    run, other = shutil.copytree(trained / "run", tmp_path / "run"), tmp_path / "other"
+    shutil.copytree(trained / "data", other)
+    for name in ("train", "test"):
+        rows = (other / f"{name}.jsonl").read_text().splitlines(keepends=True)
+        (other / f"{name}.jsonl").write_text("".join(rows[:4]))
+    assert cli("evaluate", f"checkpoint={run}")[0] == 0
+    before = (run / "eval" / "metrics.json").read_text()
+    sums = file_sha256(trained / "data" / "test.jsonl"), file_sha256(other / "test.jsonl")
+    assert json.loads(before)["data"] == {"name": "data", "split": "test", "sha256": sums[0]}
+    for words, folder in (([], "eval_other"), (["eval.mode=greedy_path"], "eval_other_greedy_path")):
+        status, out, _ = cli("evaluate", f"checkpoint={run}", f"data.path={other}", *words)
+        assert status == 0
+        assert out.startswith("| other/test ")
+        assert f"written to {run / folder}" in out
+        metrics = json.loads((run / folder / "metrics.json").read_text())
+        assert metrics["num_queries"] == 4
+        assert metrics["data"] == {"name": "other", "split": "test", "sha256": sums[1]}
+    assert (run / "eval" / "metrics.json").read_text() == before
+    monkeypatch.chdir(trained)
+    status, out, _ = cli("evaluate", f"checkpoint={run}", "data.path=data")
+    assert f"written to {run / 'eval'}\n" in out, "the run's own data in another place"
+    moved = shutil.copytree(trained / "data", tmp_path / "moved")
+    assert f"written to {run / 'eval'}\n" in cli("evaluate", f"checkpoint={run}", f"data.path={moved}")[1]
+    shutil.copytree(other, tmp_path / "elsewhere" / "other")
+    (tmp_path / "elsewhere" / "other" / "test.jsonl").write_text("".join(rows[:3]))
+    error = error_of(cli("evaluate", f"checkpoint={run}", f"data.path={tmp_path / 'elsewhere' / 'other'}"))
+    assert f"{run / 'eval_other'} holds an evaluation on other/test (SHA-256 {sums[1][:12]}...), and this" in error
+    error = error_of(cli("compare", str(run), str(run / "eval_other")))
+    assert f"was evaluated on moved/test (SHA-256 {sums[0][:12]}...), and {run / 'eval_other'} on other/test" in error
+
+
+def test_where_an_evaluation_cannot_go_is_said_before_anything_is_scored(
+    trained: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stoical.evaluating.run_job", lambda *_: pytest.fail("scored"))
+    error = error_of(cli("evaluate", f"checkpoint={trained / 'run'}", f"output={trained / 'run'}"))
+    assert f"{trained / 'run'} holds what an evaluation does not write (README.md, " in error
+    assert (trained / "run" / "checkpoint-3" / "recipe.yaml").is_file()
 
 
 @pytest.mark.paints

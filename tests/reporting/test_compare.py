@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -32,9 +33,17 @@ def write(tmp_path: Path) -> Write:
         directory.mkdir(parents=True)
         (directory / "metrics.json").write_text(json.dumps(metrics_file(evaluation)))
         (directory / "per_query.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return tmp_path / name
+        return sealed(tmp_path / name)
 
     return written
+
+
+def sealed(run: Path) -> Path:
+    """The run, its metrics.json made to go with the queries that are there."""
+    metrics, rows = run / "eval" / "metrics.json", (run / "eval" / "per_query.jsonl").read_bytes()
+    goes_with = {"num_queries": rows.count(b"\n"), "per_query_sha256": hashlib.sha256(rows).hexdigest()}
+    metrics.write_text(json.dumps(json.loads(metrics.read_text()) | goes_with))
+    return run
 
 
 def table(text: str) -> list[list[str]]:
@@ -122,7 +131,7 @@ def with_free_run(run: Path, beams: int, ndcg: float, invalid: float) -> Path:
     found = {"free_run_ndcg": ndcg, "invalid_rate": invalid}
     metrics.write_text(json.dumps(json.loads(metrics.read_text()) | found | {"num_beams": beams}))
     rows.write_text("".join(json.dumps(json.loads(line) | found) + "\n" for line in rows.read_text().splitlines()))
-    return run
+    return sealed(run)
 
 
 def test_what_the_models_write_by_themselves_is_compared_where_beam_widths_agree(write: Write) -> None:
@@ -140,7 +149,7 @@ def test_what_the_models_write_by_themselves_is_compared_where_beam_widths_agree
 
 
 def with_texts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    own = compare_texts([5, 6, 2], [5, 2]) | {"forced_hits": [True, False, True], "nll": 1.5}
+    own = compare_texts([5, 6, 2], [5, 2]) | {"forced_hits": [True, False, True], "nll": 1.5, "target": "", "text": ""}
     return [row | {"generation": own} for row in rows]
 
 
@@ -195,7 +204,7 @@ def test_different_queries_are_named(write: Write) -> None:
 
 def test_different_documents_are_named(write: Write) -> None:
     def cut(rows: list[dict]) -> list[dict]:
-        return [*rows[:-1], rows[-1] | {"docids": rows[-1]["docids"][:-1]}]
+        return [*rows[:-1], rows[-1] | {"docids": ["another", *rows[-1]["docids"][1:]]}]
 
     with pytest.raises(ValueError, match=r"query 'q39' has other documents in .*b/eval than in .*a/eval"):
         compare_runs([load_run(str(write("a"))), load_run(str(write("b", change=cut)))])
@@ -214,7 +223,7 @@ def test_mistakes_are_told(write: Write, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"per_query.jsonl:1 lacks docid_tokens, dropped_docs, near_ties, num_negat"):
         load_run(str(run))
     (run / "eval" / "metrics.json").write_text('{"num_queries": 5, "score": "mean"}')
-    with pytest.raises(ValueError, match=r"metrics.json lacks count_terminator, mode, terminator: evaluate again"):
+    with pytest.raises(ValueError, match=r"lacks count_terminator, data, mode, per_query_sha256, terminator: eval"):
         load_run(str(run))
     (run / "eval" / "metrics.json").write_text("[]")
     with pytest.raises(ValueError, match=r"metrics.json is not a JSON object"):

@@ -82,6 +82,19 @@ def test_a_curve_is_one_metric_by_step(tmp_path: Path) -> None:
     assert read_curve(path, "eval_recall@1") == ([], [])
 
 
+@pytest.mark.parametrize(
+    "line", ["", "null", "[]", '{"step"', "{}", '{"step": "1"}', '{"step": 1, "eval_cvr": "high"}']
+)
+def test_a_damaged_log_is_named_with_its_line(line: str, tmp_path: Path) -> None:
+    path = write_log(tmp_path / "run", {"step": 20, "eval_cvr": 0.5})
+    path.write_text(path.read_text() + f"{line}\n")
+    if line:
+        with pytest.raises(ValueError, match=r"metrics.jsonl:2\b"):
+            read_curve(path, "eval_cvr")
+    else:
+        assert read_curve(path, "eval_cvr") == ([20], [0.5])
+
+
 def test_a_step_logged_twice_keeps_its_last_value(tmp_path: Path) -> None:
     """A run that stopped at 30 and went on from the checkpoint of 20."""
     path = write_log(

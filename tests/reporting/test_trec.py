@@ -48,11 +48,34 @@ def test_a_tie_is_listed_against_the_model() -> None:
     assert [line.split()[2] for line in lines] == ["100%25", "7", "25,%2036"]
 
 
-@pytest.mark.parametrize("text", ["a b", "a\tb\n", "100%", "%20", "a\u00a0b\u3000c", "\x1c", "é,ü", "plain"])
+ODD = [*"\0\a\b\x1b\x1f\x7f\x80\x85\x9f\u200b\u200e\u2028\u2029\u202e\u2060\ufeff\v\f", "\r\n", "a\0b", "\ufeffq1"]
+
+
+@pytest.mark.parametrize("text", ["a b", "a\tb\n", "100%", "%20", "a\u00a0b\u3000c", "\x1c", "é,ü", "plain", *ODD])
 def test_an_escaped_text_is_one_word_and_comes_back(text: str) -> None:
     assert escape(text).split() == [escape(text)]
+    assert escape(text).isprintable()
     assert unquote(escape(text)) == text
     assert escape(text) == text or not text.isascii() or not text.isalnum()
+
+
+def test_half_of_a_surrogate_pair_is_written_too() -> None:
+    assert escape("a\ud800") == "a%ED%A0%80"
+
+
+def test_other_tools_read_odd_names(tmp_path: Path) -> None:
+    """As many lines as documents, and the names that they have: whatever separates, ends or hides there."""
+    row = result(
+        query_id="".join(ODD), docids=ODD, ranks=[*range(1, len(ODD) + 1)], scores=[*map(float, range(len(ODD)))]
+    )
+    write_trec([row], tmp_path, "a\0tag")
+    run, qrels = tmp_path / "run.txt", tmp_path / "qrels.txt"
+    scored = list(ir_measures.read_trec_run(str(run)))
+    judged = list(ir_measures.read_trec_qrels(str(qrels)))
+    for read in (scored, judged):
+        assert sorted(unquote(line.doc_id) for line in read) == sorted(ODD)
+        assert {unquote(line.query_id) for line in read} == {"".join(ODD)}
+    assert ir_measures.calc_aggregate([nDCG], judged, scored)[nDCG] < 1
 
 
 @pytest.fixture
