@@ -77,7 +77,8 @@ def make_splits(parents: Parents, options: ChainOptions) -> dict[str, list[Row]]
     shuffled = [nouns[i] for i in random.permutation(len(nouns))]
     leaves = [noun for noun in shuffled if noun not in inner]
     if options.test_size >= len(leaves):
-        raise ValueError(f"test_size={options.test_size}: there are {len(leaves)} leaves, so give less")
+        some = len(leaves) // 6
+        raise ValueError(f"test_size={options.test_size}: there are {len(leaves)} leaves, so give less, such as {some}")
     test = set(leaves[: options.test_size])
     family = defaultdict(list)
     for noun in nouns:

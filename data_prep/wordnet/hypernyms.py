@@ -158,7 +158,10 @@ def make_splits(
 ) -> dict[str, list[Row]]:
     """The rows of `train` and `test`, each in random order, so that the first n rows are a random sample."""
     if options.test_size >= len(queries):
-        raise ValueError(f"test_size={options.test_size}: there are {len(queries)} queries, so give less")
+        some = len(queries) // 6
+        raise ValueError(
+            f"test_size={options.test_size}: there are {len(queries)} queries, so give less, such as {some}"
+        )
     random = np.random.RandomState(options.seed)  # unlike default_rng, the same numbers in every numpy
     shuffled = [queries[i] for i in random.permutation(len(queries))]
     rows = [_row(chosen, query) for query in progress(shuffled, "making rows")]

@@ -9,7 +9,7 @@ t-th distribution of one greedy rollout (`sampling.greedy_rollouts`), whatever t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from stoical.common.lazy import torch
 from stoical.decoding.choices import Reduction
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 
 def doc_scores(batch: PackedBatch, node_logprobs: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """[D] each docID's log-probability in nats, the mean over its counted tokens (section 5.1) or the sum (Eq. 1)."""
+    """[D] each docID's log-probability in nats, the mean over its counted tokens (section 5.1) or the sum (Eq. 1).
+
+    The batch holds the whole trie (`TrieTargetCollator(prune=False)`). Raises `ValueError` for another reduction.
+    """
+    if reduction not in get_args(Reduction):
+        raise ValueError(f"reduction={reduction!r} must be one of {', '.join(get_args(Reduction))}")
     on_path = batch.doc_path >= 0
     sums = torch.where(on_path, node_logprobs[batch.doc_path.clamp(min=0)], 0.0).sum(dim=1)
     return sums / on_path.sum(dim=1) if reduction == "mean" else sums

@@ -6,7 +6,7 @@ Dimension letters: M trie nodes. Log-probabilities are float32 and in nats.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 from stoical.encoding.packing import PackedBatch
 from stoical.models.layouts import Layout
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 class SToICaLLoss(Objective):
     """The paper's loss (Eq. 11), with the node weights that the collator packed; `reach` multiplies in v(u).
 
-    settings: those that the collator has. normalizer: what `mean` divides by; a trainer of stoical's divides by the
-    whole global batch instead.
+    settings: those that the collator has; the batch carries its weights, so others here would change nothing but
+    `visits=reach`. normalizer: what `mean` divides by; a trainer of stoical's divides by the whole global batch
+    instead. Raises `ValueError` for settings that make no sense.
 
         settings = TargetSettings(item="fractional", alpha=2.0)
         batch = TrieTargetCollator(settings)(queries)["batch"]
@@ -42,6 +43,11 @@ class SToICaLLoss(Objective):
     settings: TargetSettings
     normalizer: Normalizer = "points"
     needs_whole_trie: ClassVar[bool] = False  # what carries no weight may be left out
+
+    def __post_init__(self) -> None:
+        self.settings.check()
+        if self.normalizer not in get_args(Normalizer):
+            raise ValueError(f"normalizer={self.normalizer!r} must be one of {', '.join(get_args(Normalizer))}")
 
     def __call__(self, context: StepContext) -> ObjectiveOutput:
         """Sum over the micro-batch, in nats."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,7 +80,10 @@ def test_texts_come_back_and_enter_the_prompt_that_wants_them(loaded: Ranker) ->
 def test_equal_scores_are_ranked_by_docid(loaded: Ranker) -> None:
     with torch.no_grad():
         logits = loaded.model(input_ids=torch.tensor([[1]])).logits
-    flat = lambda **kwargs: SimpleNamespace(logits=torch.zeros(*kwargs["logits_to_keep"].shape, logits.shape[-1]))  # noqa: E731
+
+    def flat(position_ids: torch.Tensor, **kwargs: Any) -> Any:
+        return SimpleNamespace(logits=torch.zeros(*kwargs["logits_to_keep"].shape, logits.shape[-1]))
+
     module = torch.nn.Module()
     module.forward, module.config = flat, loaded.model.config  # type: ignore[assignment]
     module._is_stateful = False  # type: ignore[assignment]  # a ranker asks whether a trie can run through its model

@@ -398,7 +398,10 @@ def test_sharpness_doubles_up_to_its_maximum():
         (SoftSamplingSettings("constant", alpha=0.0), "alpha=0.0 must be a finite number above 0"),
         (SoftSamplingSettings("constant", alpha_doubling=3), "alpha_maximum goes with alpha_doubling"),
         (SoftSamplingSettings("constant", alpha_doubling=3, alpha_maximum=1.0), "alpha_maximum=1.0 must be"),
-        (SoftSamplingSettings("constant", alpha_doubling=0, alpha_maximum=9.0), "alpha_doubling=0 must be at least 1"),
+        (
+            SoftSamplingSettings("constant", alpha_doubling=0, alpha_maximum=9.0),
+            "alpha_doubling=0 must be a whole number",
+        ),
         (SoftSamplingSettings("constant", top_k=1), "top_k=1 must be at least 2"),
         (
             SoftSamplingSettings("constant", mixture="straight_through", through_first_pass=False),
