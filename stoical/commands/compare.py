@@ -2,8 +2,8 @@
 
   stoical compare runs/wordnet_ntp runs/wordnet_alpha2 [...]
 
-Takes run directories (their eval/ is read) or directories that `stoical evaluate` wrote. Queries are matched by
-query_id. Where all were evaluated with eval.generation=true, a second table has what they write.
+Takes run directories (their eval/ is read) or directories that `stoical evaluate` wrote, all on the same data. Queries
+are matched by query_id. Where all were evaluated with eval.generation=true, a second table has what they write.
 """
 
 from __future__ import annotations
