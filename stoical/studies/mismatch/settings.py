@@ -1,0 +1,217 @@
+"""What can be set of the study, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from stoical.common.fields import unknown
+from stoical.common.options import option
+
+Reduction = Literal["mean", "sum"]
+OffTrie = Literal["zero", "uniform", "mask"]
+Sampler = Literal["greedy", "sampled"]
+StopGradient = Literal["none", "tf", "ar"]
+Optimizer = Literal["sgd", "adam"]
+Model = Literal["bigram", "recurrent"]
+Generator = Literal["iid", "hierarchical"]
+
+
+@dataclass
+class CompatSettings:
+    """Block 1: what the paper leaves open, as set here."""
+
+    queries: int = option(500, "queries of a replication")
+    evaluated: int = option(100, "of these, the first ones that are evaluated; 100 x 6 tokens fit its accuracies")
+    held_out: bool = option(False, "evaluate on new queries of the same kind, not on the first trained ones")
+    shortest_list: int = option(20, "the fewest relevant documents of a query")
+    longest_list: int = option(20, "the most; each query's number is drawn between the two")
+    beta: float = option(0.5, "mu(r) = r^-beta")
+    model: Model = option(
+        "bigram",
+        "bigram: the next token by position and last token, whatever the query; recurrent: by query and all tokens",
+    )
+    init_scale: float = option(0.01, "standard deviation of the bigram model's first logits")
+    optimizer: Optimizer = option("adam", "sgd or adam")
+    learning_rate: float = option(0.05, "of the loss per query, as reduced")
+    epochs: int = option(30, "passes over the queries")
+    batch: int = option(25, "queries a step and replication")
+    reduction: Reduction = option("mean", "a position's KL is the mean over the vocabulary's tokens, or the sum")
+    off_trie: OffTrie = option(
+        "zero",
+        "where a prefix leads to no relevant document: zero (no target: a KL of 0), uniform (over the vocabulary), or "
+        "mask (left out of the mean over positions)",
+    )
+    sampler: Sampler = option("greedy", "the model's own tokens in training: the likeliest, or sampled ones")
+    minimum: float = option(0.3, "scheduled sampling: what the probability of a gold token falls to, linearly")
+    consistency_weight: float = option(0.5, "lambda of Eq. 1")
+    stop_gradient: StopGradient = option("none", "Eq. 1: which side of the second term is taken as given")
+    term_in_loss: bool = option(False, "count Eq. 1's second term in the loss that is reported")
+
+    def check(self, documents: int) -> None:
+        """Raise `ValueError` naming the setting that is out of range."""
+        for key in ("queries", "evaluated", "shortest_list", "epochs", "batch"):
+            _at_least(f"compat.{key}", getattr(self, key), 1)
+        if not self.shortest_list <= self.longest_list <= documents:
+            raise ValueError(
+                f"compat.longest_list={self.longest_list} must lie between compat.shortest_list={self.shortest_list} "
+                f"and documents={documents}"
+            )
+        if self.queries % self.batch:
+            raise ValueError(f"compat.queries={self.queries} must be a multiple of compat.batch={self.batch}")
+        if not self.held_out and self.evaluated > self.queries:
+            raise ValueError(f"compat.evaluated={self.evaluated} must not exceed compat.queries={self.queries}")
+        _within("compat.minimum", self.minimum, 0, 1)
+        for key in ("beta", "init_scale", "consistency_weight"):
+            _finite(f"compat.{key}", getattr(self, key))
+        _positive("compat.learning_rate", self.learning_rate)
+
+
+@dataclass
+class ExactSettings:
+    """Block 2: the task, the model and the training."""
+
+    generator: Generator = option(
+        "hierarchical", "docIDs by repeated splits of the documents' vectors, as k-means docIDs are; iid: random ones"
+    )
+    shared: bool = option(False, "one set of parameters for all positions; else each position has its own")
+    queries: int = option(200, "training queries of a replication")
+    tested: int = option(20, "test queries of a replication, none of them in training")
+    relevant: int = option(8, "documents in a query's list, the most similar ones")
+    negatives: int = option(4, "documents off the list, for methods that compare with such")
+    beta: float = option(2.0, "mu(r) = r^-beta, and lambda(r) of item weights")
+    features: int = option(4, "numbers that describe a query or a document")
+    noise: float = option(0.3, "standard deviation of what a query's numbers are off the document it is about")
+    hidden: int = option(32, "width of the model's state")
+    steps: int = option(300, "optimizer steps")
+    batch: int = option(4, "queries a step and replication")
+    learning_rate: float = option(0.01, "of Adam, before tuning")
+    tuning: int = option(10, "replications, on seeds of their own, on which each method tries three settings")
+    variants: int = option(40, "replications of the other generators, parameters and lengths")
+    lengths: str = option("2,4,6,10", "tokens of a docID, in the figure by length")
+
+    def check(self, documents: int) -> None:
+        """Raise `ValueError` naming the setting that is out of range."""
+        for key in ("queries", "tested", "negatives", "features", "hidden", "steps", "batch"):
+            _at_least(f"exact.{key}", getattr(self, key), 1)
+        for key in ("relevant", "tuning", "variants"):
+            _at_least(f"exact.{key}", getattr(self, key), 2)
+        if self.relevant + self.negatives > documents:
+            raise ValueError(
+                f"exact.relevant={self.relevant} and exact.negatives={self.negatives} are more than "
+                f"documents={documents}"
+            )
+        if self.queries % self.batch:
+            raise ValueError(f"exact.queries={self.queries} must be a multiple of exact.batch={self.batch}")
+        if not 1 <= self.beta < math.inf:
+            raise ValueError(f"exact.beta={self.beta} must be a finite number of at least 1")
+        _finite("exact.noise", self.noise)
+        _positive("exact.learning_rate", self.learning_rate)
+
+    def every_length(self) -> list[int]:
+        """`lengths` as numbers. Raises `ValueError` for what is none, or none at all."""
+        words = [word.strip() for word in self.lengths.split(",")]
+        if not all(word.isdecimal() and int(word) >= 1 for word in words):
+            raise ValueError(f"exact.lengths={self.lengths} must be whole numbers of at least 1, such as 2,4,6,10")
+        return sorted({int(word) for word in words})
+
+
+@dataclass
+class MismatchSettings:
+    """What the user can set; `--help` prints it."""
+
+    output: str = option("runs/mismatch", "directory of tables, figures and parts; one of the same settings resumes")
+    quick: bool = option(False, "few replications, queries and steps, for whatever is not given: shows that it runs")
+    blocks: str = option("1,2", "which blocks to make: 1 (the paper's conventions), 2 (exact), or both")
+    methods: str = option("all", "methods of block 2 by name, with commas; teacher forcing is always among them")
+    seed: int = option(0, "of every draw")
+    replications: int = option(200, "replications of each block")
+    documents: int = option(200, "documents of a corpus")
+    vocabulary: int = option(32, "tokens")
+    length: int = option(6, "tokens of a docID")
+    compat: CompatSettings = option(None, "block 1", factory=CompatSettings)
+    exact: ExactSettings = option(None, "block 2", factory=ExactSettings)
+
+    def check(self, methods: Collection[str]) -> None:
+        """Raise `ValueError` naming the setting that is out of range, or a method that is none of `methods`."""
+        _within("seed", self.seed, 0, 2**31 - 1)
+        _at_least("replications", self.replications, 2)
+        _at_least("vocabulary", self.vocabulary, 2)
+        _at_least("length", self.length, 1)
+        _at_least("documents", self.documents, 2)
+        self.compat.check(self.documents)
+        self.exact.check(self.documents)
+        for length in (self.length, *self.exact.every_length()):
+            if self.vocabulary**length < 2 * self.documents:
+                raise ValueError(
+                    f"documents={self.documents} need more docIDs than vocabulary={self.vocabulary} makes of "
+                    f"{length} tokens: raise vocabulary or the length, or lower documents"
+                )
+        self.chosen_blocks()
+        self.chosen_methods(methods)
+
+    def chosen_blocks(self) -> list[int]:
+        """`blocks` as numbers."""
+        words = [word.strip() for word in self.blocks.split(",")]
+        if not set(words) <= {"1", "2"}:
+            raise ValueError(f"blocks={self.blocks} must be 1, 2 or 1,2")
+        return sorted({int(word) for word in words})
+
+    def chosen_methods(self, known: Collection[str]) -> list[str]:
+        """`methods` in the order of `known`, the first of which is always there."""
+        wanted = {word.strip() for word in self.methods.split(",")}
+        for name in wanted - {"all"}:
+            if name not in known:
+                raise unknown("method", name, list(known))
+        return [name for place, name in enumerate(known) if place == 0 or "all" in wanted or name in wanted]
+
+
+QUICK: dict[str, Any] = {
+    "replications": 4,
+    "documents": 60,
+    "compat.queries": 50,
+    "compat.evaluated": 50,
+    "compat.shortest_list": 8,
+    "compat.longest_list": 8,
+    "compat.epochs": 5,
+    "exact.queries": 12,
+    "exact.tested": 4,
+    "exact.steps": 10,
+    "exact.tuning": 2,
+    "exact.variants": 2,
+    "exact.lengths": "2,4",
+}
+
+
+def quickened(settings: MismatchSettings, given: Collection[str]) -> MismatchSettings:
+    """With `quick`, the settings with few of everything, but for what was `given` by name."""
+    if not settings.quick:
+        return settings
+    chosen = {key: value for key, value in QUICK.items() if key not in given}
+    own = {key: value for key, value in chosen.items() if "." not in key}
+    for section in ("compat", "exact"):
+        inner = {key.split(".")[1]: value for key, value in chosen.items() if key.startswith(f"{section}.")}
+        own[section] = replace(getattr(settings, section), **inner)
+    return replace(settings, **own)
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name}={value} must be a whole number of at least {least}")
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{name}={value} must lie between {low} and {high}")
+
+
+def _finite(name: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name}={value} must be a finite number, 0 or more")
+
+
+def _positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}={value} must be a finite number above 0")
