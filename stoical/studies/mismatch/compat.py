@@ -43,7 +43,7 @@ class Queries:
 
 def simulate(settings: MismatchSettings, first: int) -> dict[str, dict[str, Floats]]:
     """Every method's measures, [R] or [R, L], over the replications `first` and on, up to CHUNK of them."""
-    numbers = range(first, min(first + CHUNK, settings.replications))
+    numbers = range(first, min(first + CHUNK, settings.compat.replications))
     worlds = [_world(settings, number) for number in numbers]
     compat = settings.compat
     batches = [

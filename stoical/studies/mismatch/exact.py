@@ -60,7 +60,7 @@ def other_variants(settings: MismatchSettings) -> list[Variant]:
 
 
 class Bench:
-    """A variant with its replications packed: what trials run on. Batches are kept, by the loss they have weights of."""
+    """A variant with its replications packed: what trials run on. Batches are kept, by the loss that they weigh."""
 
     def __init__(self, settings: MismatchSettings, variant: Variant, stream: int, replications: int) -> None:
         exact = settings.exact

@@ -61,7 +61,7 @@ def machine() -> dict[str, Any]:
 def _header(settings: MismatchSettings, parts: Parts) -> str:
     found = machine()
     return (
-        f"`stoical mismatch` with the settings below; seed {settings.seed}, {settings.replications} replications. "
+        f"`stoical mismatch` with the settings below; seed {settings.seed}. "
         f"{parts.seconds() / 60:.1f} minutes of processor time; {found['cpus']} CPUs, {found['threads']} threads, "
         f"torch {found['torch']}. ± is half of a 95% t interval over replications."
     )
@@ -69,7 +69,7 @@ def _header(settings: MismatchSettings, parts: Parts) -> str:
 
 def compat_rows(settings: MismatchSettings, parts: Parts) -> Rows:
     """Block 1's measures by method, over all replications."""
-    chunks = [parts.read(compat_part(first)) for first in range(0, settings.replications, compat.CHUNK)]
+    chunks = [parts.read(compat_part(first)) for first in range(0, settings.compat.replications, compat.CHUNK)]
     return {
         name: {key: np.concatenate([chunk[name][key] for chunk in chunks]) for key in chunks[0][name]}
         for name in chunks[0]

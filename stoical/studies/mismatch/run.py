@@ -117,7 +117,7 @@ def carry_out(settings: MismatchSettings, parts: Parts) -> None:
 def jobs(settings: MismatchSettings, parts: Parts) -> Iterator[Job]:
     """Everything that the study needs, in order."""
     if 1 in settings.chosen_blocks():
-        for first in range(0, settings.replications, compat.CHUNK):
+        for first in range(0, settings.compat.replications, compat.CHUNK):
             yield Job(compat_part(first), partial(compat.simulate, settings, first))
     if 2 in settings.chosen_blocks():
         yield from _exact_jobs(settings, parts)
@@ -145,7 +145,7 @@ def _exact_jobs(settings: MismatchSettings, parts: Parts) -> Iterator[Job]:
         if not known[name].alone:
             yield Job(tuning_part(name), partial(tune, benches, name))
     for variant in other_variants(settings):
-        count = settings.replications if variant == main else settings.exact.variants
+        count = settings.exact.replications if variant == main else settings.exact.variants
         yield Job(
             method_part(variant, "references"),
             lambda variant=variant, count=count: benches.of(variant, count).references(),  # type: ignore[misc]

@@ -23,6 +23,7 @@ Generator = Literal["iid", "hierarchical"]
 class CompatSettings:
     """Block 1: what the paper leaves open, as set here."""
 
+    replications: int = option(200, "simulations, each with a corpus, queries and weights of its own")
     queries: int = option(500, "queries of a replication")
     evaluated: int = option(100, "of these, the first ones that are evaluated; 100 x 6 tokens fit its accuracies")
     held_out: bool = option(False, "evaluate on new queries of the same kind, not on the first trained ones")
@@ -52,6 +53,7 @@ class CompatSettings:
 
     def check(self, documents: int) -> None:
         """Raise `ValueError` naming the setting that is out of range."""
+        _at_least("compat.replications", self.replications, 2)
         for key in ("queries", "evaluated", "shortest_list", "epochs", "batch"):
             _at_least(f"compat.{key}", getattr(self, key), 1)
         if not self.shortest_list <= self.longest_list <= documents:
@@ -77,26 +79,27 @@ class ExactSettings:
         "hierarchical", "docIDs by repeated splits of the documents' vectors, as k-means docIDs are; iid: random ones"
     )
     shared: bool = option(False, "one set of parameters for all positions; else each position has its own")
+    replications: int = option(100, "simulations, each with a corpus, queries and weights of its own")
     queries: int = option(200, "training queries of a replication")
-    tested: int = option(20, "test queries of a replication, none of them in training")
+    tested: int = option(16, "test queries of a replication, none of them in training")
     relevant: int = option(8, "documents in a query's list, the most similar ones")
     negatives: int = option(4, "documents off the list, for methods that compare with such")
     beta: float = option(2.0, "mu(r) = r^-beta, and lambda(r) of item weights")
     features: int = option(4, "numbers that describe a query or a document")
     noise: float = option(0.3, "standard deviation of what a query's numbers are off the document it is about")
     hidden: int = option(32, "width of the model's state")
-    steps: int = option(300, "optimizer steps")
+    steps: int = option(250, "optimizer steps")
     batch: int = option(4, "queries a step and replication")
     learning_rate: float = option(0.01, "of Adam, before tuning")
-    tuning: int = option(10, "replications, on seeds of their own, on which each method tries three settings")
-    variants: int = option(40, "replications of the other generators, parameters and lengths")
+    tuning: int = option(8, "replications, on seeds of their own, on which each method tries three settings")
+    variants: int = option(30, "replications of the other generators, parameters and lengths")
     lengths: str = option("2,4,6,10", "tokens of a docID, in the figure by length")
 
     def check(self, documents: int) -> None:
         """Raise `ValueError` naming the setting that is out of range."""
         for key in ("queries", "tested", "negatives", "features", "hidden", "steps", "batch"):
             _at_least(f"exact.{key}", getattr(self, key), 1)
-        for key in ("relevant", "tuning", "variants"):
+        for key in ("replications", "relevant", "tuning", "variants"):
             _at_least(f"exact.{key}", getattr(self, key), 2)
         if self.relevant + self.negatives > documents:
             raise ValueError(
@@ -127,7 +130,6 @@ class MismatchSettings:
     blocks: str = option("1,2", "which blocks to make: 1 (the paper's conventions), 2 (exact), or both")
     methods: str = option("all", "methods of block 2 by name, with commas; teacher forcing is always among them")
     seed: int = option(0, "of every draw")
-    replications: int = option(200, "replications of each block")
     documents: int = option(200, "documents of a corpus")
     vocabulary: int = option(32, "tokens")
     length: int = option(6, "tokens of a docID")
@@ -137,7 +139,6 @@ class MismatchSettings:
     def check(self, methods: Collection[str]) -> None:
         """Raise `ValueError` naming the setting that is out of range, or a method that is none of `methods`."""
         _within("seed", self.seed, 0, 2**31 - 1)
-        _at_least("replications", self.replications, 2)
         _at_least("vocabulary", self.vocabulary, 2)
         _at_least("length", self.length, 1)
         _at_least("documents", self.documents, 2)
@@ -169,13 +170,14 @@ class MismatchSettings:
 
 
 QUICK: dict[str, Any] = {
-    "replications": 4,
     "documents": 60,
+    "compat.replications": 4,
     "compat.queries": 50,
     "compat.evaluated": 50,
     "compat.shortest_list": 8,
     "compat.longest_list": 8,
     "compat.epochs": 5,
+    "exact.replications": 4,
     "exact.queries": 12,
     "exact.tested": 4,
     "exact.steps": 10,
