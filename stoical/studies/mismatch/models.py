@@ -204,19 +204,18 @@ class Recurrent(Replicated):
         super().__init__(features)
         random = torch.Generator().manual_seed(seed)
         replications, number = len(features), features.shape[2]
-        positions = 1 if shared else length
 
-        def weights(*shape: int, scale: float) -> nn.ParameterList:
+        def weights(*shape: int, scale: float, count: int = length) -> nn.ParameterList:
             """One for every position: a slice of one tensor would have a gradient of the whole one's size."""
             each = (replications, *shape)
-            return nn.ParameterList(scale * torch.randn(*each, generator=random) for _ in range(positions))
+            return nn.ParameterList(scale * torch.randn(*each, generator=random) for _ in range(1 if shared else count))
 
         self.shared, self.shape = shared, (vocabulary, length, hidden)
         self.first = nn.Parameter(number**-0.5 * torch.randn(replications, number, hidden, generator=random))
         self.about = nn.Parameter(torch.zeros(replications, 1, hidden))
-        self.again = weights(hidden, hidden, scale=hidden**-0.5)
-        self.offset = weights(1, hidden, scale=0.0)
-        self.embed = weights(vocabulary, hidden, scale=0.5)
+        self.again = weights(hidden, hidden, scale=hidden**-0.5, count=length - 1)  # the last token is never fed
+        self.offset = weights(1, hidden, scale=0.0, count=length - 1)
+        self.embed = weights(vocabulary, hidden, scale=0.5, count=length - 1)
         self.out = weights(hidden, vocabulary, scale=hidden**-0.5)
         self.bias = weights(1, vocabulary, scale=0.0)
 
