@@ -1,4 +1,4 @@
-"""Block 1: its loss is the library's, its methods without effect are teacher forcing, and the paper's 0.0547 is found."""
+"""Block 1: its loss is the library's, methods without effect are teacher forcing, and the paper's 0.0547 is found."""
 
 from __future__ import annotations
 
