@@ -27,10 +27,10 @@ def by_position(rows: Rows, unit: str, title: str, output: Path) -> None:
             steps = np.arange(1, values.shape[1] + 1)
             bars = [half_width(column) for column in values.T]
             axis.errorbar(steps, values.mean(axis=0), bars, fmt=style, markersize=4, capsize=2, label=method)
-        axis.set(title=name, xlabel="token of the docID", ylim=(0, None))
+        axis.set(title=name, xlabel="token of the docID")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel(f"KL to the target ({unit})")
+    axes[0].set(ylabel=f"KL to the target ({unit})", ylim=(0, None))  # shared: after both have been drawn
     axes[1].legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10)
     save(figure, output)
