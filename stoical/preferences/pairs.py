@@ -20,8 +20,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import nn
-from tqdm.auto import tqdm
 
+from stoical.common.progress import progress
 from stoical.decoding.choices import Reduction
 from stoical.decoding.free_run import beam_scores
 from stoical.decoding.sampling import free_outputs
@@ -117,16 +117,17 @@ class PairMaker:
     batch_size: int
     seed: str
 
-    def __call__(self, model: nn.Module, progress: bool = False) -> tuple[list[Pair], dict[str, int]]:
+    def __call__(self, model: nn.Module, shown: bool = False) -> tuple[list[Pair], dict[str, int]]:
         """The pairs in the split's order, and counts: queries, pairs, and what was left out or cut short.
 
-        Every process calls it and gets the whole result. A model that is not yet shared out over processes.
+        Every process calls it and gets the whole result. A model that is not yet shared out over processes. shown: say
+        how far it is, on the main process.
         """
         state = PartialState()
         picked = self._sample()
         mine = picked[state.process_index :: state.num_processes]
         counts: Counter[str] = Counter()
-        found = list(self._found(model, mine, counts, progress and state.is_main_process))
+        found = list(self._found(model, mine, counts, shown and state.is_main_process))
         if state.num_processes > 1:
             found = gather_object(found)
             counts = sum(gather_object([counts]), Counter())
@@ -143,10 +144,10 @@ class PairMaker:
         return sorted(random.Random(self.seed).sample(range(total), wanted))
 
     def _found(
-        self, model: nn.Module, indices: list[int], counts: Counter[str], show: bool
+        self, model: nn.Module, indices: list[int], counts: Counter[str], shown: bool
     ) -> Iterator[tuple[int, list[Pair]]]:
         starts = range(0, len(indices), self.batch_size)
-        for start in tqdm(starts, desc="making pairs", unit="batch", disable=not show):
+        for start in progress(starts, "making pairs, batches", shown):
             chosen = indices[start : start + self.batch_size]
             queries = [self.dataset[index] for index in chosen]
             counts["dropped_docs"] += sum(query.num_dropped for query in queries)
