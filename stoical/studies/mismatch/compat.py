@@ -121,7 +121,7 @@ def train(model: Replicated, batches: list[Queries], settings: MismatchSettings,
             gold = gold_probability("linear", max(1, steps // 2), compat.minimum, step)
             main, term = step_loss(model, queries, settings, name, gold)
             optimizer.zero_grad()
-            ((main + term).sum() / compat.batch).backward()
+            ((main + term).sum() / compat.batch).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if epoch == compat.epochs - 1:
                 losses.append((main + term if compat.term_in_loss else main).detach().mean(dim=1))
@@ -156,7 +156,7 @@ def step_loss(
 @torch.no_grad()
 def own_tokens(model: Replicated, queries: Queries, gold: float, sampled: bool) -> Tensor:
     """[R, b, L] tokens of which each is the top document's with probability `gold`, else the model's after those."""
-    state, tokens = model.start(queries.places), []
+    state, tokens = model.start(queries.places), list[Tensor]()
     for step in range(queries.gold.shape[2]):
         if step:
             state = model.extend(state, step, model.embedded(step, tokens[-1]))

@@ -169,9 +169,8 @@ def _ranking(batch: PackedBatch, scores: Tensor, mean: _Means) -> dict[str, Floa
     """NDCG and R@k over the whole corpus, by exact scores [D]."""
     count = torch.bincount(batch.doc_query).tolist()
     rows = []
-    for own, ranks, negative in zip(
-        scores.split(count), batch.doc_rank.split(count), batch.doc_negative.split(count), strict=True
-    ):
+    parts = (torch.split(values, count) for values in (scores, batch.doc_rank, batch.doc_negative))
+    for own, ranks, negative in zip(*parts, strict=True):
         judged = JudgedQuery(own.numpy(), ranks.numpy(), int(negative.sum()))
         found = query_metrics(judged, CUTOFFS)
         rows.append([found["ndcg"], *(found[f"recall@{k}"] for k in CUTOFFS)])

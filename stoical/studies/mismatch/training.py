@@ -96,7 +96,7 @@ def train(task: Task, trial: Trial, batches: list[PackedBatch], shown: Callable[
         else:
             loss = objective_sum(objectives, context_of(model, batch, output, step, settings.steps))
         optimizer.zero_grad()
-        (loss / settings.batch).backward()
+        (loss / settings.batch).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         for objective in objectives.values():
             objective.after_step()
