@@ -31,12 +31,14 @@ class Sums(NamedTuple):
     """Sums over a query's prefixes, [B, L] each: their probability, and with it the KL and the valid mass.
 
     prefixes: the probability that position t is written at all. kl: KL(q_n || p_n). valid: the probability that the
-    model's next token stays in the trie.
+    model's next token stays in the trie. distance: half the sum of |probability - the target's| over what is written
+    after t tokens, prefixes and docIDs that have ended: the total variation, where all of it stays in the trie.
     """
 
     prefixes: Tensor
     kl: Tensor
     valid: Tensor
+    distance: Tensor
 
 
 def diagnose(batch: PackedBatch, node_logprobs: Tensor) -> dict[str, Sums]:
@@ -47,10 +49,11 @@ def diagnose(batch: PackedBatch, node_logprobs: Tensor) -> dict[str, Sums]:
     logprobs, target = node_logprobs.detach().double(), batch.node_target.double()
     divergence = torch.where(target > 0, target * (target.log() - logprobs), 0.0)
     prefixes = _prefix_probabilities(batch, logprobs, target)
-    return {
-        name: Sums(*(_by_position(batch, probs, values) for values in (target, divergence, logprobs.exp())))
-        for name, probs in prefixes.items()
-    }
+    found = {}
+    for name, probs in prefixes.items():
+        sums = (_by_position(batch, probs, values) for values in (target, divergence, logprobs.exp()))
+        found[name] = Sums(*sums, _distance(batch, (probs - prefixes["teacher_forced"]).abs() / 2))
+    return found
 
 
 def _prefix_probabilities(batch: PackedBatch, logprobs: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -74,3 +77,15 @@ def _by_position(batch: PackedBatch, prefixes: Tensor, values: Tensor) -> Tensor
     place = batch.node_row[tokens], batch.node_depth[tokens] - 1
     sums = values.new_zeros(len(batch.query_ids), int(batch.node_depth.max()))
     return sums.index_put(place, (prefixes[batch.node_parent] * values)[tokens], accumulate=True)
+
+
+def _distance(batch: PackedBatch, gap: Tensor) -> Tensor:
+    """[B, L] `gap` [M] of listed nodes summed by the tokens they have, those of docIDs from their end on."""
+    nodes = ((batch.node_token >= 0) & listed(batch)).nonzero()[:, 0]
+    ends = torch.ones_like(batch.node_token, dtype=torch.bool)
+    ends[batch.node_parent] = False
+    place = batch.node_row[nodes], batch.node_depth[nodes] - 1
+    empty = gap.new_zeros(len(batch.query_ids), int(batch.node_depth.max()))
+    ended = empty.index_put(place, torch.where(ends, gap, 0.0)[nodes], accumulate=True)
+    going = empty.index_put(place, torch.where(ends, 0.0, gap)[nodes], accumulate=True)
+    return ended.cumsum(dim=1) + going

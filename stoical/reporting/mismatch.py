@@ -47,6 +47,7 @@ def summarise_diagnostics(rows: Sequence[Diagnostics]) -> dict[str, Any]:
     `prefixes`: how often the position is written, a query. `kl` (nats) and `valid_mass` are means over prefixes, so
     that the sum of prefixes * kl is a docID's: `docid_kl`, KL(pi || p) where teacher-forced. `alive`: of the
     free-running prefixes, the share that pi has too. `mismatch`: kl free-running on those, less kl teacher-forced.
+    `distance`: the total variation between what the target and what the model writes in as many tokens.
     `off_trie`: the share of unconstrained runs that have left the query's docIDs with this token, or before.
     """
     sums = {kind: {key: _summed(rows, kind, key) for key in ("prefixes", "kl", "valid")} for kind in KINDS}
@@ -60,6 +61,7 @@ def summarise_diagnostics(rows: Sequence[Diagnostics]) -> dict[str, Any]:
         "docid_kl": {kind: float(own["kl"].sum()) / count for kind, own in sums.items()},
         "mismatch": _numbers(kl["common"] - kl["teacher_forced"]),
         "alive": _numbers(_mean(prefixes["common"], prefixes["free_running"])),
+        "distance": _numbers(_carried(rows, "free_running", "distance") / count),
         "off_trie": _numbers(left.cumsum() / count),
     }
 
@@ -71,6 +73,13 @@ def _summed(rows: Sequence[Diagnostics], kind: str, key: str) -> Floats:
     for values in lists:
         total[: len(values)] += values
     return total
+
+
+def _carried(rows: Sequence[Diagnostics], kind: str, key: str) -> Floats:
+    """[L] one quantity summed over queries; those whose docIDs are shorter keep their last value."""
+    lists = [row[kind][key] for row in rows]
+    longest = max(map(len, lists))
+    return np.array([[*values, *values[-1:] * (longest - len(values))] for values in lists]).sum(axis=0)
 
 
 def _mean(sums: Floats, prefixes: Floats) -> Floats:

@@ -75,7 +75,9 @@ def loop_sums(
         return {key[-1]: torch.tensor(logprob[key]) for key in tokens if key[:-1] == prefix}
 
     sums: dict[tuple[str, str, int], float] = {}
-    for prefix in {ids[:step] for ids in docids for step in range(len(ids))}:
+    own: dict[str, dict[Prefix, float]] = {}
+    for prefix in {ids[:step] for ids in docids for step in range(len(ids) + 1)}:
+        whole = prefix in docids
         target = trie_target(docids, ranks, prefix, 2.0)
         quantities = {
             "prefixes": 1.0,
@@ -88,9 +90,15 @@ def loop_sums(
         probs = {"teacher_forced": below / total, "gold": float(docids[0][: len(prefix)] == prefix)}
         probs |= {"free_running": free, "common": free, "unconstrained": written}
         for name, prob in probs.items():
-            for quantity, value in quantities.items():
+            own.setdefault(name, {})[prefix] = prob
+            for quantity, value in quantities.items() if not whole else ():
                 key = (name, quantity, len(prefix))
                 sums[key] = sums.get(key, 0.0) + prob * value
+    for name, probs in own.items():
+        for step in range(1, 9):
+            written = {ids[:step] for ids in docids}
+            gaps = (abs(probs[prefix] - own["teacher_forced"][prefix]) for prefix in written)
+            sums[name, "distance", step - 1] = sum(gaps) / 2
     return sums
 
 

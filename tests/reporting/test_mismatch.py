@@ -16,7 +16,7 @@ from tests.support.small_rows import result
 
 
 def sums(prefixes: list[float], kl: list[float], valid: list[float]) -> dict[str, list[float]]:
-    return {"prefixes": prefixes, "kl": kl, "valid": valid}
+    return {"prefixes": prefixes, "kl": kl, "valid": valid, "distance": [share / 4 for share in prefixes]}
 
 
 def make_rows() -> list[Any]:
@@ -44,6 +44,7 @@ def test_what_is_written_by_hand(tmp_path: Path) -> None:
     assert found["alive"] == pytest.approx([1.0, 0.5])
     assert found["valid_mass"]["free_running"] == pytest.approx([0.775, 0.25])
     assert found["prefixes"]["teacher_forced"] == pytest.approx([1.0, 0.25])
+    assert found["distance"] == pytest.approx([0.25, (0.25 + 0.2) / 2])
     assert found["off_trie"] == pytest.approx([0.225, 0.425])
     assert found["docid_kl"]["teacher_forced"] == pytest.approx((0.5 + 0.3 + 0.2) / 2)
     by_parts = sum(

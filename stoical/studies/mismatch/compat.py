@@ -156,7 +156,8 @@ def step_loss(
 @torch.no_grad()
 def own_tokens(model: Replicated, queries: Queries, gold: float, sampled: bool) -> Tensor:
     """[R, b, L] tokens of which each is the top document's with probability `gold`, else the model's after those."""
-    state, tokens = model.start(queries.places), list[Tensor]()
+    state = model.start(queries.places)
+    tokens: list[Tensor] = []
     for step in range(queries.gold.shape[2]):
         if step:
             state = model.extend(state, step, model.embedded(step, tokens[-1]))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from stoical.decoding.free_run import greedy_is_valid, teacher_forced
 from stoical.decoding.scores import doc_scores
-from stoical.decoding.walks import family_argmax, path_sums, reach, top_docs, trie_logprobs, visited
+from stoical.decoding.walks import family_argmax, top_docs, trie_logprobs, visited
 from stoical.encoding.packing import PackedBatch, TrieTargetCollator
 from stoical.evaluation.diagnostics import diagnose
 from stoical.evaluation.metrics import JudgedQuery, query_metrics
@@ -117,7 +117,7 @@ def measures(tests: TestQueries, output: NodeOutput) -> dict[str, Floats]:
         "kl_ar": kl_ar,
         "mismatch_at": kl_ar - kl_tf,
         "alive": alive,
-        "tv": mean(_prefix_distance(corpus, logprobs)),
+        "tv": mean(sums["free_running"].distance),
         "off_corpus": 1 - mean(sums["unconstrained"].valid),
     }
 
@@ -148,16 +148,6 @@ def _ends(batch: PackedBatch) -> Tensor:
 def _greedy(corpus: PackedBatch, logprobs: Tensor) -> Tensor:
     """[M] True on the path of greedy decoding within the corpus."""
     return visited(corpus, family_argmax(corpus, trie_logprobs(corpus, logprobs)[None]))[0]
-
-
-def _prefix_distance(corpus: PackedBatch, logprobs: Tensor) -> Tensor:
-    """[B, L] half the sum over prefixes of t tokens of |how often the target writes it - how often the model does|."""
-    wanted = path_sums(corpus, corpus.node_target.double().log()).exp()
-    gap = (wanted - reach(corpus, logprobs)).abs() / 2
-    inner = (corpus.node_depth > 0).nonzero()[:, 0]
-    place = corpus.node_row[inner], corpus.node_depth[inner] - 1
-    empty = gap.new_zeros(len(corpus.query_ids), int(corpus.node_depth.max()))
-    return empty.index_put(place, gap[inner], accumulate=True)
 
 
 def _accuracy(batch: PackedBatch, output: NodeOutput) -> Tensor:
