@@ -7,10 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from examples import mitigations, plain_text
+from examples import bash_checks, mitigations, plain_text
 from examples.side_by_side import Start, Table, ratio, slug, spread
 from stoical.commands import dpo, evaluate, self_train, spin, train
 from stoical.config.loading import load_recipe
+
+TABLES = (
+    mitigations.TABLE,
+    plain_text.TABLE,
+    bash_checks.beta_table(),
+    bash_checks.text_table(),
+    bash_checks.size_table("large"),
+)
 
 
 def fake(metrics: dict[str, dict[int, float]], calls: list[str], fails: str = ""):
@@ -92,18 +100,18 @@ def test_rows_have_folders_of_their_own(module) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "name"),
-    [(module, name) for module in (mitigations, plain_text) for name in module.TABLE.methods],
+    ("table", "name"),
+    [(table, name) for table in TABLES for name in table.methods],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_every_row_is_a_recipe_that_its_command_takes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: Table, name: str
 ) -> None:
     """With as many steps as teacher forcing has, over all of its parts."""
     words: list[str] = []
     for tool in (train, self_train, dpo, spin):
         monkeypatch.setattr(tool, "main", words.extend)
-    module.TABLE.methods[name](Start(tmp_path / "checkpoint-7", tmp_path / "run", seed=4, steps=60))
+    table.methods[name](Start(tmp_path / "checkpoint-7", tmp_path / "run", seed=4, steps=60))
     settings = dict(word.split("=", 1) for word in words)
     if "recipe" in settings:
         recipe = load_recipe(*words)
@@ -113,3 +121,25 @@ def test_every_row_is_a_recipe_that_its_command_takes(
         assert settings["checkpoint"] == str(tmp_path / "checkpoint-7")
     assert int(settings["training.max_steps"]) * parts == 60
     assert (settings["seed"], settings["training.warmup_steps"]) == ("4", "0.1")
+
+
+@pytest.mark.parametrize("size", bash_checks.SIZES)
+def test_the_sizes_of_the_model_are_the_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+    words: list[str] = []
+    monkeypatch.setattr(train, "main", words.extend)
+    bash_checks.size_table(size).base(Start(None, tmp_path / "base", seed=0, steps=600))
+    hidden, layers, heads = bash_checks.SIZES[size]
+    config = load_recipe(*words).model.config
+    assert (config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]) == (
+        hidden,
+        layers,
+        heads,
+    )
+
+
+def test_the_shift_is_read_by_position(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text(json.dumps({"ndcg": 0.9}))
+    diagnostics = {"distance": [0.1, 0.2], "alive": [1.0, None], "kl": {"common": [0.3, 0.4]}}
+    (tmp_path / "diagnostics.json").write_text(json.dumps(diagnostics))
+    found = bash_checks.shift(tmp_path)
+    assert (found["ndcg"], found["distance@2"], found["alive@2"], found["kl@1"], found["kl@8"]) == (0.9, 0.2, 0, 0.3, 0)
