@@ -45,12 +45,13 @@ def by_method(rows: Rows, quality: str, title: str, references: Mapping[str, flo
         axis.barh(names, [one.mean() for one in values], xerr=[half_width(one) for one in values], capsize=2)
         axis.set(xlabel=label)
         axis.axvline(0, color=FADED)
+        axis.locator_params(axis="x", nbins=6)
         axis.grid(alpha=0.3, axis="x")
     for place, (name, value) in enumerate(references.items()):
         axes[0].axvline(value, linestyle=(":", "--", "-.")[place % 3], color="black", label=name)
     axes[0].invert_yaxis()
     if references:
-        axes[0].legend(fontsize=8, frameon=True)
+        axes[0].legend(fontsize=8, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     save(figure, output)
 
 

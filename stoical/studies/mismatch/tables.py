@@ -97,10 +97,10 @@ def compat_table(rows: Rows) -> str:
     return markdown([["", *(column.title for column in COMPAT)], *body])
 
 
-def compat_differences(rows: Rows) -> dict[str, Difference]:
-    """AR quality of the two other methods less teacher forcing's, paired, with Holm's correction."""
+def compat_differences(rows: Rows, column: str) -> dict[str, Difference]:
+    """A measure of the two other methods less teacher forcing's, paired, with Holm's correction."""
     first, *others = PAPER
-    return holm({name: paired(rows[name]["ar_quality"], rows[first]["ar_quality"]) for name in others})
+    return holm({name: paired(rows[name][column], rows[first][column]) for name in others})
 
 
 def exact_table(rows: Rows, compared: Mapping[str, Mapping[str, Difference]]) -> str:
