@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData
-from omegaconf import OmegaConf
 
 from stoical.config.recipe import LossSettings, Recipe
 from stoical.config.self_training import BashSettings, RacSettings
+from stoical.config.values import recipe_yaml
 from stoical.objectives.build import MitigationSettings
 from stoical.reporting.tables import metrics_table
 from stoical.runs.provenance import git_state
@@ -221,5 +221,5 @@ def _training(recipe: Recipe, step: int) -> str:
     commit = f"\n- commit of stoical: {git['commit']}{changed}" if git else ""
     return (
         f"- {step:,} steps of {recipe.global_batch_size} queries, seed {recipe.seed}\n- {versions}{commit}\n\n"
-        f"<details><summary>The recipe, resolved</summary>\n\n```yaml\n{OmegaConf.to_yaml(recipe)}```\n\n</details>"
+        f"<details><summary>The recipe, resolved</summary>\n\n```yaml\n{recipe_yaml(recipe)}```\n\n</details>"
     )
