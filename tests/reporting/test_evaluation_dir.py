@@ -175,6 +175,7 @@ def test_an_evaluation_on_other_data_is_not_replaced(tmp_path: Path) -> None:
         check(tmp_path / "eval", BIRD)
 
 
+@pytest.mark.paints
 def test_the_data_are_named_wherever_the_evaluation_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(plt, "close", drawn.append)
