@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 gc.disable()  # until all modules are imported: what they make stays
 
+FROZEN = pytest.StashKey[int]()
 SLOW = ("training", "self_training", "runs", "project", "preferences", "commands")  # rooms to begin with
 
 
@@ -35,6 +36,15 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def freeze_what_was_imported(request: pytest.FixtureRequest) -> None:
+    """By the tests of the file before, where that was much: see `pytest_collection_finish`."""
+    if len(sys.modules) > request.session.stash[FROZEN] + 100:
+        gc.collect()
+        gc.freeze()
+        request.session.stash[FROZEN] = len(sys.modules)
 
 
 @pytest.fixture(autouse=True)
@@ -85,12 +95,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order[item.path.parent.name])
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """Leave what is imported out of garbage collection: transformers' Trainer collects after every run.
 
     And fork the server that processes are forked from, if tests need one, while it holds what a new process would.
     """
     gc.freeze()
+    session.stash[FROZEN] = len(sys.modules)
     gc.set_threshold(20_000, 10, 10)  # 700 at first: tests make millions of objects and few circles
     gc.enable()
     if (forked := sys.modules.get("tests.support.forked")) is not None:
