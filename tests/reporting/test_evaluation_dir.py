@@ -27,6 +27,10 @@ Cli = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_out_figures(monkeypatch)
+
+
+def leave_out_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figures and no resampling: they are tested elsewhere, and take a second."""
     monkeypatch.setattr(report, "metric_intervals", lambda rows, names: {name: [0.0, 1.0] for name in names})
     for name in ("plot_metrics", "plot_rank_map", "plot_ndcg_breakdown", "plot_valid_mass"):
@@ -292,8 +296,10 @@ LINES = {
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("whole")
-    for name in ("one", "two"):
-        write_report(evaluation(len(name)), directory / name / "eval", name)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        leave_out_figures(monkeypatch)
+        for name in ("one", "two"):
+            write_report(evaluation(len(name)), directory / name / "eval", name)
     return directory
 
 
