@@ -118,14 +118,7 @@ def find_queries(parents: Parents, chosen: Mapping[str, str], subtree: str) -> l
         close = alike(subtree, parents)
         hint = f"; did you mean {close}?" if close else ""
         raise ValueError(f"subtree={subtree}: WordNet has no such noun synset{hint}")
-    below = {subtree: True}  # of every synset up to where its path meets one that is known
-    for name in parents:
-        path = []
-        while name in chosen and name not in below:
-            path.append(name)
-            name = chosen[name]
-        below |= dict.fromkeys(path, below.get(name, False))
-    queries = [name for name in parents if name != subtree and below.get(name)]
+    queries = [name for name in parents if subtree in climb(chosen, name)]
     if not queries:
         raise ValueError(f"subtree={subtree}: no synset has it on its path; give a more general one")
     return queries
