@@ -188,12 +188,11 @@ class Maker:
 
     def template(self, rng: random.Random, own: Path) -> Case:
         """A prompt template that is none."""
-        text = "system: s\nprompt: '{query} {documents}'\ndoc: '{docid}'\n"
+        text = "prompt: 'Q {query} D {docs} A'\ndoc: '{docid}'\ndelimiter: ' | '\n"
         (own / "t.yaml").write_bytes(damaged(text.encode(), rng))
-        data = self.folder / "data" / "train.jsonl"
-        return Case(
-            "template", ("validate", str(data), f"prompt.template={own / 't.yaml'}", "tokenizer.vocab_size=300"), False
-        )
+        data = self.folder / "data"
+        words = ("recipe=wordnet_alpha2,small", "tokenizer.vocab_size=300", f"prompt.template={own / 't.yaml'}")
+        return Case("template", ("validate", str(data), *words), False)
 
     def recipe_file(self, rng: random.Random, own: Path) -> Case:
         """A recipe of one's own that is damaged."""
