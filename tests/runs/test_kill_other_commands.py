@@ -32,7 +32,7 @@ def contents(directory: Path) -> dict[str, str]:
 
 def make(out: Path, seed: int) -> tuple[str, ...]:
     """Hypernyms of the mammals; the seed draws which nouns are for testing."""
-    return ("prepare", "wordnet", "subtree=mammal.n.01", f"seed={seed}", f"out={out}")
+    return ("prepare", "wordnet", "subtree=mammal.n.01", "test_size=200", f"seed={seed}", f"out={out}")
 
 
 @pytest.mark.slow
