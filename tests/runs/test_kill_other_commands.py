@@ -78,7 +78,8 @@ def test_self_training_ends_the_same_whenever_it_is_killed(tmp_path: Path) -> No
     log, chance = tmp_path / "log", random.Random(0)
 
     def words(name: str) -> list[str]:
-        return ["self-train", *BASH, f"data.path={tmp_path / 'data'}", f"output={tmp_path / name}"]
+        own = (f"data.path={tmp_path / 'data'}", f"output={tmp_path / name}")
+        return ["self-train", *{word.partition("=")[0]: word for word in (*BASH, *own)}.values()]
 
     started = time.perf_counter()
     forked.run(forked.command, *words("through"), log=log)
