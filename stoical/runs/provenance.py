@@ -39,7 +39,8 @@ def git_state() -> dict[str, Any]:
 
     def git(*words: str) -> str:
         folder = Path(__file__).parent
-        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        quiet = ["git", "--no-optional-locks", *words]  # the user may be committing
+        return subprocess.run(quiet, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)  # installed somewhere inside another's tree?

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from stoical.common.files import check_writable, staged
 from stoical.config.recipe import DType, ModelSettings, Recipe
 from stoical.config.values import recipe_yaml
 from stoical.encoding.packing import PackedBatch
+from stoical.encoding.prompts import TEMPLATE_FILE, load_template, template_yaml
 from stoical.encoding.tokenization import save_tokenizer
 from stoical.models.forward import node_logprobs
 from stoical.models.layouts import Layout
@@ -37,6 +39,7 @@ def export(checkpoint: Path, output: Path, dtype: DType = "float32") -> float:
     check_writable(output)
     recipe, adapter = load_checkpoint(checkpoint, {})
     recipe.quantization = None
+    template = template_yaml(load_template(recipe.prompt.template))
     tokenizer = build_tokenizer(recipe)
     batch = probe_batch(len(tokenizer), recipe.prompt.max_length)
     model = load_model(recipe, tokenizer, adapter).float().eval()
@@ -47,11 +50,14 @@ def export(checkpoint: Path, output: Path, dtype: DType = "float32") -> float:
         written = _pointed_at(recipe, draft, dtype)
         found = _logprobs(load_model(written, tokenizer).float().eval(), batch, written.layout)
         difference = float((found - expected).abs().max())
+        if not math.isfinite(difference):
+            raise ValueError(f"{checkpoint} gives log-probabilities that are not finite; its weights are broken")
         if not difference < LIMIT[dtype]:
             raise ValueError(
                 f"the written model's log-probabilities differ from {checkpoint}'s by {difference:.1e} nats, over the "
                 f"{LIMIT[dtype]:g} that {dtype} explains; nothing was kept"
             )
+        (draft / TEMPLATE_FILE).write_text(template, encoding="utf-8")
         (draft / "recipe.yaml").write_text(recipe_yaml(_pointed_at(recipe, output, dtype)))
     return difference
 
