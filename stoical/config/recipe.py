@@ -100,6 +100,20 @@ class EvalSettings:
     )
     score: Reduction = option("mean", "a docID's score: the mean or the sum of its tokens' log-probabilities")
     recall_at: list[int] = option(None, "the cutoffs k of R@k", factory=lambda: [1, 2, 3, 4, 5])
+    metrics: list[str] = option(
+        None,
+        "the field's metrics beside the paper's: graded_ndcg, graded_ndcg@K, mrr, map, precision@K, standard_recall@K, "
+        "kendall_tau",
+        factory=list,
+    )
+    gains: str | None = option(
+        None,
+        "what the data's grades gain in graded_ndcg: linear (null, too), exponential (2^grade - 1), or a gain for each "
+        "grade, such as 3:1,2:0.1,1:0.01,0:0",
+    )
+    relevant_above: float = option(
+        0.0, "documents with a higher grade are relevant, in mrr, map, precision and standard_recall"
+    )
     batch_size: int = option(8, "queries scored in one forward")
     num_queries: int | None = option(
         500, "queries evaluated during training, a fixed sample of the test split (null: all)"

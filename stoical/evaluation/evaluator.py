@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from stoical.common.arrays import Floats
 from stoical.decoding.choices import Mode, Reduction
 from stoical.decoding.free_run import beam_scores, greedy_is_valid, teacher_forced
 from stoical.decoding.sampling import greedy_rollouts, greedy_tokens
@@ -22,7 +23,9 @@ from stoical.encoding.queries import EncodedDataset
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.evaluation.diagnostics import Sums, diagnose
 from stoical.evaluation.generation_metrics import Generation, compare_texts, nearest
-from stoical.evaluation.metrics import Floats, FreeRun, JudgedQuery, mean_metrics, near_ties, query_metrics
+from stoical.evaluation.grading import Grading, as_grades
+from stoical.evaluation.metrics import FreeRun, JudgedQuery, Metric, mean_metrics, query_metrics
+from stoical.evaluation.paper import near_ties
 from stoical.evaluation.result import Diagnostics, Evaluation, QueryResult
 from stoical.models.forward import NodeOutput, node_logprobs
 from stoical.models.layouts import Layout
@@ -43,7 +46,8 @@ class _Seen:
 class Evaluator:
     """Scores a split, shared out over the processes: no query twice, none lost.
 
-    With `num_queries`, a sample of the split, the same one every time. In exact mode, with `diagnostics`, rows have
+    With `num_queries`, a sample of the split, the same one every time. `asked`: metrics beside those that are always
+    computed, `grading`: what the documents' grades count as there. In exact mode, with `diagnostics`, rows have
     those of `diagnostics.diagnose`; with `generation`, the text that unconstrained greedy decoding writes, beside the
     query's top document, by `generation_metrics`. It is cut off at the length of the longest of these. Each process
     stops when its batch has ended, so the model must be its own: neither sharded nor wrapped in DDP.
@@ -60,6 +64,8 @@ class Evaluator:
     num_queries: int | None = None
     diagnostics: bool = False
     generation: bool = False
+    asked: Sequence[Metric] = ()
+    grading: Grading = Grading()
 
     def __call__(self, model: nn.Module, progress: bool = False) -> Evaluation:
         """Evaluate, with the model in eval mode meanwhile. Every process calls it and gets the whole result."""
@@ -144,11 +150,12 @@ class Evaluator:
         scores = seen.scores
         if not np.isfinite(scores).all():
             raise ValueError(f"query {query.query_id!r}: the model's scores are not finite; its weights are broken")
-        judged = JudgedQuery(scores, np.asarray(query.ranks), query.num_negatives, seen.free_run)
+        grades = as_grades(query.grades)
+        judged = JudgedQuery(scores, np.asarray(query.ranks), query.num_negatives, seen.free_run, grades, self.grading)
         return QueryResult(
             query_id=query.query_id,
             mode=self.mode,
-            metrics=query_metrics(judged, self.recall_at),
+            metrics=query_metrics(judged, self.recall_at, self.asked),
             docids=list(query.docids),
             ranks=list(query.ranks),
             scores=scores.tolist(),
@@ -156,6 +163,7 @@ class Evaluator:
             num_negatives=query.num_negatives,
             dropped_docs=query.num_dropped,
             near_ties=near_ties(scores),
+            grades=None if grades is None else list(query.grades),
             valid_mass_by_step=seen.free_run.valid_mass_by_step if seen.free_run else None,
             diagnostics=seen.diagnostics,
             generation=seen.generation,
@@ -167,15 +175,25 @@ class Evaluator:
         means = mean_metrics(row.metrics for row in rows)
         return {"num_queries": len(rows), "dropped_docs": dropped, **means, "near_ties": ties}
 
-    def _settings(self) -> dict[str, str | bool | int]:
+    def _settings(self) -> dict[str, str | bool | float]:
         docids = self.dataset.encoder.docid_tokenizer
         return {
             "mode": self.mode,
             "score": self.score,
             "terminator": docids.terminator,
             "count_terminator": docids.terminator != "none" and docids.count_terminator,
+            **self._grading_words(),
             **({"num_beams": self.num_beams} if self.mode == "exact" else {}),
         }
+
+    def _grading_words(self) -> dict[str, str | float]:
+        """What grades counted as, where a metric read them."""
+        words: dict[str, str | float] = {}
+        if any(metric.needs_grades for metric in self.asked):
+            words["gains"] = self.grading.gains.words
+        if self.grading.relevant_above:
+            words["relevant_above"] = self.grading.relevant_above
+        return words
 
 
 def _tops(query: TokenizedQuery) -> Sequence[Sequence[int]]:

@@ -69,6 +69,7 @@ LINE: dict[str, tuple[str, Check]] = {  # key -> what it must hold
     "mode": (f"one of {', '.join(get_args(Mode))}", lambda value: is_text(value) and value in get_args(Mode)),
     "docids": ("a list of strings", list_of(is_text, least=1)),
     "ranks": ("a list of whole numbers", list_of(is_count)),
+    "grades": ("a list of numbers and nulls", or_none(list_of(or_none(is_number)))),
     "scores": ("a list of numbers", list_of(is_number)),
     "docid_tokens": ("a list of whole numbers", list_of(is_count)),
     "num_negatives": ("a whole number", is_count),
@@ -87,7 +88,7 @@ def check_line(line: Mapping[str, Any]) -> None:
         what, check = LINE.get(key, ("a number", is_number))
         if not check(value):
             raise ValueError(f"has a {reprlib.repr(key)} that is not {what}")
-    if len({len(line[key]) for key in PARALLEL}) > 1:
+    if len({len(line[key]) for key in (*PARALLEL, *(["grades"] if line.get("grades") else []))}) > 1:
         raise ValueError(f"has {', '.join(PARALLEL)} of different lengths")
     if line["num_negatives"] >= len(line["docids"]):
         raise ValueError("has no document that is not a negative")

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from stoical.common.arrays import Floats
 from stoical.common.files import put_back
 from stoical.evaluation.intervals import BOOTSTRAP, columns, intervals
-from stoical.evaluation.metrics import Floats, metrics_among
+from stoical.evaluation.metrics import metrics_among
 from stoical.evaluation.result import QueryResult
 from stoical.reporting.evaluation_dir import SHOWN, evaluated_data, read_evaluation
 from stoical.reporting.generation import generation_table, summarise_generation
-from stoical.reporting.tables import data_label, header, markdown, percent
+from stoical.reporting.tables import data_label, header, markdown, percent, reference_cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ def compare_runs(runs: Sequence[Run]) -> str:
     ]
     for label, other in zip(labels[1:], others, strict=True):
         body.append([f"{label} − {labels[0]}", "", *differences(first, other, names), ""])
+    body += [[name, "", *cells, ""] for name, *cells in reference_cells(first.metrics, shown)]
     title, *rest = header(shown, data_label([run.metrics for run in runs]))
     note = (
         f"In per cent; differences in percentage points with {BOOTSTRAP['level']:.0%} intervals, by a paired "

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from stoical.common.arrays import Floats, Ints
 from stoical.evaluation.intervals import FEW, intervals
-from stoical.evaluation.metrics import Floats, Ints, metrics_among
+from stoical.evaluation.metrics import metrics_among
 from stoical.evaluation.result import QueryResult
 from stoical.reporting.figure import FADED, error_bars, plt, save
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from stoical.common.files import file_sha256, staged, writing
 from stoical.evaluation.intervals import BOOTSTRAP, metric_intervals
-from stoical.evaluation.metrics import NEAR_TIE, metrics_among
-from stoical.evaluation.result import Evaluation
+from stoical.evaluation.metrics import metrics_among
+from stoical.evaluation.paper import NEAR_TIE
+from stoical.evaluation.result import Evaluation, References
 from stoical.reporting.evaluation_dir import (
     FIGURES,
     METRICS_FILE,
@@ -25,8 +26,8 @@ from stoical.reporting.evaluation_dir import (
 from stoical.reporting.evaluation_figures import plot_metrics, plot_ndcg_breakdown, plot_rank_map, plot_valid_mass
 from stoical.reporting.generation import write_generation
 from stoical.reporting.mismatch import write_diagnostics
-from stoical.reporting.tables import data_label, header, markdown, percent
-from stoical.reporting.trec import write_trec
+from stoical.reporting.tables import data_label, header, markdown, meaning, percent, reference_cells
+from stoical.reporting.trec import are_grades, write_trec
 from stoical.trie.node_weights import TargetSettings
 
 
@@ -79,15 +80,24 @@ def metrics_file(evaluation: Evaluation) -> dict[str, Any]:
         "data": asdict(evaluation.data) if evaluation.data else None,
         "intervals": found,
         "bootstrap": BOOTSTRAP,
+        "qrels": "grades" if are_grades(evaluation.rows) else "ranks",
+        **_references(evaluation.references),
     }
 
 
+def _references(found: References | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    return {"references": found.metrics, **({"bm25": found.bm25} if found.bm25 else {})}
+
+
 def results_table(name: str, metrics: Mapping[str, Any]) -> str:
-    """One evaluation as the paper's table, in per cent, with a second row of 95% intervals."""
+    """One evaluation as the paper's table, in per cent, with a row of 95% intervals and the reference rows."""
     columns = metrics_among(metrics, "tables")
     means = [name, *(percent(metrics[metric.name]) for metric in columns), str(metrics["num_queries"])]
     ranges = ["95% interval", *(interval(metrics["intervals"][metric.name]) for metric in columns), ""]
-    return markdown([header(columns, data_label([metrics])), means, ranges])
+    references = [[*cells, ""] for cells in reference_cells(metrics, columns)]
+    return markdown([header(columns, data_label([metrics])), means, ranges, *references])
 
 
 def interval(pair: tuple[float, float]) -> str:
@@ -101,6 +111,30 @@ def describe_scores(metrics: Mapping[str, Any]) -> str:
     if metrics["terminator"] != "none":
         end += " counted" if metrics["count_terminator"] else " not counted"
     return f"mode {metrics['mode']}, {metrics['score']} of log-probabilities, {end}"
+
+
+def _gains(metrics: Mapping[str, Any]) -> list[str]:
+    """What nDCG gains, and what others find in the TREC files."""
+    by_grade = metrics.get("qrels") == "grades"
+    found = "the data's grades" if by_grade else "n + 1 − r"
+    lines = [
+        f"nDCG is section 5.1's: gains log(n + 2 − r) for rank r of n relevant documents. ir_measures and trec_eval "
+        f"find another value in {RUN} and {QRELS}, whose relevances are {found}. docs/evaluation.md defines all."
+    ]
+    if "gains" in metrics:
+        lines.append(f"Graded nDCG: on the data's grades, gains {metrics['gains']}.")
+    if "relevant_above" in metrics:
+        lines.append(f"Relevant: documents with a grade above {metrics['relevant_above']:g}.")
+    return lines
+
+
+def _references_said(metrics: Mapping[str, Any]) -> list[str]:
+    """What the rows below the model's are."""
+    if "references" not in metrics:
+        return []
+    said = ["Random order: the exact expectation over all orders. Input order: as the prompts list the documents."]
+    said += [f"BM25 over the documents' texts: {metrics['bm25']}."] if metrics.get("bm25") else []
+    return [*meaning(metrics), *said]
 
 
 def summary(name: str, metrics: Mapping[str, Any], figures: list[str]) -> str:
@@ -121,11 +155,7 @@ def summary(name: str, metrics: Mapping[str, Any], figures: list[str]) -> str:
             f"greedy decoding writes none of the docIDs and negatives for {percent(metrics['invalid_rate'])}% of the "
             f"queries ({interval(metrics['intervals']['invalid_rate'])})."
         )
-    lines.append(
-        "- nDCG is section 5.1's: gains log(n + 2 − r) for rank r of n relevant documents. ir_measures and trec_eval "
-        f"find another value in {RUN} and {QRELS}: they take the relevance there, n + 1 − r, as the gain. "
-        "docs/evaluation.md defines both."
-    )
+    lines += [f"- {line}" for line in (*_gains(metrics), *_references_said(metrics))]
     lines.append(
         f"- Near-ties: {metrics['near_ties']:,} of {metrics['neighbours']:,} neighbouring scores are within "
         f"{NEAR_TIE:g} nats of each other. Equal scores count against the model."

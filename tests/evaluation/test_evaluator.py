@@ -14,7 +14,8 @@ from stoical.data.rows import Doc, RankingRow
 from stoical.decoding.beam_search import beam_search
 from stoical.decoding.device_trie import DeviceTrie
 from stoical.encoding.tokenized import TokenizedQuery
-from stoical.evaluation.metrics import JudgedQuery, gold_gains, near_ties, query_metrics
+from stoical.evaluation.metrics import JudgedQuery, query_metrics
+from stoical.evaluation.paper import gold_gains, near_ties
 from stoical.evaluation.result import Evaluation
 from stoical.trie.prefix_tree import build_trie
 from tests.support.small_evaluation import KS, WORDS, encoded, evaluator, greedy_scores, make_rows, token_logprobs

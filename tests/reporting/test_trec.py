@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from ir_measures import P, nDCG
 
-from stoical.evaluation.metrics import JudgedQuery, ndcg, query_metrics
+from stoical.evaluation.metrics import JudgedQuery, query_metrics
+from stoical.evaluation.paper import ndcg
 from stoical.evaluation.result import QueryResult
 from stoical.reporting.trec import escape, qrels_lines, run_lines, write_trec
 from tests.support.small_rows import make_row, result
