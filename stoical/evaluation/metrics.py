@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from stoical.common.arrays import Bools, Floats, Ints
-from stoical.common.fields import unknown
+from stoical.common.fields import alike, unknown
 from stoical.evaluation import paper, standard, tie_orders
 from stoical.evaluation.grading import Grading
 
@@ -309,8 +309,9 @@ def asked_metrics(names: Iterable[str]) -> list[Metric]:
                 f"eval.recall_at); drop it, or use any of {', '.join(spellings)}"
             )
         if start + "@K" * bool(at) not in spellings:
-            meant = ALIASES.get(start.lower(), start)
-            close = next((one for one in spellings if one.partition("@")[0] == meant), None)
+            names_of = {spelling.partition("@")[0]: spelling for spelling in reversed(spellings)}
+            meant = alike(start.lower(), [*names_of, *ALIASES])
+            close = names_of[ALIASES.get(meant, meant)] if meant else None
             what, hint = f"eval.metrics={name}", f" Use any of {', '.join(spellings)}."
             raise unknown("metric", what, spellings, hint, close)
         if at and not (k.isascii() and k.isdecimal() and 0 < int(k) < 10**9):
