@@ -100,7 +100,9 @@ def explained(sections: list[str]) -> Iterator[str]:
     for key in keys if sections else keys[:own]:
         if not sections or any(_below(key.name, section) for section in sections):
             yield f"{key.name}  {key.type} = {value_words(key.default)}"
-            yield from textwrap.wrap(key.help, 100, initial_indent=" " * 4, subsequent_indent=" " * 4)
+            yield from textwrap.wrap(
+                key.help, 100, initial_indent=" " * 4, subsequent_indent=" " * 4, break_on_hyphens=False
+            )
     if not sections:
         yield (
             "\n"

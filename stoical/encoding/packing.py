@@ -49,7 +49,8 @@ class PackedBatch:
     negatives); float32: node_weights, and node_target, its share of the target at its parent (`targets.node_targets`).
     doc_path [D, L] the counted nodes of each docID (indices into M, padded with -1); doc_query, doc_rank [D];
     doc_negative [D] bool. num_tokens: input tokens that are not padding; num_points: Eq. 11's points in the batch;
-    num_dropped: documents that truncation dropped; filler: the batch counts nothing (`training.ragged_epochs`).
+    num_dropped: documents that truncation dropped; num_pruned: docIDs whose nodes are not all here;
+    filler: the batch counts nothing (`training.ragged_epochs`).
     """
 
     query_ids: tuple[str, ...]
@@ -57,6 +58,7 @@ class PackedBatch:
     num_tokens: int
     num_points: int
     num_dropped: int
+    num_pruned: int
     filler: bool
     input_ids: Tensor
     position_ids: Tensor
@@ -211,6 +213,7 @@ def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: i
         num_tokens=int(prompt_lengths.sum()) + sum(len(part.inner) for part in packed),
         num_points=sum(num_points(np.asarray(part.query.ranks[: part.query.num_listed]), targets) for part in packed),
         num_dropped=sum(part.query.num_dropped for part in packed),
+        num_pruned=sum(len(part.trie.path) for part in packed) - sum(len(each["doc_rank"]) for each in docs),
         filler=all(part.query.filler for part in packed),
         input_ids=torch.from_numpy(input_ids),
         position_ids=torch.from_numpy(position_ids),

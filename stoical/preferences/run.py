@@ -29,7 +29,7 @@ from stoical.preferences.pairs import PairMaker, as_dataset
 from stoical.preferences.settings import PairSettings, settings_of
 from stoical.preferences.start import Start
 from stoical.runs.directory import start_run
-from stoical.runs.model_card import Method
+from stoical.runs.model_card import CardMethod
 from stoical.runs.processes import no_accelerator
 
 PAIRS_FILE, PAIRS_RECORD = "pairs.parquet", "pairs.json"
@@ -113,7 +113,7 @@ def train_on_pairs(
     start: Start,
     beta: float,
     pairs: datasets.Dataset,
-    method: Method,
+    method: CardMethod,
     record: Mapping[str, Any],
     checkpoint: Path | None = None,
 ) -> int:

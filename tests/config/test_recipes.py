@@ -48,6 +48,13 @@ def test_small_is_small() -> None:
     assert recipe.training["bf16"] is False
 
 
+@pytest.mark.parametrize(
+    "words", [("wordnet_alpha2,small",), ("wordnet_alpha2", "small"), ("wordnet_alpha2", "recipe=small")]
+)
+def test_names_come_one_by_one_or_with_commas(words: tuple[str, ...]) -> None:
+    assert load_recipe(*words) == load("wordnet_alpha2,small")
+
+
 @pytest.mark.parametrize("overlay", ["lora", "qlora"])
 def test_adapters_leave_the_loss_and_the_schedule_alone(overlay: str) -> None:
     plain, recipe = load("wordnet_alpha2"), load(f"wordnet_alpha2,{overlay}")
