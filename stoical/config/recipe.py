@@ -96,7 +96,8 @@ class EvalSettings:
 
     mode: Mode = option(
         "exact",
-        "exact: every docID under its own prefix. greedy_path: the paper's proxy (section 5.1), one greedy rollout",
+        "exact: every docID under its own prefix. greedy_path: along one greedy rollout in the trie of the query's docIDs. "
+        "free_greedy_path: the paper's proxy (section 5.1), along one without a trie",
     )
     score: Reduction = option("mean", "a docID's score: the mean or the sum of its tokens' log-probabilities")
     recall_at: list[int] = option(None, "the cutoffs k of R@k", factory=lambda: [1, 2, 3, 4, 5])

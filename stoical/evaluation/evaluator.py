@@ -17,7 +17,13 @@ from stoical.common.arrays import Floats
 from stoical.decoding.choices import Mode, Reduction
 from stoical.decoding.free_run import beam_scores, greedy_is_valid, teacher_forced
 from stoical.decoding.sampling import greedy_rollouts, greedy_tokens
-from stoical.decoding.scores import doc_scores, greedy_path_logprobs, valid_mass, valid_mass_by_step
+from stoical.decoding.scores import (
+    doc_scores,
+    free_greedy_path_logprobs,
+    greedy_path_scores,
+    valid_mass,
+    valid_mass_by_step,
+)
 from stoical.encoding.packing import PackedBatch, TrieTargetCollator
 from stoical.encoding.queries import EncodedDataset
 from stoical.encoding.tokenized import TokenizedQuery
@@ -98,10 +104,18 @@ class Evaluator:
             queries = [self.dataset[index] for index in chosen]
             batch = self.collator(queries)["batch"].to(device)
             with torch.no_grad():
-                exact = self.mode == "exact"
-                seen = self._exact(model, batch, queries, longest) if exact else self._greedy_path(model, batch)
+                seen = self._seen(model, batch, queries, longest)
             for index, query, own in zip(chosen, queries, seen, strict=True):
                 yield index, self._result(query, own)
+
+    def _seen(self, model: nn.Module, batch: PackedBatch, queries: list[TokenizedQuery], longest: int) -> list[_Seen]:
+        """What the model shows of a batch, in the evaluation's mode."""
+        if self.mode == "exact":
+            return self._exact(model, batch, queries, longest)
+        if self.mode == "free_greedy_path":
+            return self._free_greedy_path(model, batch)
+        output = node_logprobs(model, batch, self.layout)
+        return [_Seen(scores) for scores in _split(batch, greedy_path_scores(batch, output, self.score).double())]
 
     def _exact(self, model: nn.Module, batch: PackedBatch, queries: list[TokenizedQuery], longest: int) -> list[_Seen]:
         output = node_logprobs(model, batch, self.layout)
@@ -115,11 +129,11 @@ class Evaluator:
         )
         return [_Seen(*own) for own in parts]
 
-    def _greedy_path(self, model: nn.Module, batch: PackedBatch) -> list[_Seen]:
+    def _free_greedy_path(self, model: nn.Module, batch: PackedBatch) -> list[_Seen]:
         steps = int(batch.node_depth.max())
         if PartialState().num_processes > 1:  # as many forwards everywhere, so that sharded models stay in step
             steps = max(gather_object([steps]))
-        logprobs = greedy_path_logprobs(batch, greedy_rollouts(model, batch, steps))
+        logprobs = free_greedy_path_logprobs(batch, greedy_rollouts(model, batch, steps))
         return [_Seen(scores) for scores in self._scores(batch, logprobs)]
 
     def _scores(self, batch: PackedBatch, logprobs: Tensor) -> list[Floats]:
