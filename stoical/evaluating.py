@@ -117,6 +117,7 @@ def run_job(job: EvaluationJob, progress: bool = False) -> Evaluation:
     from stoical.build.evaluator import build_evaluator
     from stoical.build.model import load_model
     from stoical.data.dataset import load_split
+    from stoical.evaluation.order_sensitivity import order_sensitivity, shuffled_evaluations
     from stoical.evaluation.references import reference_rows
     from stoical.models.self_check import check_loaded
     from stoical.runs.processes import no_accelerator
@@ -131,10 +132,12 @@ def run_job(job: EvaluationJob, progress: bool = False) -> Evaluation:
     check_loaded(model, len(tokenizer), recipe.prompt.max_length, recipe.layout, precision == "bf16")
     with accelerator.autocast():
         evaluation = evaluator(model, progress=progress)
+        others = shuffled_evaluations(evaluator, model, recipe.eval.shuffles, progress)
     references = reference_rows(
         evaluation.rows, test, recipe.seed, recipe.eval.recall_at, evaluator.asked, evaluator.grading
     )
-    return replace(evaluation, data=job.data, references=references)
+    order = order_sensitivity([evaluation, *others]) if others else None
+    return replace(evaluation, data=job.data, references=references, order=order)
 
 
 def write_results(evaluation: Evaluation, job: EvaluationJob) -> str:

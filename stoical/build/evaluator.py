@@ -33,6 +33,7 @@ def build_evaluator(recipe: Recipe, test: RankingDataset, encoder: QueryEncoder,
         num_queries=num_queries,
         diagnostics=recipe.eval.diagnostics,
         generation=recipe.eval.generation,
+        calibration=recipe.eval.calibration,
         asked=asked,
         grading=grading,
     )

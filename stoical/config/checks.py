@@ -90,6 +90,7 @@ def _check_numbers(recipe: Recipe) -> None:
         "eval.batch_size": recipe.eval.batch_size,
         "eval.num_queries": recipe.eval.num_queries,
         "eval.num_beams": recipe.eval.num_beams,
+        "eval.shuffles": recipe.eval.shuffles,
         "eval.recall_at": min(recipe.eval.recall_at, default=None),
     }
     for key, value in numbers.items():
@@ -98,7 +99,7 @@ def _check_numbers(recipe: Recipe) -> None:
 
 
 def _check_eval(recipe: Recipe) -> None:
-    for key in ("diagnostics", "generation"):
+    for key in ("diagnostics", "generation", "calibration"):
         if getattr(recipe.eval, key) and recipe.eval.mode != "exact":
             raise ValueError(f"eval.{key}=true needs exact scores; drop eval.mode={recipe.eval.mode}")
     if recipe.eval.generation and not _counts_terminator(recipe):

@@ -96,7 +96,7 @@ class EvalSettings:
 
     mode: Mode = option(
         "exact",
-        "exact: every docID under its own prefix. greedy_path: along one greedy rollout in the trie of the query's docIDs. "
+        "exact: every docID under its own prefix. greedy_path: along one greedy rollout in the query's trie. "
         "free_greedy_path: the paper's proxy (section 5.1), along one without a trie",
     )
     score: Reduction = option("mean", "a docID's score: the mean or the sum of its tokens' log-probabilities")
@@ -120,6 +120,14 @@ class EvalSettings:
         500, "queries evaluated during training, a fixed sample of the test split (null: all)"
     )
     num_beams: int = option(5, "width of the constrained beam search that free_run_ndcg is measured on")
+    shuffles: int = option(
+        1, "of stoical evaluate: orders of the prompt's documents to evaluate under, for their spread and flip rates"
+    )
+    calibration: bool = option(
+        False,
+        "probabilities among a query's documents beside the loss's target: calibration error, total variation, a "
+        "fitted temperature",
+    )
     diagnostics: bool = option(
         False, "by position, how far the model is from the recipe's target under given and under its own prefixes"
     )

@@ -46,6 +46,7 @@ class _Seen:
     free_run: FreeRun | None = None
     diagnostics: Diagnostics | None = None
     generation: Generation | None = None
+    logprobs: list[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,11 @@ class Evaluator:
     """Scores a split, shared out over the processes: no query twice, none lost.
 
     With `num_queries`, a sample of the split, the same one every time. `asked`: metrics beside those that are always
-    computed, `grading`: what the documents' grades count as there. In exact mode, with `diagnostics`, rows have
-    those of `diagnostics.diagnose`; with `generation`, the text that unconstrained greedy decoding writes, beside the
-    query's top document, by `generation_metrics`. It is cut off at the length of the longest of these. Each process
-    stops when its batch has ended, so the model must be its own: neither sharded nor wrapped in DDP.
+    computed, `grading`: what the documents' grades count as there. In exact mode, with `calibration`, rows have log
+    p(docID) of every document; with `diagnostics`, those of `diagnostics.diagnose`; with `generation`, the text that
+    unconstrained greedy decoding writes, beside the query's top document, by `generation_metrics`. It is cut off at the
+    length of the longest of these. Each process stops when its batch has ended, so the model must be its own: neither
+    sharded nor wrapped in DDP.
     """
 
     dataset: EncodedDataset
@@ -70,6 +72,7 @@ class Evaluator:
     num_queries: int | None = None
     diagnostics: bool = False
     generation: bool = False
+    calibration: bool = False
     asked: Sequence[Metric] = ()
     grading: Grading = Grading()
 
@@ -125,6 +128,7 @@ class Evaluator:
             self._free_runs(batch, output),
             _by_query(diagnose(batch, output.logprobs)) if self.diagnostics else nothing,
             self._generated(model, batch, output, queries, longest) if longest else nothing,
+            self._logprobs(batch, output.logprobs) if self.calibration else nothing,
             strict=True,
         )
         return [_Seen(*own) for own in parts]
@@ -139,6 +143,13 @@ class Evaluator:
     def _scores(self, batch: PackedBatch, logprobs: Tensor) -> list[Floats]:
         """[D] float64 of each query."""
         return _split(batch, doc_scores(batch, logprobs, self.score).double())
+
+    def _logprobs(self, batch: PackedBatch, logprobs: Tensor) -> Iterator[list[float]]:
+        """Log p(docID) of each query's documents, negatives left out."""
+        sums = doc_scores(batch, logprobs, "sum").double()
+        listed = ~batch.doc_negative
+        counts = batch.doc_query[listed].bincount(minlength=len(batch.query_ids)).tolist()
+        return (own.tolist() for own in torch.split(sums[listed], counts))
 
     def _free_runs(self, batch: PackedBatch, output: NodeOutput) -> Iterator[FreeRun]:
         found = _split(batch, beam_scores(batch, output.logprobs, self.num_beams, self.score))
@@ -179,6 +190,7 @@ class Evaluator:
             near_ties=near_ties(scores),
             grades=None if grades is None else list(query.grades),
             valid_mass_by_step=seen.free_run.valid_mass_by_step if seen.free_run else None,
+            logprobs=seen.logprobs,
             diagnostics=seen.diagnostics,
             generation=seen.generation,
         )

@@ -76,6 +76,7 @@ LINE: dict[str, tuple[str, Check]] = {  # key -> what it must hold
     "dropped_docs": ("a whole number", is_count),
     "near_ties": ("a whole number", is_count),
     "valid_mass_by_step": ("a list of numbers", or_none(list_of(is_number))),
+    "logprobs": ("a list of numbers", or_none(list_of(is_number, least=1))),
     "diagnostics": ("what eval.diagnostics=true writes", or_none(objects_of(objects_of(list_of(is_number))))),
     "generation": ("what eval.generation=true writes", or_none(_is_generation)),
 }
@@ -90,5 +91,8 @@ def check_line(line: Mapping[str, Any]) -> None:
             raise ValueError(f"has a {reprlib.repr(key)} that is not {what}")
     if len({len(line[key]) for key in (*PARALLEL, *(["grades"] if line.get("grades") else []))}) > 1:
         raise ValueError(f"has {', '.join(PARALLEL)} of different lengths")
-    if line["num_negatives"] >= len(line["docids"]):
+    listed = len(line["docids"]) - line["num_negatives"]
+    if listed < 1:
         raise ValueError("has no document that is not a negative")
+    if line.get("logprobs") and len(line["logprobs"]) != listed:
+        raise ValueError("has logprobs of other documents than those that are not negatives")

@@ -24,7 +24,7 @@ class QueryResult:
     docid_tokens (how many of a docID's tokens its score counts): in the order of the list, its `num_negatives`
     negatives last. dropped_docs: by truncation. near_ties: see `paper.near_ties`. grades: the user's own, where a
     document has one. Exact mode adds valid_mass_by_step, see `metrics.FreeRun`. diagnostics and generation: where the
-    evaluation was asked for them.
+    evaluation was asked for them; so are logprobs, log p(docID) in nats of the documents that are not negatives.
     """
 
     query_id: str
@@ -38,6 +38,7 @@ class QueryResult:
     dropped_docs: int
     near_ties: int
     grades: list[float | None] | None = None
+    logprobs: list[float] | None = None
     valid_mass_by_step: list[float] | None = None
     diagnostics: Diagnostics | None = None
     generation: Generation | None = None
@@ -65,7 +66,7 @@ class QueryResult:
         if self.valid_mass_by_step is not None:  # beside the mass whose steps it has
             line |= {"valid_mass": self.metrics["valid_mass"], "valid_mass_by_step": self.valid_mass_by_step}
         line |= {name: value for name, value in self.metrics.items() if name in exact_only}
-        asked = {"diagnostics": self.diagnostics, "generation": self.generation}
+        asked = {"logprobs": self.logprobs, "diagnostics": self.diagnostics, "generation": self.generation}
         return line | {name: value for name, value in asked.items() if value is not None}
 
     @classmethod
@@ -122,7 +123,8 @@ class Evaluation:
     have it (`cvr`, `ndcg`, `recall@k`; in exact mode `valid_mass`, `free_run_ndcg` and `invalid_rate`), and
     `near_ties`, a sum. settings: how documents were scored: `mode`, `score`, `terminator`, `count_terminator`,
     `num_beams`. rows: one a query, in the split's order. data: what it was made on, where that is known. references:
-    what the same metrics are for orders that no model made, where they were computed.
+    what the same metrics are for orders that no model made, where they were computed. order: what
+    `order_sensitivity.order_sensitivity` found, where it was asked for.
     """
 
     metrics: dict[str, float | int]
@@ -130,3 +132,4 @@ class Evaluation:
     rows: list[QueryResult]
     data: EvaluatedData | None = None
     references: References | None = None
+    order: dict[str, Any] | None = None

@@ -23,11 +23,16 @@ FIGURES = {
     "metrics.png": "the paper's metrics, with 95% intervals",
     "scores_by_rank.png": "mean score by gold rank and length of the list",
     "ndcg_by_length.png": f"nDCG by length of the list and of the top docID, with intervals from {FEW} queries on",
+    "reliability.png": "probabilities among a query's documents beside the target",
     "valid_mass.png": "probability on valid tokens, along the top docID",
 }
 DIAGNOSTICS = ("diagnostics.json", "mismatch.png")
 GENERATION = "generation.json"
-FILES = frozenset({METRICS_FILE, PER_QUERY, SUMMARY, RUN, QRELS, *FIGURES, *DIAGNOSTICS, GENERATION})
+CALIBRATION = ("calibration.json", "reliability.png")
+ORDER = "order_sensitivity.json"
+FILES = frozenset(
+    {METRICS_FILE, PER_QUERY, SUMMARY, RUN, QRELS, *FIGURES, *DIAGNOSTICS, *CALIBRATION, GENERATION, ORDER}
+)
 NEEDED = {"num_queries", "mode", "score", "terminator", "count_terminator", "data", "per_query_sha256"}
 AGAIN = "evaluate again"
 SHOWN = 5  # names in an error message

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from stoical.evaluation.intervals import BOOTSTRAP, metric_intervals
 from stoical.evaluation.metrics import metrics_among
 from stoical.evaluation.paper import NEAR_TIE
 from stoical.evaluation.result import Evaluation, References
+from stoical.reporting.calibration import calibration_words, write_calibration
 from stoical.reporting.evaluation_dir import (
     FIGURES,
     METRICS_FILE,
+    ORDER,
     PER_QUERY,
     QRELS,
     RUN,
@@ -63,8 +65,14 @@ def _write(evaluation: Evaluation, directory: Path, name: str, target: TargetSet
         write_diagnostics(rows, target, directory, title)
     if any(row.generation for row in rows):
         write_generation(rows, directory)
+    notes = []
+    if target is not None and any(row.logprobs for row in rows):
+        notes += calibration_words(write_calibration(rows, target, directory, label))
+    if evaluation.order is not None:
+        (directory / ORDER).write_text(json.dumps(evaluation.order, indent=2) + "\n", encoding="utf-8")
+        notes += order_words(evaluation.order)
     figures = [figure for figure in FIGURES if (directory / figure).exists()]
-    (directory / SUMMARY).write_text(summary(name, metrics, figures), encoding="utf-8")
+    (directory / SUMMARY).write_text(summary(name, metrics, figures, notes), encoding="utf-8")
     return metrics
 
 
@@ -137,8 +145,21 @@ def _references_said(metrics: Mapping[str, Any]) -> list[str]:
     return [*meaning(metrics), *said]
 
 
-def summary(name: str, metrics: Mapping[str, Any], figures: list[str]) -> str:
-    """summary.md."""
+def order_words(found: Mapping[str, Any]) -> list[str]:
+    """A line of the summary on how much the order in the prompt decides."""
+    if found["flip_rate"] is None:
+        return []
+    ndcg = found["metrics"]["ndcg"]
+    return [
+        f"Order in the prompt, over {found['shuffles']} shuffles: nDCG {percent(ndcg['mean'])}% ± "
+        f"{percent(ndcg['std'])} ({percent(ndcg['min'])} – {percent(ndcg['max'])}); two shuffles order "
+        f"{percent(found['flip_rate'])}% of the pairs of documents differently, and put another document first for "
+        f"{percent(found['first_flip_rate'])}% of the queries."
+    ]
+
+
+def summary(name: str, metrics: Mapping[str, Any], figures: list[str], notes: Sequence[str] = ()) -> str:
+    """summary.md; `notes` are further lines of it."""
     data = evaluated_data(metrics)
     lines = [f"# {name} on {data}" if data else f"# {name}", ""]
     lines += [f"Scores: {describe_scores(metrics)}. In per cent:", "", results_table(name, metrics), ""]
@@ -155,7 +176,7 @@ def summary(name: str, metrics: Mapping[str, Any], figures: list[str]) -> str:
             f"greedy decoding writes none of the docIDs and negatives for {percent(metrics['invalid_rate'])}% of the "
             f"queries ({interval(metrics['intervals']['invalid_rate'])})."
         )
-    lines += [f"- {line}" for line in (*_gains(metrics), *_references_said(metrics))]
+    lines += [f"- {line}" for line in (*_gains(metrics), *_references_said(metrics), *notes)]
     lines.append(
         f"- Near-ties: {metrics['near_ties']:,} of {metrics['neighbours']:,} neighbouring scores are within "
         f"{NEAR_TIE:g} nats of each other. Equal scores count against the model."

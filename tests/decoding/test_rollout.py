@@ -1,4 +1,4 @@
-"""Free greedy rollouts and the free_greedy_path mode against a loop with one whole forward a step, the softmax by hand."""
+"""Free greedy rollouts and the free_greedy_path mode against a loop, one whole forward a step."""
 
 from __future__ import annotations
 
