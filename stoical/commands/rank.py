@@ -3,13 +3,13 @@
   stoical rank checkpoint=DIR [input=FILE] [output=FILE] [items=FILE] [top_k=K] [batch_size=B] [key=value]
 
 Reads JSON lines {"query": ..., "docs": [...]}, a document being a docID or {"docid": ..., "text": ...}, and writes for
-each line, in order, {"query": ..., "results": [{"rank": 1, "docid": ..., "score": ..., "probability": ...}, ...]}, with the documents'
-texts and whatever else the line has, such as "query_id". Numbers as queries and docIDs are their digits. input=- and
-output=-, the defaults, are stdin and stdout; input= may be gzipped. Lines are scored batch_size at a time, and fewer
-where no more input is waiting, so that a program can write a line and read its answer. Scores are log-probabilities in
-nats. checkpoint is a run (its last checkpoint is taken) or a checkpoint, and other settings are those of its recipe,
-such as prompt.max_length=2048. model.dtype=bfloat16 takes half the memory of float32 weights (15 instead of 29 GB for
-7 billion); it moved the scores of the quickstart's model by up to 0.01 nats.
+each line, in order, {"query": ..., "results": [{"rank": 1, "docid": ..., "score": ..., "probability": ...}, ...]}, with
+the documents' texts and whatever else the line has, such as "query_id". Numbers as queries and docIDs are their digits.
+input=- and output=-, the defaults, are stdin and stdout; input= may be gzipped. Lines are scored batch_size at a time,
+and fewer where no more input is waiting, so that a program can write a line and read its answer. Scores are
+log-probabilities in nats. checkpoint is a run (its last checkpoint is taken) or a checkpoint, and other settings are
+those of its recipe, such as prompt.max_length=2048. model.dtype=bfloat16 takes half the memory of float32 weights (15
+instead of 29 GB for 7 billion); it moved the scores of the quickstart's model by up to 0.01 nats.
 
 "probability" is the document's among those of its line. With min_probability=, a line whose first document has less
 gets no results: "results": [].
