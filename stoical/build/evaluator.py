@@ -15,12 +15,15 @@ from stoical.evaluation.metrics import asked_metrics
 def build_evaluator(recipe: Recipe, test: RankingDataset, encoder: QueryEncoder, num_queries: int | None) -> Evaluator:
     """Scoring of the test split as the recipe's eval section says, negatives included.
 
-    Raises `ValueError` where a metric needs grades that the split does not have, or that have no gain.
+    Raises `ValueError` where a metric needs grades that the split does not have, or that have no gain, and for shuffles
+    of a prompt without documents.
     """
     asked, grading = asked_metrics(recipe.eval.metrics), grading_of(recipe)
     for metric in asked:
         if metric.needs_grades:
             check_grades(test, grading, metric.name, test.name)
+    if recipe.eval.shuffles > 1 and not encoder.template.doc:
+        raise ValueError(f"eval.shuffles={recipe.eval.shuffles} has no effect: the prompt lists no documents; drop it")
     return Evaluator(
         dataset=EncodedDataset(test, encoder, negatives=True),
         collator=TrieTargetCollator(recipe.loss, pad_id(encoder.tokenizer), prune=False),

@@ -21,16 +21,14 @@ from stoical.evaluation.metrics import metrics_among
 from stoical.evaluation.result import Evaluation, QueryResult
 
 
-def shuffled_evaluations(evaluator: Evaluator, model: nn.Module, shuffles: int, progress: bool) -> list[Evaluation]:
+def shuffled_evaluations(evaluator: Evaluator, model: nn.Module, shuffles: int, shown: bool) -> list[Evaluation]:
     """The evaluations of the second to the K-th shuffle. The dataset has its own epoch afterwards."""
-    if shuffles > 1 and not evaluator.dataset.encoder.template.doc:
-        raise ValueError(f"eval.shuffles={shuffles} has no effect: the prompt lists no documents; drop it")
     plain = replace(evaluator, diagnostics=False, generation=False, calibration=False)
     epoch, found = evaluator.dataset.epoch, []
     try:
         for shift in range(1, shuffles):
             evaluator.dataset.set_epoch(epoch + shift)
-            found.append(plain(model, progress))
+            found.append(plain(model, shown))
     finally:
         evaluator.dataset.set_epoch(epoch)
     return found

@@ -36,8 +36,12 @@ def reference_rows(
     cutoffs: Sequence[int],
     asked: Sequence[Metric] = (),
     grading: Grading | None = None,
+    shown: bool = False,
 ) -> References:
-    """The means over the queries of `results`, whose rows are among `rows`; `seed`: of the prompts' orders."""
+    """The means over the queries of `results`, whose rows are among `rows`; `seed`: of the prompts' orders.
+
+    shown: say how far it is.
+    """
     by_id = {row.query_id: row for row in rows}
     pairs = [(by_id[result.query_id], result) for result in results]
     scorers: dict[str, Scorer] = {
@@ -48,7 +52,7 @@ def reference_rows(
     if bm25 is not None and installed():
         scorers[BM25] = bm25_scorer([row for row, _ in pairs])
     found: dict[str, list[Mapping[str, float]]] = {name: [] for name in scorers}
-    for row, result in progress(pairs, "reference rows"):
+    for row, result in progress(pairs, "reference rows", shown=shown):
         for name, scorer in scorers.items():
             query = judged(result, scorer(row, result), grading or Grading())
             found[name].append(expected_metrics(query, cutoffs, asked))

@@ -74,7 +74,7 @@ def test_spreads_are_over_the_shuffles() -> None:
 def test_each_shuffle_is_another_epochs() -> None:
     model, dataset = tiny_model().eval(), encoded(make_rows())
     made = evaluator(dataset, calibration=True)
-    others = shuffled_evaluations(made, model, 3, progress=False)
+    others = shuffled_evaluations(made, model, 3, shown=False)
     assert dataset.epoch == 0, "as it was"
     for epoch, other in enumerate(others, 1):
         dataset.set_epoch(epoch)
@@ -82,14 +82,14 @@ def test_each_shuffle_is_another_epochs() -> None:
         assert [row.scores for row in other.rows] == [row.scores for row in expected.rows]
         assert all(row.logprobs is None for row in other.rows)
     assert [row.scores for row in others[0].rows] != [row.scores for row in others[1].rows]
-    assert shuffled_evaluations(made, model, 1, progress=False) == []
+    assert shuffled_evaluations(made, model, 1, shown=False) == []
 
 
 def test_a_model_that_reads_no_order_flips_nothing() -> None:
     """Lists of one document: their prompts are the same in every shuffle."""
     rows = [RankingRow(f"q{i}", "d e", (Doc("a b"),), (Doc("c"),)) for i in range(3)]
     model, made = tiny_model().eval(), evaluator(encoded(rows))
-    found = order_sensitivity([made(model), *shuffled_evaluations(made, model, 3, progress=False)])
+    found = order_sensitivity([made(model), *shuffled_evaluations(made, model, 3, shown=False)])
     assert (found["flip_rate"], found["metrics"]["ndcg"]["std"]) == (0, 0)
 
 
