@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from matplotlib.ticker import NullFormatter
+
 from stoical.evaluation.calibration import BINS, calibrate
 from stoical.evaluation.result import QueryResult
 from stoical.reporting.evaluation_dir import CALIBRATION
@@ -63,8 +65,11 @@ def plot_reliability(found: Mapping[str, Any], label: str, output: Path) -> None
         below.bar(
             [(place + 0.5) / BINS for place in places], [point["count"] for point in counts], 0.9 / BINS, color=FADED
         )
-        above.set(title=title, ylabel=outcome, xlim=(0, 1), ylim=(0, 1))
+        above.set_title(title, fontsize=10)
+        above.set(ylabel=outcome, xlim=(0, 1), ylim=(0, 1))
         below.set(xlabel="probability among the documents", ylabel="documents", yscale="log")
+        below.yaxis.set_major_formatter("{x:,.0f}")
+        below.yaxis.set_minor_formatter(NullFormatter())
         above.grid(alpha=0.3)
     axes[0, 0].legend(fontsize=8, frameon=False)
     figure.suptitle(label, fontsize=10)
