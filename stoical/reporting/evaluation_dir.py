@@ -23,9 +23,9 @@ FIGURES = {
     "metrics.png": "the paper's metrics, with 95% intervals",
     "scores_by_rank.png": "mean score by gold rank and length of the list",
     "ndcg_by_length.png": f"nDCG by length of the list and of the top docID, with intervals from {FEW} queries on",
-    "reliability.png": "probabilities among a query's documents beside the target",
     "valid_mass.png": "probability on valid tokens, along the top docID",
 }
+ASKED_FIGURES = {"reliability.png": "probabilities among a query's documents beside the target"}
 DIAGNOSTICS = ("diagnostics.json", "mismatch.png")
 GENERATION = "generation.json"
 CALIBRATION = ("calibration.json", "reliability.png")

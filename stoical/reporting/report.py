@@ -15,6 +15,7 @@ from stoical.evaluation.paper import NEAR_TIE
 from stoical.evaluation.result import Evaluation, References
 from stoical.reporting.calibration import calibration_words, write_calibration
 from stoical.reporting.evaluation_dir import (
+    ASKED_FIGURES,
     FIGURES,
     METRICS_FILE,
     ORDER,
@@ -71,7 +72,7 @@ def _write(evaluation: Evaluation, directory: Path, name: str, target: TargetSet
     if evaluation.order is not None:
         (directory / ORDER).write_text(json.dumps(evaluation.order, indent=2) + "\n", encoding="utf-8")
         notes += order_words(evaluation.order)
-    figures = [figure for figure in FIGURES if (directory / figure).exists()]
+    figures = [figure for figure in (*FIGURES, *ASKED_FIGURES) if (directory / figure).exists()]
     (directory / SUMMARY).write_text(summary(name, metrics, figures, notes), encoding="utf-8")
     return metrics
 
@@ -193,5 +194,5 @@ def summary(name: str, metrics: Mapping[str, Any], figures: list[str], notes: Se
             f"- {', '.join(flat)}: the same for every query, so the interval has no width. Up to 3 in n other queries "
             "may still differ (rule of three, n queries)."
         )
-    lines += ["", *(f"![{FIGURES[figure]}]({figure})" for figure in figures), ""]
+    lines += ["", *(f"![{(FIGURES | ASKED_FIGURES)[figure]}]({figure})" for figure in figures), ""]
     return "\n".join(lines)
