@@ -256,6 +256,24 @@ def test_the_reference_rows_are_in_every_table(tmp_path: Path) -> None:
     assert rows[-2][1:5] == ["", "50.00", "87.50", "25.00"]
 
 
+def test_metrics_that_read_grades_otherwise_are_not_compared(tmp_path: Path) -> None:
+    whole = make_evaluation()
+    rows = [replace(row, metrics=row.metrics | {"graded_ndcg@3": 0.5, "map": 0.25}) for row in whole.rows]
+    for name, gains in (("a", "linear"), ("b", "exponential"), ("c", "linear")):
+        metrics = whole.metrics | {"graded_ndcg@3": 0.5, "map": 0.25}
+        write_report(
+            replace(whole, rows=rows, metrics=metrics, settings=whole.settings | {"gains": gains}),
+            tmp_path / name,
+            name,
+        )
+    runs = {name: load_run(str(tmp_path / name)) for name in "abc"}
+    same = compare_runs([runs["a"], runs["c"]])
+    assert "graded nDCG@3 (↑)" in same and "MAP (↑)" in same and "Left out" not in same
+    other = compare_runs([runs["a"], runs["b"]])
+    assert "graded nDCG@3 (↑)" not in other and "MAP (↑)" in other
+    assert "Left out, as eval.gains differs (exponential, linear): graded nDCG@3." in other
+
+
 def test_an_interval_without_width_is_explained(tmp_path: Path) -> None:
     evaluation = make_evaluation(noise=0.01)
     metrics = write_report(evaluation, tmp_path, "perfect")
