@@ -30,7 +30,8 @@ from stoical.encoding.tokenized import TokenizedQuery
 from stoical.evaluation.diagnostics import Sums, diagnose
 from stoical.evaluation.generation_metrics import Generation, compare_texts, nearest
 from stoical.evaluation.grading import Grading, as_grades
-from stoical.evaluation.metrics import FreeRun, JudgedQuery, Metric, mean_metrics, query_metrics
+from stoical.evaluation.judged import FreeRun, JudgedQuery
+from stoical.evaluation.metrics import Metric, mean_metrics, query_metrics
 from stoical.evaluation.paper import near_ties
 from stoical.evaluation.result import Diagnostics, Evaluation, QueryResult
 from stoical.models.forward import NodeOutput, node_logprobs

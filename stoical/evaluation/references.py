@@ -19,7 +19,8 @@ from stoical.common.progress import progress
 from stoical.data.rows import RankingRow
 from stoical.encoding.prompts import shuffled
 from stoical.evaluation.grading import Grading, as_grades
-from stoical.evaluation.metrics import JudgedQuery, Metric, expected_metrics, mean_metrics
+from stoical.evaluation.judged import JudgedQuery
+from stoical.evaluation.metrics import Metric, expected_metrics, mean_metrics
 from stoical.evaluation.result import QueryResult, References
 
 RANDOM, INPUT, BM25 = "random order", "input order", "BM25"
@@ -81,7 +82,7 @@ def _bm25_words(pairs: Sequence[tuple[RankingRow, QueryResult]]) -> str | None:
     if not any(doc.text for row, _ in pairs for doc in (*row.docs, *row.negatives)):
         return None
     if not installed():
-        return "not installed: pip install 'stoical[ir]'"
+        return "not installed: pip install bm25s"
     return f"bm25s {importlib.metadata.version('bm25s')}, k1 {K1}, b {B}"
 
 

@@ -23,7 +23,7 @@ class QueryResult:
     metrics: those of `metrics.METRICS` that the query has, fractions. docids, ranks (from 1), scores (nats) and
     docid_tokens (how many of a docID's tokens its score counts): in the order of the list, its `num_negatives`
     negatives last. dropped_docs: by truncation. near_ties: see `paper.near_ties`. grades: the user's own, where a
-    document has one. Exact mode adds valid_mass_by_step, see `metrics.FreeRun`. diagnostics and generation: where the
+    document has one. Exact mode adds valid_mass_by_step, see `judged.FreeRun`. diagnostics and generation: where the
     evaluation was asked for them; so are logprobs, log p(docID) in nats of the documents that are not negatives.
     """
 

@@ -1,7 +1,7 @@
 """The field's own metrics of one query: nDCG@k, reciprocal rank, average precision, precision, recall, Kendall's tau.
 
 Dimension letters: D documents of one query. `gains` [D] and `relevant` [D] are in a predicted order, best first;
-`metrics.standard_order` makes it. As in trec_eval, a query without a relevant document has 0 of each.
+`judged.standard_order` makes it. As in trec_eval, a query without a relevant document has 0 of each.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The user's own grades are the relevances in `qrels.txt`, where all queries have 
 tools need them. Else relevances are n_q - r + 1 for rank r of n_q documents that are not negatives, which have 0.
 
 Those tools compare scores in float32 and break ties by docID. So scores are written in float32, and those that tie
-there are set apart by its smallest steps, in the order of `metrics.standard_order`: every tool finds our order.
+there are set apart by its smallest steps, in the order of `judged.standard_order`: every tool finds our order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import quote
 import numpy as np
 
 from stoical.evaluation.grading import as_grades
-from stoical.evaluation.metrics import relevance
+from stoical.evaluation.judged import relevance
 from stoical.evaluation.result import QueryResult
 from stoical.reporting.evaluation_dir import QRELS, RUN
 

@@ -16,7 +16,8 @@ from stoical.data.rows import Doc, RankingRow
 from stoical.decoding.beam_search import beam_search
 from stoical.decoding.device_trie import DeviceTrie
 from stoical.encoding.tokenized import TokenizedQuery
-from stoical.evaluation.metrics import JudgedQuery, query_metrics
+from stoical.evaluation.judged import JudgedQuery
+from stoical.evaluation.metrics import query_metrics
 from stoical.evaluation.paper import gold_gains, near_ties
 from stoical.evaluation.result import Evaluation
 from stoical.trie.prefix_tree import build_trie

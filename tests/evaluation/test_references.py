@@ -12,7 +12,8 @@ import pytest
 from stoical.data.rows import Doc, RankingRow
 from stoical.encoding.prompts import shuffled
 from stoical.evaluation import references
-from stoical.evaluation.metrics import JudgedQuery, asked_metrics, mean_metrics, query_metrics
+from stoical.evaluation.judged import JudgedQuery
+from stoical.evaluation.metrics import asked_metrics, mean_metrics, query_metrics
 from stoical.evaluation.references import bm25_scorer, input_scores, reference_rows, words
 from stoical.evaluation.result import QueryResult
 from tests.support.small_rows import result
@@ -121,7 +122,7 @@ def test_bm25_only_over_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(references, "installed", lambda: False)
     found = reference_rows(results(ROWS), ROWS, 0, [1])
     assert list(found.metrics) == ["random order", "input order"]
-    assert found.bm25 == "not installed: pip install 'stoical[ir]'"
+    assert found.bm25 == "not installed: pip install bm25s"
 
 
 def test_the_references_have_the_columns_of_the_model() -> None:

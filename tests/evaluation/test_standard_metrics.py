@@ -13,13 +13,8 @@ import pytest
 from ir_measures import AP, RR, P, R, nDCG
 
 from stoical.evaluation.grading import Gains, Grading
-from stoical.evaluation.metrics import (
-    JudgedQuery,
-    asked_metrics,
-    expected_metrics,
-    mean_metrics,
-    query_metrics,
-)
+from stoical.evaluation.judged import JudgedQuery
+from stoical.evaluation.metrics import asked_metrics, expected_metrics, mean_metrics, query_metrics
 from stoical.evaluation.result import QueryResult
 from stoical.reporting.trec import escape, write_trec
 from tests.support.small_rows import result

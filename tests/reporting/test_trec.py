@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from ir_measures import P, nDCG
 
-from stoical.evaluation.metrics import JudgedQuery, query_metrics
+from stoical.evaluation.judged import JudgedQuery
+from stoical.evaluation.metrics import query_metrics
 from stoical.evaluation.paper import ndcg
 from stoical.evaluation.result import QueryResult
 from stoical.reporting.trec import are_grades, escape, qrels_lines, run_lines, strictly_falling, write_trec
