@@ -78,7 +78,10 @@ def _pair(word: str, words: str) -> tuple[float, float]:
     try:
         grade, gain = map(float, word.split(":"))
     except ValueError:
-        raise ValueError(f"eval.gains={words}: {word.strip()!r} is not a grade and its gain; give {FORMS}") from None
+        alone = " (YAML reads one pair alone, such as 1:1, as a number: add 0:0)" if words.isdecimal() else ""
+        raise ValueError(
+            f"eval.gains={words}: {word.strip()!r} is not a grade and its gain; give {FORMS}{alone}"
+        ) from None
     if not (math.isfinite(grade) and 0 <= gain < math.inf):
         raise ValueError(f"eval.gains={words}: {word.strip()!r} is not a grade and a finite gain, 0 or more")
     return grade, gain

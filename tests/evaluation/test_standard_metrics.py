@@ -173,6 +173,7 @@ def test_a_table_of_gains() -> None:
     ("words", "said"),
     {
         "logarithmic": "eval.gains=logarithmic: 'logarithmic' is not a grade and its gain; give linear, exponential",
+        "61": "such as 3:1,2:0.1,1:0.01,0:0 (YAML reads one pair alone, such as 1:1, as a number: add 0:0)",
         "3:1,2": "'2' is not a grade and its gain",
         "3:1,x:2": "'x:2' is not a grade and its gain",
         "3:1,3:2": "names grade 3 twice",
