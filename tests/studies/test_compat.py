@@ -118,7 +118,9 @@ def test_a_run_is_what_one_token_at_a_time_writes(worlds, batches):
         assert torch.equal(logits[:, :, step].argmax(-1), tokens[:, :, step])
 
 
-@pytest.mark.parametrize("settings", [{}, {"model": "recurrent"}, {"held_out": True, "optimizer": "sgd"}])
+@pytest.mark.parametrize(
+    "settings", [{"generator": "hierarchical"}, {"model": "recurrent"}, {"held_out": True, "optimizer": "sgd"}]
+)
 def test_every_method_is_measured_and_repeats(settings):
     first, again = (compat.simulate(changed(**settings), 0) for _ in range(2))
     assert list(first) == [*METHODS, "chance", "modal token"]

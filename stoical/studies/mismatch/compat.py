@@ -67,7 +67,8 @@ def _world(settings: MismatchSettings, number: int) -> World:
     queries = compat.queries + (compat.evaluated if compat.held_out else 0)
     sizes = compat.shortest_list, compat.longest_list
     random = generator(settings.seed, WORLDS, number)
-    return random_world(random, settings.documents, settings.length, settings.vocabulary, queries, sizes)
+    shape = settings.documents, settings.length, settings.vocabulary
+    return random_world(random, compat.generator == "hierarchical", *shape, queries, sizes)
 
 
 def queries_of(worlds: list[World], places: range, beta: float) -> Queries:

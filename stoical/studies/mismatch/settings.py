@@ -29,6 +29,9 @@ class CompatSettings:
     held_out: bool = option(False, "evaluate on new queries of the same kind, not on the first trained ones")
     shortest_list: int = option(20, "the fewest relevant documents of a query")
     longest_list: int = option(20, "the most; each query's number is drawn between the two")
+    generator: Generator = option(
+        "iid", "docIDs: iid, random ones; hierarchical, by repeated splits of random vectors. Lists are random anyway"
+    )
     beta: float = option(0.5, "mu(r) = r^-beta")
     model: Model = option(
         "bigram",

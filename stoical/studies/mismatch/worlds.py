@@ -90,13 +90,22 @@ def _cut(vectors: Floats, group: Ints, parts: int) -> Iterator[Ints]:
 
 
 def random_world(
-    random: np.random.Generator, documents: int, length: int, vocabulary: int, queries: int, lists: tuple[int, int]
+    random: np.random.Generator,
+    hierarchical: bool,
+    documents: int,
+    length: int,
+    vocabulary: int,
+    queries: int,
+    lists: tuple[int, int],
 ) -> World:
-    """As the paper is best explained: random docIDs, and lists of random documents, of `lists` many at least and most.
+    """Lists of random documents, of `lists` many at least and at most; docIDs are random or split (`similar_world`).
 
     A query's features are random, too: nothing can be known of a query that is not in training.
     """
-    docids = random_docids(random, documents, length, vocabulary)
+    if hierarchical:
+        docids = split_docids(random.standard_normal((documents, 4)), length, vocabulary)
+    else:
+        docids = random_docids(random, documents, length, vocabulary)
     sizes = random.integers(lists[0], lists[1] + 1, size=queries)
     drawn = [random.permutation(documents)[:size] for size in sizes]
     return World(docids, random.standard_normal((queries, 8)), drawn)
