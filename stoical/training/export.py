@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -16,6 +15,7 @@ from stoical.build.encoder import build_tokenizer
 from stoical.build.model import load_model
 from stoical.common.files import check_writable, staged
 from stoical.config.recipe import DType, ModelSettings, Recipe
+from stoical.config.values import recipe_yaml
 from stoical.encoding.packing import PackedBatch
 from stoical.encoding.prompts import TEMPLATE_FILE, load_template, template_yaml
 from stoical.encoding.tokenization import save_tokenizer
@@ -58,7 +58,7 @@ def export(checkpoint: Path, output: Path, dtype: DType = "float32") -> float:
                 f"{LIMIT[dtype]:g} that {dtype} explains; nothing was kept"
             )
         (draft / TEMPLATE_FILE).write_text(template, encoding="utf-8")
-        (draft / "recipe.yaml").write_text(OmegaConf.to_yaml(_pointed_at(recipe, output, dtype)))
+        (draft / "recipe.yaml").write_text(recipe_yaml(_pointed_at(recipe, output, dtype)))
     return difference
 
 
