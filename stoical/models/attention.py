@@ -1,6 +1,6 @@
 """Attention over a prompt and trie nodes: the kernel, and the masks in the form that each implementation wants.
 
-Dimension letters: B queries, I node columns, T columns in all.
+Dimension letters: B queries, I node columns, T columns in all, N tokens of a flat row (`flat_row`), A heads, E their size.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ def trie_sdpa_attention(
     """SDPA that takes a mask for the last rows only, [B, 1, I, T]: the T - I rows before them are plain causal.
 
     The prompt's rows then run on the fast causal kernel and no [T, T] mask exists. Given a mask for every row, or none,
-    it is transformers' own `sdpa`.
+    it is transformers' own `sdpa`. Given one row and the mask of several, it is a flat row, with `FlatRow.mask`.
     """
+    if attention_mask is not None and query.shape[0] == 1 < attention_mask.shape[0]:
+        return _flat_attention(module, query, key, value, attention_mask, **kwargs)
     rows = query.shape[2]
     masked = 0 if attention_mask is None else attention_mask.shape[-2]
     if masked in (0, rows) or key.shape[2] != rows:
@@ -36,6 +38,23 @@ def trie_sdpa_attention(
     )
     nodes, _ = sdpa_attention_forward(module, query[:, :, prompt:], key, value, attention_mask, **kwargs)
     return torch.cat([causal, nodes], dim=1), None
+
+
+def _flat_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """[1, N, A, E] attention of a flat row, [1, A, N, E], in the rectangle [B, A, T, E] that the mask describes."""
+    rows, _, _, total = mask.shape
+    place = torch.nonzero_static(mask[:, 0, 0].reshape(-1), size=query.shape[2])[:, 0]
+
+    def unfold(flat: Tensor) -> Tensor:
+        heads, size = flat.shape[1], flat.shape[3]
+        spread = flat.new_zeros(rows * total, heads, size).index_copy(0, place, flat[0].transpose(0, 1))
+        return spread.view(rows, total, heads, size).transpose(1, 2)
+
+    nodes = mask[:, :, 1:] if mask.shape[2] > 1 else None
+    result, _ = trie_sdpa_attention(module, unfold(query), unfold(key), unfold(value), nodes, **kwargs)
+    return result.flatten(0, 1).index_select(0, place)[None], None
 
 
 def register() -> None:

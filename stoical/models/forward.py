@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from stoical.encoding.packing import PackedBatch
 from stoical.models.attention import register, trie_mask
+from stoical.models.flat_row import FlatRow, goes_flat, noise_by_query
 from stoical.models.layouts import Layout
 from stoical.models.mixtures import Mixture, embedded
 from stoical.models.prompt_cache import model_inputs, nodes_pass, prompt_pass, virtual_tokens
@@ -31,8 +32,8 @@ class NodeOutput:
     """logprobs [M] float32, nats: log p(node | its prefix, prompt), 0 at roots.
 
     `logits[row, slot]`, over the vocabulary, and `hidden[row, slot]`, if asked for, are what the model has at a node's
-    parent: row and slot are [M], logits [B, S, V] in the model's precision, hidden [B, S, H]. In the `pointwise` layout
-    rows are docIDs, not queries.
+    parent: row and slot are [M], logits [R, S, V] in the model's precision, hidden [R, S, H]. The R rows are those that
+    the model ran: one flat row, a query each, or, in the `pointwise` layout, a docID each.
     """
 
     logprobs: Tensor
@@ -62,6 +63,8 @@ def node_logprobs(
     if layout == "pointwise":
         return _pointwise(model, batch)
     mixed = None if mixture is None else embedded(model, batch.input_ids, mixture)
+    if layout == "sequence" and goes_flat(model, batch):
+        return _flat(model, batch, hidden, mixed)
     logits, states = (_cached if layout == "cache" else _one_sequence)(model, batch, hidden, mixed)
     slot = (batch.node_col - batch.prompt_width + 1).clamp(min=0)
     logprobs = _read_nodes(logits, batch.node_row, slot, batch.node_token)
@@ -73,6 +76,23 @@ def _read_nodes(logits: Tensor, row: Tensor, slot: Tensor, token: Tensor) -> Ten
     normalizer = torch.logsumexp(logits.float(), dim=-1)
     picked = logits[row, slot, token.clamp(min=0)].float() - normalizer[row, slot]
     return torch.where(token >= 0, picked, 0.0)
+
+
+def _flat(model: nn.Module, batch: PackedBatch, hidden: bool, embeddings: Tensor | None) -> NodeOutput:
+    row = FlatRow.of(batch)
+    with noise_by_query(model, row.lengths):
+        output = model(
+            **model_inputs(row.pick(batch.input_ids), None if embeddings is None else row.pick(embeddings)),
+            position_ids=row.pick(batch.position_ids),
+            attention_mask=row.mask,
+            logits_to_keep=row.read,
+            use_cache=False,
+            output_hidden_states=hidden,
+        )
+    first = torch.zeros_like(row.slot)
+    logprobs = _read_nodes(output.logits, first, row.slot, batch.node_token)
+    states = output.hidden_states[-1][:, row.read] if hidden else None
+    return NodeOutput(logprobs, output.logits, first, row.slot, states)
 
 
 def _one_sequence(

@@ -137,10 +137,10 @@ def test_bfloat16_weights_give_float32_logprobs():
     """The logits are bfloat16, their softmax is not: 1e-5 of float64's, where bfloat16 has steps of 0.03."""
     batch, model, seen = pack(ragged_queries(), ROWS["fractional"]), tiny_model().bfloat16(), []
     model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    low = node_logprobs(model, batch).logprobs
+    output = node_logprobs(model, batch)
+    low = output.logprobs
     assert (seen[0].dtype, low.dtype) == (torch.bfloat16, torch.float32)
-    slot = (batch.node_col - batch.prompt_width + 1).clamp(min=0)
-    expected = seen[0].double().log_softmax(-1)[batch.node_row, slot, batch.node_token.clamp(min=0)].float()
+    expected = seen[0].double().log_softmax(-1)[output.row, output.slot, batch.node_token.clamp(min=0)].float()
     node = batch.node_token >= 0
     assert torch.allclose(low[node], expected[node], atol=1e-5)
     assert torch.allclose(low, node_logprobs(tiny_model(), batch).logprobs, atol=0.3)
@@ -160,9 +160,8 @@ def test_hidden_states_are_those_of_the_read_out_slots(model, layout):
     batch = pack(ragged_queries(), ROWS["fractional"])
     output = node_logprobs(model, batch, layout, hidden=True)
     logits = model.lm_head(output.hidden)
-    slot = (batch.node_col - batch.prompt_width + 1).clamp(min=0)
     node = batch.node_token >= 0
-    read = logits.log_softmax(-1)[batch.node_row, slot, batch.node_token.clamp(min=0)]
+    read = logits.log_softmax(-1)[output.row, output.slot, batch.node_token.clamp(min=0)]
     assert torch.allclose(read[node], output.logprobs[node], atol=1e-5)
 
 
