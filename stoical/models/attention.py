@@ -1,6 +1,6 @@
 """Attention over a prompt and trie nodes: the kernel, and the masks in the form that each implementation wants.
 
-Dimension letters: B queries, I node columns, T columns in all, N tokens of a flat row (`flat_row`), A heads, E their size.
+Dimension letters: B queries, I node columns, T columns in all, N tokens of a flat row (`flat_row`), A heads of size E.
 """
 
 from __future__ import annotations
@@ -63,9 +63,14 @@ def register() -> None:
     AttentionMaskInterface.register(TRIE_ATTENTION, sdpa_mask)
 
 
+def attention_of(model: nn.Module) -> str:
+    """The name of a model's attention implementation, whatever wraps the model."""
+    return str(extract_model_from_parallel(model).config._attn_implementation)
+
+
 def trie_mask(model: nn.Module, batch: PackedBatch) -> Tensor | None:
     """The mask in the form that the model's attention wants: node rows only, all rows, or all rows additive."""
-    attention = extract_model_from_parallel(model).config._attn_implementation
+    attention = attention_of(model)
     rows, nodes, total = batch.node_mask.shape
     if attention == TRIE_ATTENTION:
         return batch.node_mask[:, None] if nodes else None

@@ -1,7 +1,7 @@
 """A batch as one row of tokens: the model's layers see no padding, and its attention unfolds the row again.
 
-Dimension letters: B queries, P prompt columns, I node columns, T = P + I (a packed batch's rectangle), N tokens that are
-not padding, K read-out slots (the parents of trie nodes), M trie nodes, H hidden size.
+Dimension letters: B queries, P prompt columns, I node columns, T = P + I (a packed batch's rectangle), N tokens that
+are not padding, K read-out slots (the parents of trie nodes), M trie nodes, H hidden size.
 
 Embeddings, norms, linear layers and experts work on each token by itself, so that they can have the tokens of all
 queries side by side. Attention cannot: `attention.trie_sdpa_attention` puts queries, keys and values back into the
@@ -65,10 +65,12 @@ def _holds_tokens(batch: PackedBatch) -> Tensor:
     return torch.cat([columns < batch.prompt_lengths[:, None], batch.node_mask[:, :, 0]], dim=1)
 
 
-def goes_flat(model: nn.Module, batch: PackedBatch) -> bool:
-    """Whether the model's attention is ours, which unfolds a row, and there is padding to be saved: several queries."""
-    attention = extract_model_from_parallel(model).config._attn_implementation
-    return bool(attention == TRIE_ATTENTION) and len(batch.input_ids) > 1
+def is_flat(attention: str, queries: int) -> bool:
+    """Whether a batch runs as a flat row: the attention is ours, which unfolds it, and there are several queries.
+
+    One query has no padding: its rectangle is the flat row.
+    """
+    return attention == TRIE_ATTENTION and queries > 1
 
 
 @contextmanager

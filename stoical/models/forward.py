@@ -5,7 +5,8 @@ prompt token, slot 1 + i is node column i), M trie nodes, V vocabulary, H hidden
 
 Three layouts compute the same log-probabilities:
 
-- `sequence`: prompt and nodes in one sequence, nodes attending to the prompt and to their ancestors;
+- `sequence`: prompts and nodes at once, nodes attending to the prompt and to their ancestors. Where the attention is
+  ours, all queries are one row of tokens without padding (`flat_row`), elsewhere a rectangle of a row a query;
 - `cache`: the prompt first, its keys and values kept, then the nodes over them (gradients flow through the cache);
 - `pointwise`: one row per docID and a plain causal mask, as the paper trains. The reference for the other two.
 """
@@ -18,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from stoical.encoding.packing import PackedBatch
-from stoical.models.attention import register, trie_mask
-from stoical.models.flat_row import FlatRow, goes_flat, noise_by_query
+from stoical.models.attention import attention_of, register, trie_mask
+from stoical.models.flat_row import FlatRow, is_flat, noise_by_query
 from stoical.models.layouts import Layout
 from stoical.models.mixtures import Mixture, embedded
 from stoical.models.prompt_cache import model_inputs, nodes_pass, prompt_pass, virtual_tokens
@@ -63,7 +64,7 @@ def node_logprobs(
     if layout == "pointwise":
         return _pointwise(model, batch)
     mixed = None if mixture is None else embedded(model, batch.input_ids, mixture)
-    if layout == "sequence" and goes_flat(model, batch):
+    if layout == "sequence" and is_flat(attention_of(model), len(batch.input_ids)):
         return _flat(model, batch, hidden, mixed)
     logits, states = (_cached if layout == "cache" else _one_sequence)(model, batch, hidden, mixed)
     slot = (batch.node_col - batch.prompt_width + 1).clamp(min=0)

@@ -86,12 +86,17 @@ def train(data: Path, output: Path, *own: str) -> tuple[StoicalTrainer, list[Cal
     return trainer, recorder.calls
 
 
+def query_lengths(batch: PackedBatch) -> list[int]:
+    """Each query's prompt tokens and inner nodes: the columns that are some node's parent."""
+    row, column = torch.stack([batch.node_row, batch.node_col]).unique(dim=1)
+    inner = torch.bincount(row[column >= batch.prompt_width], minlength=len(batch.query_ids))
+    return (batch.prompt_lengths + inner).tolist()
+
+
 def embedded(batches: list[PackedBatch], layout: str) -> list[list[int]]:
     """L of what a layout embeds, call by call: of each query, or of the rows of prompts and then of those of nodes."""
     if layout == "sequence":
-        nodes = [torch.stack([batch.node_row, batch.node_col]).unique(dim=1) for batch in batches]
-        inner = [torch.bincount(row[col >= batch.prompt_width]) for batch, (row, col) in zip(batches, nodes, strict=True)]
-        return [(batch.prompt_lengths + own).tolist() for batch, own in zip(batches, inner, strict=True)]
+        return [query_lengths(batch) for batch in batches]
     return [[width] for batch in batches for width in (batch.prompt_width, batch.node_mask.shape[1])]
 
 
