@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from stoical.common.time_spent import TimeSpent
 from stoical.decoding.choices import Mode, Reduction
 from stoical.decoding.free_run import beam_scores, greedy_is_valid, teacher_forced
 from stoical.decoding.sampling import greedy_rollouts, greedy_tokens
@@ -61,16 +62,19 @@ class Evaluator:
     diagnostics: bool = False
     generation: bool = False
 
-    def __call__(self, model: nn.Module, progress: bool = False) -> Evaluation:
-        """Evaluate, with the model in eval mode meanwhile. Every process calls it and gets the whole result."""
-        state = PartialState()
+    def __call__(self, model: nn.Module, progress: bool = False, spent: TimeSpent | None = None) -> Evaluation:
+        """Evaluate, with the model in eval mode meanwhile. Every process calls it and gets the whole result.
+
+        spent: gets the time of loader and forward passes.
+        """
+        state, spent = PartialState(), spent or TimeSpent()
         picked = self._sample()
         mine = picked[state.process_index :: state.num_processes]
         most = -(-len(picked) // state.num_processes)
         mine += picked[:1] * (most - len(mine))  # equal work, so that sharded models stay in step; dropped below
         longest = max(len(ids) for index in picked for ids in _tops(self.dataset[index])) if self.generation else 0
         with eval_mode(model):
-            rows = list(self._rows(model, mine, longest, show=progress and state.is_main_process))
+            rows = list(self._rows(model, mine, longest, spent, show=progress and state.is_main_process))
         by_index = dict(rows if state.num_processes == 1 else gather_object(rows))
         assert sorted(by_index) == picked, "an evaluation query was lost"
         results = [by_index[index] for index in picked]
@@ -83,19 +87,23 @@ class Evaluator:
         return sorted(random.Random(0).sample(range(total), self.num_queries))
 
     def _rows(
-        self, model: nn.Module, indices: list[int], longest: int, show: bool
+        self, model: nn.Module, indices: list[int], longest: int, spent: TimeSpent, show: bool
     ) -> Iterator[tuple[int, QueryResult]]:
         device = next(model.parameters()).device
-        starts = range(0, len(indices), self.batch_size)
-        for start in tqdm(starts, desc="evaluating", unit="batch", disable=not show):
-            chosen = indices[start : start + self.batch_size]
-            queries = [self.dataset[index] for index in chosen]
-            batch = self.collator(queries)["batch"].to(device)
-            with torch.no_grad():
-                exact = self.mode == "exact"
+        batches = tqdm(self._batches(indices), "evaluating", -(-len(indices) // self.batch_size), disable=not show)
+        for chosen, queries, packed in spent.waiting_for(iter(batches), "loader"):
+            with spent.on("forward"), torch.no_grad():
+                batch, exact = packed.to(device), self.mode == "exact"
                 seen = self._exact(model, batch, queries, longest) if exact else self._greedy_path(model, batch)
             for index, query, own in zip(chosen, queries, seen, strict=True):
                 yield index, self._result(query, own)
+
+    def _batches(self, indices: list[int]) -> Iterator[tuple[list[int], list[TokenizedQuery], PackedBatch]]:
+        """Places in the split, their queries, and the batch of these."""
+        for start in range(0, len(indices), self.batch_size):
+            chosen = indices[start : start + self.batch_size]
+            queries = [self.dataset[index] for index in chosen]
+            yield chosen, queries, self.collator(queries)["batch"]
 
     def _exact(self, model: nn.Module, batch: PackedBatch, queries: list[TokenizedQuery], longest: int) -> list[_Seen]:
         output = node_logprobs(model, batch, self.layout)
