@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ class Steps(TrainerCallback):
 
 def run(given: Given) -> None:
     """Train a few steps under the profiler and print what they took."""
-    options, cuda = given.options, torch.cuda.is_available()
+    options = given.options
     quiet_libraries()
     words = given.settings | {
         "training.max_steps": str(options.steps + WARM_UP),
@@ -59,13 +60,21 @@ def run(given: Given) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         words["output"] = f"{scratch}/run"
         trainer = build_trainer(load_recipe(*(f"{key}={value}" for key, value in words.items())))
-        activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
-        plan = schedule(wait=0, warmup=WARM_UP, active=options.steps)
-        with profile(activities=activities, schedule=plan, record_shapes=options.shapes) as profiler:
+        with profile(
+            activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available(),
+            schedule=schedule(wait=0, warmup=WARM_UP, active=options.steps, repeat=1),
+            on_trace_ready=partial(show, options),
+            record_shapes=options.shapes,
+            acc_events=True,
+        ) as profiler:
             trainer.add_callback(Steps(profiler))
             trainer.train()
+
+
+def show(options: ProfileOptions, profiler: profile) -> None:
+    """Print the table, and write the timeline where one is asked for."""
     found = profiler.key_averages(group_by_input_shape=options.shapes)
-    order = "self_cuda_time_total" if cuda else "self_cpu_time_total"
+    order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
     print(found.table(sort_by=order, row_limit=options.rows, max_name_column_width=40))
     if options.trace is not None:
         profiler.export_chrome_trace(options.trace)
