@@ -71,11 +71,12 @@ def attention_of(model: nn.Module) -> str:
 def trie_mask(model: nn.Module, batch: PackedBatch) -> Tensor | None:
     """The mask in the form that the model's attention wants: node rows only, all rows, or all rows additive."""
     attention = attention_of(model)
-    rows, nodes, total = batch.node_mask.shape
+    mask = batch.node_mask
+    rows, nodes, total = mask.shape
     if attention == TRIE_ATTENTION:
-        return batch.node_mask[:, None] if nodes else None
-    causal = torch.ones(total - nodes, total, dtype=torch.bool, device=batch.node_mask.device).tril()
-    mask = torch.cat([causal.expand(rows, -1, -1), batch.node_mask], dim=1)[:, None]
+        return mask[:, None] if nodes else None
+    causal = torch.ones(total - nodes, total, dtype=torch.bool, device=mask.device).tril()
+    mask = torch.cat([causal.expand(rows, -1, -1), mask], dim=1)[:, None]
     if attention == "sdpa":
         return mask
     return additive(mask, next(model.parameters()).dtype)

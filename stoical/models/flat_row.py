@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
@@ -41,7 +42,7 @@ class FlatRow:
     @classmethod
     def of(cls, batch: PackedBatch) -> FlatRow:
         """The row of a packed batch."""
-        holds = _holds_tokens(batch)
+        holds = batch.holds_tokens
         rows, total = holds.shape
         parent = batch.node_row * total + batch.node_col
         read = torch.zeros_like(holds).view(-1).index_fill(0, parent, True)
@@ -59,12 +60,6 @@ class FlatRow:
         return values.flatten(0, 1)[self.place][None]
 
 
-def _holds_tokens(batch: PackedBatch) -> Tensor:
-    """[B, T] True at prompt tokens and nodes. Every node attends to its prompt's first token, padding does not."""
-    columns = torch.arange(batch.prompt_width, device=batch.input_ids.device)
-    return torch.cat([columns < batch.prompt_lengths[:, None], batch.node_mask[:, :, 0]], dim=1)
-
-
 def is_flat(attention: str, queries: int) -> bool:
     """Whether a batch runs as a flat row: the attention is ours, which unfolds it, and there are several queries.
 
@@ -79,9 +74,9 @@ def noise_by_query(model: nn.Module, lengths: Tensor) -> Iterator[None]:
 
     In here its hook on the embedding adds nothing, and ours adds uniform noise of up to alpha / sqrt(L H).
     """
-    embed = extract_model_from_parallel(model).get_input_embeddings()
+    embed: Any = extract_model_from_parallel(model).get_input_embeddings() if model.training else None
     alpha = getattr(embed, "neftune_noise_alpha", None)
-    if alpha is None or not embed.training:
+    if alpha is None:
         yield
         return
 

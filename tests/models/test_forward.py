@@ -152,7 +152,7 @@ def test_no_logits_for_the_prompt(model):
     seen = []
     model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
     node_logprobs(model, batch)
-    assert seen == [batch.node_mask.shape[1] + 1]
+    assert seen == [batch.node_sees.shape[1] + 1]
 
 
 @pytest.mark.parametrize("layout", ["sequence", "cache"])
@@ -185,7 +185,7 @@ def test_self_check_sees_a_wrong_mask(model):
     assert self_check(model, batch, "sequence", torch.float32) < 1e-5
     assert self_check(model, batch, "cache", torch.float32) < 1e-5
     broken = type(batch)(**{name: getattr(batch, name) for name in batch.__dataclass_fields__} | {
-        "node_mask": torch.ones_like(batch.node_mask)
+        "node_sees": torch.ones_like(batch.node_sees)
     })  # fmt: skip
     with pytest.raises(ValueError, match="cannot branch"):
         self_check(model, broken, "sequence", torch.float32)
