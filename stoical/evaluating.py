@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,7 +109,7 @@ def _own_sha256(run: Path) -> str | None:
     return sums.get("test") if isinstance(sums, dict) else None
 
 
-def run_job(job: EvaluationJob, progress: bool = False, spent: TimeSpent | None = None) -> Evaluation:
+def run_job(job: EvaluationJob, shown: bool = False, spent: TimeSpent | None = None) -> Evaluation:
     """Load the model and score the split. Every process calls it and gets the whole result. spent: gets the times."""
     from accelerate import Accelerator
 
@@ -131,7 +130,7 @@ def run_job(job: EvaluationJob, progress: bool = False, spent: TimeSpent | None 
     check_loaded(model, len(tokenizer), recipe.prompt.max_length, recipe.layout, precision == "bf16")
     spent.all_so_far("start")
     with accelerator.autocast():
-        evaluation = evaluator(model, progress, spent)
+        evaluation = evaluator(model, shown, spent)
     return replace(evaluation, data=job.data)
 
 
@@ -157,7 +156,7 @@ def evaluate_and_report(job: EvaluationJob) -> None:
 
     check_replaceable(job.output, job.data)
     spent = TimeSpent(process_start())
-    evaluation = run_job(job, sys.stderr.isatty(), spent)
+    evaluation = run_job(job, shown=True, spent=spent)
     if PartialState().is_main_process:
         with spent.on("writing"):
             said = write_results(evaluation, job)

@@ -50,7 +50,8 @@ class PackedBatch:
     share of the target at its parent (`targets.node_targets`).
     doc_path [D, L] the counted nodes of each docID (indices into M, padded with -1); doc_query, doc_rank [D];
     doc_negative [D] bool. num_tokens: input tokens that are not padding; num_points: Eq. 11's points in the batch;
-    num_dropped: documents that truncation dropped; filler: the batch counts nothing (`training.ragged_epochs`).
+    num_dropped: documents that truncation dropped; num_pruned: docIDs whose nodes are not all here;
+    filler: the batch counts nothing (`training.ragged_epochs`).
     """
 
     query_ids: tuple[str, ...]
@@ -58,6 +59,7 @@ class PackedBatch:
     num_tokens: int
     num_points: int
     num_dropped: int
+    num_pruned: int
     filler: bool
     input_ids: Tensor
     position_ids: Tensor
@@ -174,7 +176,7 @@ class TrieTargetCollator:
     def _weights(self, query: TokenizedQuery, trie: DocIDTrie, ranks: Ints, targets: Floats) -> Floats:
         weights = node_weights(trie, ranks, self.targets)
         if query.mixed is not None:
-            weights = prefix_weights(trie, ranks, weights, targets, query.mixed)
+            weights = prefix_weights(trie, ranks, targets, query.mixed)
         uncounted = np.asarray(query.counted[: query.num_listed]) < (trie.path >= 0).sum(axis=1)
         weights[trie.leaf[uncounted]] = 0.0
         return weights
@@ -227,6 +229,7 @@ def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: i
         num_tokens=int(prompt_lengths.sum()) + sum(len(part.inner) for part in packed),
         num_points=sum(num_points(np.asarray(part.query.ranks[: part.query.num_listed]), targets) for part in packed),
         num_dropped=sum(part.query.num_dropped for part in packed),
+        num_pruned=sum(len(part.trie.path) for part in packed) - sum(len(each["doc_rank"]) for each in docs),
         filler=all(part.query.filler for part in packed),
         input_ids=torch.from_numpy(input_ids),
         position_ids=torch.from_numpy(position_ids),

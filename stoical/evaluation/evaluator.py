@@ -11,8 +11,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from stoical.common.progress import progress
 from stoical.common.time_spent import TimeSpent
 from stoical.decoding.choices import Mode, Reduction
 from stoical.decoding.free_run import beam_scores, greedy_is_valid, teacher_forced
@@ -62,10 +62,10 @@ class Evaluator:
     diagnostics: bool = False
     generation: bool = False
 
-    def __call__(self, model: nn.Module, progress: bool = False, spent: TimeSpent | None = None) -> Evaluation:
+    def __call__(self, model: nn.Module, shown: bool = False, spent: TimeSpent | None = None) -> Evaluation:
         """Evaluate, with the model in eval mode meanwhile. Every process calls it and gets the whole result.
 
-        spent: gets the time of loader and forward passes.
+        shown: say how far it is, on the main process. spent: gets the time of loader and forward passes.
         """
         state, spent = PartialState(), spent or TimeSpent()
         picked = self._sample()
@@ -74,7 +74,7 @@ class Evaluator:
         mine += picked[:1] * (most - len(mine))  # equal work, so that sharded models stay in step; dropped below
         longest = max(len(ids) for index in picked for ids in _tops(self.dataset[index])) if self.generation else 0
         with eval_mode(model):
-            rows = list(self._rows(model, mine, longest, spent, show=progress and state.is_main_process))
+            rows = list(self._rows(model, mine, longest, spent, shown and state.is_main_process))
         by_index = dict(rows if state.num_processes == 1 else gather_object(rows))
         assert sorted(by_index) == picked, "an evaluation query was lost"
         results = [by_index[index] for index in picked]
@@ -87,23 +87,22 @@ class Evaluator:
         return sorted(random.Random(0).sample(range(total), self.num_queries))
 
     def _rows(
-        self, model: nn.Module, indices: list[int], longest: int, spent: TimeSpent, show: bool
+        self, model: nn.Module, indices: list[int], longest: int, spent: TimeSpent, shown: bool
     ) -> Iterator[tuple[int, QueryResult]]:
         device = next(model.parameters()).device
-        batches = tqdm(self._batches(indices), "evaluating", -(-len(indices) // self.batch_size), disable=not show)
-        for chosen, queries, packed in spent.waiting_for(iter(batches), "loader"):
+        batches = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
+        loaded = spent.waiting_for(map(self._load, batches), "loader")
+        for chosen in progress(batches, "evaluating, batches", shown):
+            queries, packed = next(loaded)
             with spent.on("forward"), torch.no_grad():
                 batch, exact = packed.to(device), self.mode == "exact"
                 seen = self._exact(model, batch, queries, longest) if exact else self._greedy_path(model, batch)
             for index, query, own in zip(chosen, queries, seen, strict=True):
                 yield index, self._result(query, own)
 
-    def _batches(self, indices: list[int]) -> Iterator[tuple[list[int], list[TokenizedQuery], PackedBatch]]:
-        """Places in the split, their queries, and the batch of these."""
-        for start in range(0, len(indices), self.batch_size):
-            chosen = indices[start : start + self.batch_size]
-            queries = [self.dataset[index] for index in chosen]
-            yield chosen, queries, self.collator(queries)["batch"]
+    def _load(self, indices: list[int]) -> tuple[list[TokenizedQuery], PackedBatch]:
+        queries = [self.dataset[index] for index in indices]
+        return queries, self.collator(queries)["batch"]
 
     def _exact(self, model: nn.Module, batch: PackedBatch, queries: list[TokenizedQuery], longest: int) -> list[_Seen]:
         output = node_logprobs(model, batch, self.layout)

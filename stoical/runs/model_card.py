@@ -48,7 +48,7 @@ CITATION = """\
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
+class CardMethod:
     """What trained the weights, and its loss, both as markdown."""
 
     name: str
@@ -66,7 +66,7 @@ class CardSource:
     recipe: Recipe
     data: Mapping[str, Any]
     adapter: bool
-    method: Method | None = None
+    method: CardMethod | None = None
     generated: Mapping[str, Any] | None = None
 
     def render(self, step: int, log_history: Sequence[Mapping[str, float]]) -> str:
@@ -129,10 +129,10 @@ The prompt is the template `{Path(recipe.prompt.template).name}`; prompt and lon
 {recipe.prompt.max_length} tokens, and a list that does not fit is an error."""
 
 
-def _own_method(recipe: Recipe) -> Method:
+def _own_method(recipe: Recipe) -> CardMethod:
     """The recipe's loss, with what its mitigations make of it."""
     names = f" and {', '.join(recipe.mitigations.chosen)}" if recipe.mitigations.chosen else ""
-    return Method(RANK_AWARE + names, loss_formula(recipe.loss) + mitigation_lines(recipe.mitigations))
+    return CardMethod(RANK_AWARE + names, loss_formula(recipe.loss) + mitigation_lines(recipe.mitigations))
 
 
 def mitigation_lines(mitigations: MitigationSettings) -> str:
