@@ -12,6 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from stoical.common.ahead import ahead
 from stoical.common.progress import progress
 from stoical.common.time_spent import TimeSpent
 from stoical.decoding.choices import Mode, Reduction
@@ -91,7 +92,7 @@ class Evaluator:
     ) -> Iterator[tuple[int, QueryResult]]:
         device = next(model.parameters()).device
         batches = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
-        loaded = spent.waiting_for(map(self._load, batches), "loader")
+        loaded = spent.waiting_for(ahead(map(self._load, batches)), "loader")
         for chosen in progress(batches, "evaluating, batches", shown):
             queries, packed = next(loaded)
             with spent.on("forward"), torch.no_grad():

@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from stoical.common.time_spent import TimeSpent
 from stoical.encoding.queries import EncodedDataset
 from stoical.objectives.objective import Objective
+from stoical.training.loader import Ahead
 
 
 class AfterStep(TrainerCallback):
@@ -72,5 +73,5 @@ class EpochShuffle(TrainerCallback):
         the middle: every query's documents would be shuffled as in epoch 0.
         """
         dataset = train_dataloader.dataset
-        assert isinstance(dataset, EncodedDataset)
+        assert isinstance(dataset, EncodedDataset | Ahead)
         dataset.set_epoch(int(state.epoch or 0))
