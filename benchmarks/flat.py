@@ -130,7 +130,7 @@ def time_setting(name: str, options: FlatOptions, directory: str) -> dict[str, A
 
 
 def summarise(results: Sequence[dict[str, Any]], mode: str) -> str:
-    """A table of one mode: processor seconds a micro-batch, and the median of the rounds' own ratios."""
+    """A table of one mode: processor seconds a round, and the median of the rounds' own ratios."""
     rows = []
     for result in results:
         times: dict[str, Times] = result[mode]
@@ -157,7 +157,10 @@ def run(options: FlatOptions) -> None:
     known = {name.replace(", ", " "): name for name in SETTINGS}
     with tempfile.TemporaryDirectory() as scratch:
         results = [time_setting(known[name], options, scratch) for name in options.settings.split(",")]
-    tables = {mode: summarise(results, mode) for mode in ("training", "evaluation")}
+    tables = {
+        f"{mode}: seconds for {options.batches} micro-batches": summarise(results, mode)
+        for mode in ("training", "evaluation")
+    }
     write_results(options.name, COMMAND, sys.argv[1:], asdict(options), results, tables)
 
 
