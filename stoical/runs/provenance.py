@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import platform
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from accelerate import PartialState
 PACKAGES = ("stoical", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
 
 
+@cache
 def package_versions() -> dict[str, str]:
     """Versions of stoical and of what its numbers depend on."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
@@ -28,8 +30,12 @@ def device_name() -> str:
     return f"{device.type} ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
 
 
+@cache
 def git_state() -> dict[str, Any]:
-    """Commit of the source tree, and whether and how it differs from it; empty where there is no git."""
+    """Commit of the source tree, and whether and how it differs from it; empty where there is no git.
+
+    As it was when first asked: what a process has imported does not change with the files.
+    """
 
     def git(*words: str) -> str:
         folder = Path(__file__).parent

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -15,6 +14,7 @@ from stoical.build.encoder import build_tokenizer
 from stoical.build.model import load_model
 from stoical.common.files import check_writable, staged
 from stoical.config.recipe import DType, ModelSettings, Recipe
+from stoical.config.values import recipe_yaml
 from stoical.encoding.packing import PackedBatch
 from stoical.encoding.tokenization import save_tokenizer
 from stoical.models.forward import node_logprobs
@@ -52,7 +52,7 @@ def export(checkpoint: Path, output: Path, dtype: DType = "float32") -> float:
                 f"the written model's log-probabilities differ from {checkpoint}'s by {difference:.1e} nats, over the "
                 f"{LIMIT[dtype]:g} that {dtype} explains; nothing was kept"
             )
-        (draft / "recipe.yaml").write_text(OmegaConf.to_yaml(_pointed_at(recipe, output, dtype)))
+        (draft / "recipe.yaml").write_text(recipe_yaml(_pointed_at(recipe, output, dtype)))
     return difference
 
 
