@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from stoical.evaluation.metrics import gold_gains, ndcg
+from stoical.evaluation.paper import gold_gains, ndcg
 from stoical.objectives.build import MitigationSettings
 from stoical.objectives.mitigations.consistency import ConsistencySettings
 from stoical.objectives.mitigations.mixer import MixerSettings

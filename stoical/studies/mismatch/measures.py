@@ -22,7 +22,8 @@ from stoical.decoding.scores import doc_scores
 from stoical.decoding.walks import family_argmax, top_docs, trie_logprobs, visited
 from stoical.encoding.packing import PackedBatch, TrieTargetCollator
 from stoical.evaluation.diagnostics import diagnose
-from stoical.evaluation.metrics import JudgedQuery, query_metrics
+from stoical.evaluation.judged import JudgedQuery
+from stoical.evaluation.metrics import query_metrics
 from stoical.models.forward import NodeOutput
 from stoical.objectives.mitigations.rewards import docid_rewards, expected_reward
 from stoical.studies.mismatch.models import Plan, Recurrent, make_plan
@@ -64,7 +65,7 @@ def _packed(task: Task, numbers: list[int], collate: TrieTargetCollator) -> Test
         for place in range(task.settings.queries, queries):
             rows.append(world.query(place, str(local * queries + place), world.off_list(place)))
     batch = collate(rows)["batch"]
-    batch = replace(batch, node_mask=batch.node_mask[:, :0])  # the models need none, and it is the largest part
+    batch = replace(batch, node_sees=batch.node_sees[:, :0])  # the models need none, and it is the largest part
     corpus = replace(batch, node_rank=batch.node_rank.clamp(max=LAST))
     tops = [[world.lists[q][0] for q in range(task.settings.queries)] for world in task.worlds]
     return TestQueries(
