@@ -10,30 +10,40 @@ from typing import Any, Self
 
 from stoical.common.fields import alike
 
-ROW_KEYS = frozenset({"query_id", "query", "docs", "negatives"})
-DOC_KEYS = frozenset({"docid", "text", "rank"})
-NEGATIVE_KEYS = frozenset({"docid", "text"})
+ROW_KEYS = frozenset({"query_id", "query", "docs", "negatives", "weight"})
+DOC_KEYS = frozenset({"docid", "text", "rank", "weight", "teacher_score"})
+NEGATIVE_KEYS = frozenset({"docid", "text", "teacher_score"})
 ROW_EXAMPLE = '{"query_id": ..., "query": ..., "docs": [...]}'
 MAX_RANK = 2**31 - 1
+MAX_NUMBER = 1e15  # of weights and scores: their products still are float32
 
 
 @dataclass(frozen=True, slots=True)
 class Doc:
-    """A document: its identifier, its text if any, and its rank (1 = best) where the data gives one."""
+    """A document: its identifier, its text if any, and its rank (1 = best) where the data gives one.
+
+    weight: how much it counts in training (None: 1). teacher_score: another model's score of it, to learn from.
+    """
 
     docid: str
     text: str | None = None
     rank: int | None = None
+    weight: float | None = None
+    teacher_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RankingRow:
-    """A query, its relevant documents in rank order (most relevant first) and its off-list negatives."""
+    """A query, its relevant documents in rank order (most relevant first) and its off-list negatives.
+
+    weight: how much the query counts in training (None: 1).
+    """
 
     query_id: str
     query: str
     docs: tuple[Doc, ...]
     negatives: tuple[Doc, ...] = ()
+    weight: float | None = None
 
     @classmethod
     def of(
@@ -72,8 +82,9 @@ def parse_row(raw: Mapping[str, Any], where: str) -> RankingRow:
     """A validated row. `where` (such as `data/foo/train.jsonl:17`) opens every message.
 
     Raises ValueError for a field that is missing, blank or of the wrong type, an unknown key, a docID that
-    occurs twice (negatives included), and a rank that is not a positive integer, that is lower than the one before or
-    higher than its place, or that is missing where other docs have one.
+    occurs twice (negatives included), a rank that is not a positive integer, that is lower than the one before or
+    higher than its place, or that is missing where other docs have one, and a weight or a teacher's score that is not
+    a finite number, or a weight below 0.
     """
     _check_object(raw, ROW_KEYS, where, ROW_EXAMPLE)
     query_id, query = _string(raw, "query_id", where), _string(raw, "query", where)
@@ -81,7 +92,7 @@ def parse_row(raw: Mapping[str, Any], where: str) -> RankingRow:
     negatives = () if raw.get("negatives") is None else _documents(raw, "negatives", NEGATIVE_KEYS, where)
     _check_distinct(docs, negatives, where)
     _check_ranks(docs, where)
-    return RankingRow(query_id, query, docs, negatives)
+    return RankingRow(query_id, query, docs, negatives, _weight(raw, where))
 
 
 def row_problems(raw: Any, where: str) -> list[str]:
@@ -99,6 +110,7 @@ def row_problems(raw: Any, where: str) -> list[str]:
         return problems
     for key in ("query_id", "query"):
         passed(_string, raw, key, where)
+    passed(_weight, raw, where)
     valid: list[Doc] = []
     for key, known in (("docs", DOC_KEYS), ("negatives", NEGATIVE_KEYS)):
         optional = key == "negatives" and raw.get(key) is None
@@ -160,7 +172,35 @@ def _document(raw: Any, known: frozenset[str], where: str) -> Doc:
     rank = raw.get("rank")
     if rank is not None and not (type(rank) is int and 1 <= rank <= MAX_RANK):
         raise ValueError(f"{where}: 'rank' must be a positive integer (1 = best), got {reprlib.repr(rank)}")
-    return Doc(_string(raw, "docid", where), text, rank)
+    return Doc(_string(raw, "docid", where), text, rank, _weight(raw, where), _number(raw, "teacher_score", where))
+
+
+def _weight(raw: Mapping[str, Any], where: str) -> float | None:
+    """The weight, if there is one: a finite number, 0 or more."""
+    weight = _number(raw, "weight", where)
+    if weight is not None and weight < 0:
+        raise ValueError(f"{where}: 'weight' must not be negative, got {weight:g}; 0 leaves it out of the loss")
+    return weight
+
+
+def _number(raw: Mapping[str, Any], key: str, where: str) -> float | None:
+    value = raw.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
+        raise ValueError(f"{where}: {key!r} must be a finite number, got {reprlib.repr(value)}")
+    return float(value)
+
+
+def check_teacher(row: RankingRow, where: str) -> None:
+    """Raise ValueError where a document or negative of the row has no teacher's score."""
+    for key, docs in (("docs", row.docs), ("negatives", row.negatives)):
+        for place, doc in enumerate(docs):
+            if doc.teacher_score is None:
+                raise ValueError(
+                    f"{where}: {key}[{place}] ({doc.docid!r}) has no 'teacher_score', and the loss learns from a "
+                    "teacher's scores; give one to every document and negative, or choose another loss.ranking"
+                )
 
 
 def _check_distinct(docs: Sequence[Doc], negatives: Sequence[Doc], where: str) -> None:

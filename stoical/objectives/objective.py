@@ -32,13 +32,22 @@ def weighted_nll(node_logprobs: Tensor, node_weights: Tensor) -> Tensor:
 
 
 def normalizer(batch: PackedBatch, kind: Normalizer) -> Tensor:
-    """What the loss is divided by, summed over the global batch: queries, Eq. 11 points, or node weights; scalar."""
+    """What the loss is divided by, summed over the global batch: queries, Eq. 11 points, or node weights; scalar.
+
+    Queries and points count by their weights in the data.
+    """
     if batch.filler:
         return torch.zeros((), device=batch.node_weights.device)
     if kind == "weights":
         return batch.node_weights.sum()
-    count = len(batch.query_ids) if kind == "queries" else batch.num_points
-    return torch.tensor(float(count), device=batch.node_weights.device)
+    if kind == "queries":
+        return batch.query_weight.sum()
+    return torch.tensor(float(batch.num_points), device=batch.node_weights.device)
+
+
+def divided(loss_sum: Tensor, total: Tensor) -> Tensor:
+    """The loss over its normalizer; 0 where a batch weighs nothing."""
+    return loss_sum / total.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 @dataclass(frozen=True, slots=True)

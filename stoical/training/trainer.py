@@ -17,7 +17,7 @@ from stoical.models.forward import NodeOutput, node_logprobs
 from stoical.models.layouts import Layout
 from stoical.models.modes import eval_mode
 from stoical.models.self_check import self_check
-from stoical.objectives.objective import Normalizer, Objective, StepContext, normalizer
+from stoical.objectives.objective import Normalizer, Objective, StepContext, divided, normalizer
 from stoical.training.callbacks import AfterStep, EpochShuffle
 from stoical.training.ragged_epochs import deal_exactly
 from stoical.training.run_trainer import RunTrainer
@@ -62,7 +62,7 @@ class StoicalTrainer(RunTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """This micro-batch's share of the global loss, in nats per unit of the normalizer."""
-        assert not return_outputs and num_items_in_batch is not None
+        assert not return_outputs and isinstance(num_items_in_batch, Tensor)
         batch = inputs["batch"]
         if not self._checked:
             self._self_check(model, batch)
@@ -86,7 +86,7 @@ class StoicalTrainer(RunTrainer):
             return loss_sum * 0.0  # as many passes as the other processes make, and no gradient
         self._dropped_docs += batch.num_dropped
         self.throughput.count(batch)
-        return loss_sum * self.accelerator.num_processes / num_items_in_batch
+        return divided(loss_sum * self.accelerator.num_processes, num_items_in_batch)
 
     def _predict(self, model: nn.Module, batch: PackedBatch) -> NodeOutput:
         """A pass that samples are drawn from: no dropout, no embedding noise, no graph."""
