@@ -50,6 +50,10 @@ def divided(loss_sum: Tensor, total: Tensor) -> Tensor:
     return loss_sum / total.clamp(min=torch.finfo(torch.float32).tiny)
 
 
+def _no_reference(batch: PackedBatch) -> NodeOutput:
+    raise AssertionError("no objective said that it needs a reference")
+
+
 @dataclass(frozen=True, slots=True)
 class StepContext:
     """What an objective sees of one micro-batch.
@@ -58,7 +62,8 @@ class StepContext:
     objectives' `needs_hidden` is set. step: optimizer steps done so far, of `run_steps` in all (None: nobody knows, and
     no schedule may be in shares of the run). forward: another differentiable pass, over a
     batch of the caller's making and, as a second argument if wanted, an `embeddings.Mixture` in places of its tokens;
-    predict: the same, of tokens, in eval mode and without a graph.
+    predict: the same, of tokens, in eval mode and without a graph; reference: so, by the model as it was before
+    training, if one of the objectives' `needs_reference` is set.
     """
 
     batch: PackedBatch
@@ -66,6 +71,7 @@ class StepContext:
     step: int
     forward: Callable[..., NodeOutput]
     predict: Callable[[PackedBatch], NodeOutput]
+    reference: Callable[[PackedBatch], NodeOutput] = _no_reference
     run_steps: int | None = None
 
     @property
@@ -135,6 +141,11 @@ class Objective(ABC):
     needs_whole_trie: ClassVar[bool] = True  # every trie node is in the batch, also those without weight
     needs_hidden: ClassVar[bool] = False  # the output holds the hidden states
     keeps_state: ClassVar[bool] = False  # a checkpoint holds its `state_dict`
+
+    @property
+    def needs_reference(self) -> bool:
+        """True where it compares with the model as it was before training."""
+        return False
 
     @abstractmethod
     def __call__(self, context: StepContext) -> ObjectiveOutput:

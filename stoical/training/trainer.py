@@ -16,6 +16,7 @@ from stoical.encoding.packing import PackedBatch
 from stoical.models.forward import NodeOutput, node_logprobs
 from stoical.models.layouts import Layout
 from stoical.models.modes import eval_mode
+from stoical.models.reference import Reference
 from stoical.models.self_check import self_check
 from stoical.objectives.objective import Normalizer, Objective, StepContext, divided, normalizer
 from stoical.training.callbacks import AfterStep, EpochShuffle
@@ -50,6 +51,8 @@ class StoicalTrainer(RunTrainer):
         for callback in (self.throughput, EpochShuffle, AfterStep(objectives.values())):
             self.add_callback(callback)
         self.objectives, self.loss_normalizer, self.layout = objectives, loss_normalizer, layout
+        compares = any(objective.needs_reference for objective in objectives.values())
+        self._reference = Reference(self.model) if compares else None
         self._checked = layout == "pointwise"
         self._pending: dict[str, list[float]] = defaultdict(list)
         self._dropped_docs = 0
@@ -73,6 +76,7 @@ class StoicalTrainer(RunTrainer):
             step=self.state.global_step,
             forward=lambda other, mixture=None: node_logprobs(model, other, self.layout, mixture=mixture),
             predict=lambda other: self._predict(model, other),
+            reference=lambda other: self._refer(model, other),
             run_steps=self.state.max_steps,
         )
         loss_sum = torch.zeros((), device=output.logprobs.device)
@@ -92,6 +96,12 @@ class StoicalTrainer(RunTrainer):
         """A pass that samples are drawn from: no dropout, no embedding noise, no graph."""
         with eval_mode(model), torch.no_grad():
             return node_logprobs(model, batch, self.layout)
+
+    def _refer(self, model: nn.Module, batch: PackedBatch) -> NodeOutput:
+        """A pass of the model as it was before training, without a graph."""
+        assert self._reference is not None
+        with self._reference.of(model) as reference, eval_mode(reference), torch.no_grad():
+            return node_logprobs(reference, batch, self.layout)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As transformers makes it; with several processes, an epoch's last queries are trained on once."""
