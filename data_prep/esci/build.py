@@ -31,7 +31,7 @@ from ..docid_paths import make_paths
 from ..dropped import Dropped, print_dropped
 from ..embeddings import Embeddings, load_embeddings, model_embeddings, tfidf_embeddings, zero_rows
 from ..top_ranks import check_enough, top_ranks
-from .files import Source, read_separate, read_source
+from .files import EsciSource, read_separate, read_source
 from .lists import Lists, rows_table, settle_collisions, split_rows, subset
 from .options import EsciOptions, check_options
 from .texts import LOCALE, Texts, collect_queries, collect_titles, count_source
@@ -141,7 +141,7 @@ def make_splits(options: EsciOptions, lists: Lists, docids: list[str], items: Te
     return {split: rows_table(lists, chosen, *arrays) for split, chosen in rows.items()}
 
 
-def describe(options: EsciOptions, source: Source, embeddings: Embeddings, ranks: Sequence[int]) -> dict[str, Any]:
+def describe(options: EsciOptions, source: EsciSource, embeddings: Embeddings, ranks: Sequence[int]) -> dict[str, Any]:
     """The manifest's head: where the data comes from and what was done to it. It holds no paths."""
     left_out = {"out", "source", "revision", "queries", "titles", "texts", "seed", "device"}
     left_out |= {"embedder", "embedder_revision", "query_embeddings", "title_embeddings"}

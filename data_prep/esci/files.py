@@ -26,7 +26,7 @@ HOW_TO_GET = (
 
 
 @dataclass(frozen=True)
-class Source:
+class EsciSource:
     """The tables that hold queries, those that hold titles and those that hold judged pairs; one may be all three."""
 
     name: str
@@ -36,7 +36,7 @@ class Source:
     pairs: list[Table]
 
 
-def read_source(source: str, revision: str) -> Source:
+def read_source(source: str, revision: str) -> EsciSource:
     """A directory with the official files, one joined file, or a hub id. ValueError for anything else."""
     path = Path(source)
     if not source:
@@ -48,29 +48,29 @@ def read_source(source: str, revision: str) -> Source:
     joined = (*TITLE_COLUMNS, "query")
     if path.is_file():
         table = _read(path, joined)
-        return Source(path.name, None, [table], [table], [table])
+        return EsciSource(path.name, None, [table], [table], [table])
     if path.suffix or len(path.parts) != 2:
         raise ValueError(f"source={source}: there is no such file or directory; give {HOW_TO_GET}")
     tables = _from_hub(source, revision, joined)
-    return Source(source, revision or None, tables, tables, tables)
+    return EsciSource(source, revision or None, tables, tables, tables)
 
 
-def read_separate(queries: str, titles: str) -> Source:
+def read_separate(queries: str, titles: str) -> EsciSource:
     """One file of queries and, separated by commas, one or more of titles. No judged pairs."""
     if not (queries and titles):
         raise ValueError("queries= and titles= go together: one file of queries, and one or more of titles")
     paths = [Path(path) for path in titles.split(",")]
     name = ", ".join(path.name for path in [Path(queries), *paths])
     title_tables = [_read(path, TITLE_COLUMNS) for path in paths]
-    return Source(name, None, [_read(Path(queries), QUERY_COLUMNS)], title_tables, [])
+    return EsciSource(name, None, [_read(Path(queries), QUERY_COLUMNS)], title_tables, [])
 
 
-def _official(directory: Path) -> Source:
+def _official(directory: Path) -> EsciSource:
     missing = [name for name in (EXAMPLES, PRODUCTS) if not (directory / name).is_file()]
     if missing:
         raise ValueError(f"{directory} has no {' and no '.join(missing)}; give {HOW_TO_GET}")
     examples = _read(directory / EXAMPLES, PAIR_COLUMNS)
-    return Source(
+    return EsciSource(
         "amazon-science/esci-data", None, [examples], [_read(directory / PRODUCTS, TITLE_COLUMNS)], [examples]
     )
 

@@ -11,7 +11,7 @@ from stoical.common.ids import as_id
 
 from ..dropped import Dropped
 from ..tables import Table
-from .files import Source
+from .files import EsciSource
 
 LOCALE = "us"
 PUBLISHED = {"queries": 130_192, "products": 1_802_771, "pairs": 2_621_284}
@@ -99,7 +99,7 @@ def collect_titles(tables: list[Table], corpus: str, dropped: Dropped) -> Texts:
     return _not_empty(found, "title", tables)
 
 
-def count_source(source: Source) -> dict[str, Any]:
+def count_source(source: EsciSource) -> dict[str, Any]:
     """What the source holds in all locales, beside what was published for the whole of ESCI, and its US labels."""
     queries = {query for _, _, (query,) in _rows(source.queries, "query") if query}
     products = _products(source.titles)

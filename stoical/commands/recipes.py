@@ -22,6 +22,7 @@ from stoical.common.places import shipped
 from stoical.config.libraries import CLASSES, library_fields
 from stoical.config.loading import list_recipes, origins, recipe_layers, resolve
 from stoical.config.recipe import Recipe
+from stoical.config.training_fields import effect
 
 DEFAULT = "default"
 
@@ -100,7 +101,9 @@ def explained(sections: list[str]) -> Iterator[str]:
     for key in keys if sections else keys[:own]:
         if not sections or any(_below(key.name, section) for section in sections):
             yield f"{key.name}  {key.type} = {value_words(key.default)}"
-            yield from textwrap.wrap(key.help, 100, initial_indent=" " * 4, subsequent_indent=" " * 4)
+            yield from textwrap.wrap(
+                key.help, 100, initial_indent=" " * 4, subsequent_indent=" " * 4, break_on_hyphens=False
+            )
     if not sections:
         yield (
             "\n"
@@ -116,7 +119,8 @@ def _below(key: str, section: str) -> bool:
 def _library_keys() -> Iterator[Key]:
     for name, (_, section) in CLASSES.items():
         for key, field in library_fields(name).items():
-            yield Key(f"{section}.{key}", str(field), field.default, field.help)
+            said = f"{effect(key)} {field.help}" if section == "training" else field.help
+            yield Key(f"{section}.{key}", str(field), field.default, said)
 
 
 main = Command(str(__doc__), run, settings=True, words=10, bare=True)

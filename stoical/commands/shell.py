@@ -82,7 +82,9 @@ class Command:
             lines += ["", "options, with their defaults:" if not self.settings else "options beside a recipe's:"]
         for key in keys:
             lines.append(f"  {key.name}={value_words(key.default)}")
-            lines += textwrap.wrap(key.help, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
+            lines += textwrap.wrap(
+                key.help, 100, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False
+            )
         if self.settings:
             lines += [
                 "",

@@ -56,6 +56,7 @@ def load_recipe(*words: str) -> Recipe:
     """The recipe that these words describe: names or files of a recipe and overlays, and `key=value` settings.
 
         load_recipe("wordnet_alpha2", "small", "training.max_steps=100")
+        load_recipe("wordnet_alpha2,small", "training.max_steps=100")  # the same
         load_recipe("recipe=wordnet_alpha2,small", "training.max_steps=100")  # the same, as on the command line
 
     Raises `ValueError` naming the key or file: unknown recipes, overlays and keys (with the nearest known one), wrong
@@ -75,9 +76,9 @@ def resolve(names: Sequence[str], layers: Sequence[Layer]) -> Recipe:
 def recipe_layers(words: Iterable[str]) -> tuple[list[str], list[Layer]]:
     """The names that the words give, and the layers to merge: a file a name, then the command line."""
     words = list(words)
-    names = [word for word in words if "=" not in word]
     values = split_arguments(word for word in words if "=" in word)
-    names += [name for name in values.pop("recipe", "").split(",") if name]
+    listed = [*(word for word in words if "=" not in word), values.pop("recipe", "")]
+    names = [name for word in listed for name in word.split(",") if name]
     return names, [*(read_layer(path) for path in recipe_files(names)), dotlist_layer(values)]
 
 

@@ -23,8 +23,14 @@ if TYPE_CHECKING:
 def doc_scores(batch: PackedBatch, node_logprobs: Tensor, reduction: Reduction = "mean") -> Tensor:
     """[D] each docID's log-probability in nats, the mean over its counted tokens (section 5.1) or the sum (Eq. 1).
 
-    The batch holds the whole trie (`TrieTargetCollator(prune=False)`). Raises `ValueError` for another reduction.
+    Raises `ValueError` for another reduction, and for a pruned batch: `TrieTargetCollator(prune=False)` packs whole
+    tries.
     """
+    if batch.num_pruned:
+        raise ValueError(
+            f"{batch.num_pruned} docIDs are not whole in this batch, so they have no score; "
+            "pack it with TrieTargetCollator(prune=False)"
+        )
     if reduction not in get_args(Reduction):
         raise ValueError(f"reduction={reduction!r} must be one of {', '.join(get_args(Reduction))}")
     on_path = batch.doc_path >= 0

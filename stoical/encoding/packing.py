@@ -51,8 +51,8 @@ class PackedBatch:
     doc_path [D, L] the counted nodes of each docID (indices into M, padded with -1); doc_query, doc_rank [D];
     doc_negative [D] bool; doc_weight, doc_teacher [D] float32: how much it counts, and a teacher's score (NaN: none).
     query_weight [B] float32. num_tokens: input tokens that are not padding; num_points: Eq. 11's points in the batch,
-    each counted by its weight; num_dropped: documents that truncation dropped; filler: the batch counts nothing
-    (`training.ragged_epochs`).
+    each counted by its weight; num_dropped: documents that truncation dropped; num_pruned: docIDs whose nodes are not
+    all here; filler: the batch counts nothing (`training.ragged_epochs`).
     """
 
     query_ids: tuple[str, ...]
@@ -60,6 +60,7 @@ class PackedBatch:
     num_tokens: int
     num_points: float
     num_dropped: int
+    num_pruned: int
     filler: bool
     input_ids: Tensor
     position_ids: Tensor
@@ -168,7 +169,7 @@ class TrieTargetCollator:
     ) -> Floats:
         weights = node_weights(trie, ranks, self.targets, counts)
         if query.mixed is not None:
-            weights = prefix_weights(trie, ranks, weights, targets, query.mixed)
+            weights = prefix_weights(trie, ranks, targets, query.mixed)
         uncounted = np.asarray(query.counted[: query.num_listed]) < (trie.path >= 0).sum(axis=1)
         weights[trie.leaf[uncounted]] = 0.0
         return weights
@@ -234,6 +235,7 @@ def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: i
         num_tokens=int(prompt_lengths.sum()) + sum(len(part.inner) for part in packed),
         num_points=sum(_points(part.query, targets) for part in packed),
         num_dropped=sum(part.query.num_dropped for part in packed),
+        num_pruned=sum(len(part.trie.path) for part in packed) - sum(len(each["doc_rank"]) for each in docs),
         filler=all(part.query.filler for part in packed),
         input_ids=torch.from_numpy(input_ids),
         position_ids=torch.from_numpy(position_ids),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from stoical.decoding.choices import Reduction
 from stoical.encoding.tokenized import Terminator
 from stoical.objectives.mitigations.consistency import ConsistencySettings
+from stoical.objectives.mitigations.distillation import DistillationSettings
 from stoical.objectives.mitigations.expected_reward import ExpectedRewardSettings
 from stoical.objectives.mitigations.margin import MarginSettings
 from stoical.objectives.mitigations.minimum_risk import MinimumRiskSettings
@@ -37,6 +38,7 @@ class MitigationSettings:
     reinforce: ReinforceSettings | None = None
     expected_reward: ExpectedRewardSettings | None = None
     minimum_risk: MinimumRiskSettings | None = None
+    distillation: DistillationSettings | None = None
     professor_forcing: ProfessorForcingSettings | None = None
     unlikelihood: UnlikelihoodSettings | None = None
     margin: MarginSettings | None = None
@@ -82,11 +84,8 @@ class MitigationSettings:
                 f"mitigations.{replacing[0]} conflicts with loss.ranking={loss.ranking}: both take the place of the "
                 "loss; choose one, or set loss.ranking_weight"
             )
-        if replacing and (loss.item != "indicator" or loss.token == "every_node"):
-            raise ValueError(
-                f"mitigations.{replacing[0]} trains on the top docID's path alone: it goes with loss.item=indicator "
-                "and loss.token=one_hot or trie, and this recipe trains other paths too"
-            )
+        for name, method in self.methods.items():
+            method.check_loss(name, loss)
 
     def check_data(self, longest: int, weighted: bool) -> None:
         """Raise `ValueError` where a method makes nothing of the training data.

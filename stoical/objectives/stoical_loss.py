@@ -63,6 +63,8 @@ class SToICaLLoss(Objective):
         from stoical.models.checks import check_model
         from stoical.models.forward import node_logprobs
 
+        if not isinstance(batch, PackedBatch):
+            raise ValueError(f"the loss takes a PackedBatch, collate(queries)['batch'], not {type(batch).__name__}")
         check_model(model, batch.input_ids.shape[1])
 
         def run(other: PackedBatch) -> NodeOutput:

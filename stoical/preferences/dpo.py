@@ -23,12 +23,12 @@ from stoical.preferences.run import (
 from stoical.preferences.settings import DPOSettings
 from stoical.preferences.start import Start
 from stoical.runs.lock import only_run
-from stoical.runs.model_card import Method
+from stoical.runs.model_card import CardMethod
 from stoical.runs.processes import join_processes
 from stoical.runs.resume import resume_from
 from stoical.training.arguments import micro_batches
 
-METHOD = Method(
+METHOD = CardMethod(
     "[direct preference optimization](https://arxiv.org/abs/2305.18290)",
     r"""$$\mathcal{L} = -\log \sigma\Big(\beta \log \frac{p_\theta(y_w \mid x)}{p_0(y_w \mid x)}
 - \beta \log \frac{p_\theta(y_l \mid x)}{p_0(y_l \mid x)}\Big)$$

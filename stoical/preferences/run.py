@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +28,7 @@ from stoical.preferences.pairs import PairMaker, as_dataset
 from stoical.preferences.settings import PairSettings, settings_of
 from stoical.preferences.start import Start
 from stoical.runs.directory import start_run
-from stoical.runs.model_card import Method
+from stoical.runs.model_card import CardMethod
 from stoical.runs.processes import no_accelerator
 
 PAIRS_FILE, PAIRS_RECORD = "pairs.parquet", "pairs.json"
@@ -61,7 +60,7 @@ def make_pairs(
         batch_size=recipe.eval.batch_size,
         seed=f"{recipe.seed}/{epoch}",
     )
-    pairs, counts = maker(model.to(device), progress=sys.stderr.isatty())
+    pairs, counts = maker(model.to(device), shown=True)
     facts = made_from(recipe, start, settings, epoch)
     record = {"checkpoint": str(start.checkpoint), **facts, "counts": counts}
     return as_dataset(pairs), record
@@ -116,7 +115,7 @@ def train_on_pairs(
     start: Start,
     beta: float,
     pairs: datasets.Dataset,
-    method: Method,
+    method: CardMethod,
     record: Mapping[str, Any],
     checkpoint: Path | None = None,
 ) -> int:

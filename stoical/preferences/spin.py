@@ -34,12 +34,12 @@ from stoical.preferences.settings import SpinSettings
 from stoical.preferences.start import Start
 from stoical.runs.checkpoints import last_checkpoint
 from stoical.runs.lock import LOCK, only_run
-from stoical.runs.model_card import Method
+from stoical.runs.model_card import CardMethod
 from stoical.runs.processes import join_processes
 from stoical.runs.resume import resume_from
 from stoical.training.arguments import micro_batches
 
-SPIN = Method("[self-play fine-tuning](https://arxiv.org/abs/2401.01335)", METHOD.loss)
+SPIN = CardMethod("[self-play fine-tuning](https://arxiv.org/abs/2401.01335)", METHOD.loss)
 SETTINGS_FILE = "spin.json"
 
 

@@ -24,7 +24,7 @@ from stoical.data.dataset import load_split
 from stoical.data.files import load_manifest
 from stoical.encoding.tokenization import pad_id
 from stoical.preferences.start import Start
-from stoical.runs.model_card import CardSource, Method
+from stoical.runs.model_card import CardMethod, CardSource
 from stoical.runs.resume import fingerprint
 from stoical.training.arguments import training_arguments
 from stoical.training.run_trainer import RunTrainer
@@ -80,7 +80,7 @@ def preference_arguments(recipe: Recipe, beta: float) -> DPOConfig:
 
 
 def build_preference_trainer(
-    recipe: Recipe, start: Start, beta: float, pairs: datasets.Dataset, method: Method, record: Mapping[str, Any]
+    recipe: Recipe, start: Start, beta: float, pairs: datasets.Dataset, method: CardMethod, record: Mapping[str, Any]
 ) -> PreferenceTrainer:
     """Policy and reference, both the start's weights, ready for `.train()`; manifest and checkpoints get `record`.
 

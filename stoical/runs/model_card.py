@@ -54,7 +54,7 @@ CITATION = """\
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
+class CardMethod:
     """What trained the weights, and its loss, both as markdown."""
 
     name: str
@@ -72,7 +72,7 @@ class CardSource:
     recipe: Recipe
     data: Mapping[str, Any]
     adapter: bool
-    method: Method | None = None
+    method: CardMethod | None = None
     generated: Mapping[str, Any] | None = None
     weighted: bool = False
 
@@ -136,14 +136,14 @@ The prompt is the template `{Path(recipe.prompt.template).name}`; prompt and lon
 {recipe.prompt.max_length} tokens, and a list that does not fit is an error."""
 
 
-def _own_method(recipe: Recipe, weighted: bool) -> Method:
+def _own_method(recipe: Recipe, weighted: bool) -> CardMethod:
     """The recipe's loss, with what a ranking loss, its mitigations and the data's weights make of it."""
     loss = recipe.loss
     names = [] if loss.ranking_alone else [RANK_AWARE]
     names += [f"the ranking loss {loss.ranking}"] * (loss.ranking is not None) + recipe.mitigations.chosen
     parts = [] if loss.ranking_alone else [loss_formula(loss)]
     parts += ranking_lines(loss) + [WEIGHTED] * weighted
-    return Method(" and ".join(names), "\n\n".join(parts) + mitigation_lines(recipe.mitigations))
+    return CardMethod(" and ".join(names), "\n\n".join(parts) + mitigation_lines(recipe.mitigations))
 
 
 def ranking_lines(loss: LossSettings) -> list[str]:

@@ -89,6 +89,21 @@ def test_a_model_that_no_trie_runs_through_is_refused(tokenizer, attention: str,
         stoical.Ranker(refused, encoder)
 
 
+def test_queries_that_are_not_packed_have_no_loss(tokenizer) -> None:
+    query = stoical.QueryEncoder.of(tokenizer).encode(stoical.RankingRow.of("deer", LIST))
+    with pytest.raises(ValueError, match="takes a PackedBatch"):
+        stoical.SToICaLLoss(stoical.TargetSettings()).mean(model(tokenizer), [query])
+
+
+def test_docids_that_a_pruned_batch_lacks_have_no_score(tokenizer) -> None:
+    """Next-token prediction keeps the first docID's nodes alone: fewer scores than documents would be misread."""
+    query = stoical.QueryEncoder.of(tokenizer).encode(stoical.RankingRow.of("deer", LIST))
+    batch = stoical.TrieTargetCollator()([query])["batch"]
+    nodes = stoical.node_logprobs(model(tokenizer), batch).logprobs
+    with pytest.raises(ValueError, match=f"{len(LIST) - 1} docIDs are not whole in this batch"):
+        stoical.doc_scores(batch, nodes)
+
+
 @pytest.mark.parametrize("score", ["mean", "sum"])
 def test_a_ranker_of_ones_own_model_ranks_by_doc_scores(tokenizer, score) -> None:
     encoder, own = stoical.QueryEncoder.of(tokenizer), model(tokenizer).eval()

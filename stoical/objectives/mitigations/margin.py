@@ -24,7 +24,7 @@ from stoical.trie.node_weights import TargetSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
-Kind = Literal["hinge", "logistic"]
+PairLoss = Literal["hinge", "logistic"]
 Positives = Literal["top", "all"]
 
 
@@ -35,7 +35,7 @@ class MarginSettings(Method):
     trains_on_score: ClassVar[bool] = True
 
     weight: float = option(1.0, "of the mean over a query's pairs, in a loss that is SToICaL's + weight * the term")
-    kind: Kind = option("hinge", "hinge: max(0, margin - s(d) + s(d-)); logistic: -log sigmoid(s(d) - s(d-))")
+    kind: PairLoss = option("hinge", "hinge: max(0, margin - s(d) + s(d-)); logistic: -log sigmoid(s(d) - s(d-))")
     margin: float | None = option(None, "of kind=hinge, in nats of the score")
     positives: Positives = option("all", "which docIDs are to be above the negatives: those of rank 1, or all")
     prefix: bool = option(
@@ -100,7 +100,7 @@ def score_differences(
     return torch.cat(differences), torch.cat(queries)
 
 
-def pair_losses(differences: Tensor, kind: Kind, margin: float | None) -> Tensor:
+def pair_losses(differences: Tensor, kind: PairLoss, margin: float | None) -> Tensor:
     """The loss of each pair, in nats, for s(d) - s(d-) of any shape."""
     if kind == "logistic":
         return torch.nn.functional.softplus(-differences)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from stoical.models.forward import NodeOutput
 
-Kind = Literal["soft", "straight_through"]
+MixtureKind = Literal["soft", "straight_through"]
 
 
 @dataclass
@@ -43,7 +43,7 @@ class SoftSamplingSettings(ScheduleSettings, Method):
     spans: ClassVar[tuple[str, ...]] = ("half_step", "alpha_doubling")
     packed_only: ClassVar[str | None] = "feeds mixtures of tokens in the places of a packed row"
 
-    mixture: Kind = option(
+    mixture: MixtureKind = option(
         "soft", "soft: a mean of embeddings; straight_through: the hard token forward, the soft mixture backward"
     )
     source: Source = option(
@@ -117,7 +117,7 @@ def candidates(batch: PackedBatch, output: NodeOutput, chain: Tensor, source: So
     return tokens, logits[:, tokens].masked_fill(~allowed, -torch.inf)
 
 
-def mixture_weights(scores: Tensor, alpha: float, kind: Kind, top_k: int | None = None) -> tuple[Tensor, Tensor]:
+def mixture_weights(scores: Tensor, alpha: float, kind: MixtureKind, top_k: int | None = None) -> tuple[Tensor, Tensor]:
     """[N, U] weights of a mixture by `scores` [N, U], and [N] where the largest score is. Differentiable.
 
     softmax(alpha scores), over the `top_k` largest (and the k-th's equals); straight-through has that gradient, and the
