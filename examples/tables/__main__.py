@@ -108,7 +108,8 @@ def report(options: Options, seeds: Sequence[int], found: Found, root: Path) -> 
     }
     write_whole(root / "tables.json", json.dumps(record, indent=1) + "\n")
     for name, rows in found.items():
-        print(f"\n{TITLES[name]}, test split, % (mean ± standard deviation over {len(seeds)} seeds):\n")
+        spreads = f"mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
+        print(f"\n{TITLES[name]}, test split, % ({spreads}):\n")
         print(table(name, rows))
     print_verdicts(judged)
     if "table_1" in found:

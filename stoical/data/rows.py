@@ -52,19 +52,21 @@ class RankingRow:
         docs: Iterable[str | Mapping[str, Any]],
         negatives: Iterable[str | Mapping[str, Any]] = (),
         query_id: str | None = None,
+        weight: float | None = None,
     ) -> Self:
         """A row of documents, best first; its id is the query unless one is given.
 
             RankingRow.of("deer", ["ruminant", "mammal"], negatives=["solarization"])
             RankingRow.of("deer", [{"docid": "ruminant", "text": "chews twice"}, {"docid": "mammal", "text": "..."}])
 
-        A document is its docID, or a mapping with `docid` and, if wanted, `text` and `rank`. Raises `ValueError` as
-        `parse_row` does.
+        A document is its docID, or a mapping with `docid` and, if wanted, `text`, `rank`, `weight` and `teacher_score`.
+        Raises `ValueError` as `parse_row` does.
         """
         where = f"query {query!r}"
         listed = {"docs": _objects(docs, where), "negatives": _objects(negatives, where)}
-        row = parse_row({"query_id": query if query_id is None else query_id, "query": query, **listed}, where)
-        return cls(row.query_id, row.query, row.docs, row.negatives)
+        own = {"query_id": query if query_id is None else query_id, "query": query, "weight": weight}
+        row = parse_row(own | listed, where)
+        return cls(row.query_id, row.query, row.docs, row.negatives, row.weight)
 
     @property
     def ranks(self) -> tuple[int, ...]:

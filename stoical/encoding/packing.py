@@ -145,7 +145,7 @@ class TrieTargetCollator:
             ) from error
         listed = build_trie(query.docid_ids[: query.num_listed]) if query.num_negatives else trie
         ranks, place = np.asarray(query.ranks[: query.num_listed]), places(listed, trie)
-        counts = _counts(query)
+        counts = doc_counts(query)
         targets = node_targets(listed, ranks, self.targets, counts)
         weights = _spread(self._weights(query, listed, ranks, targets, counts), place, trie.num_nodes)
         if counts is None:
@@ -186,14 +186,14 @@ class TrieTargetCollator:
         return 1 + np.flatnonzero(wanted[1:])
 
 
-def _counts(query: TokenizedQuery) -> Floats | None:
+def doc_counts(query: TokenizedQuery) -> Floats | None:
     """[D] the weights of the docIDs that are not negatives; None where all are 1."""
     return np.asarray(query.doc_weights, dtype=np.float64) if len(query.doc_weights) else None
 
 
 def _points(query: TokenizedQuery, targets: TargetSettings) -> float:
     """Eq. 11's points of a query, each counted by the weights of query and docID."""
-    return query.weight * num_points(np.asarray(query.ranks[: query.num_listed]), targets, _counts(query))
+    return query.weight * num_points(np.asarray(query.ranks[: query.num_listed]), targets, doc_counts(query))
 
 
 def _spread(values: npt.NDArray[Any], place: Ints, size: int, rest: int = 0) -> npt.NDArray[Any]:

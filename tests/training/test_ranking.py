@@ -8,11 +8,16 @@ import json
 import pytest
 import torch
 
+from stoical.build.encoder import build_tokenizer
+from stoical.build.model import build_config, meta_model
+from stoical.data.dataset import load_split
 from stoical.objectives.objective import normalizer
 from stoical.objectives.ranking.term import RankingTerm
 from stoical.objectives.settings import LossSettings
 from stoical.objectives.stoical_loss import SToICaLLoss
 from stoical.training.build import build_trainer
+from stoical.training.memory import step_memory
+from stoical.training.memory_fit import run_memory
 from stoical.trie.node_weights import TargetSettings
 from tests.support.contexts import Context
 from tests.support.gradients import first_gradient
@@ -170,6 +175,31 @@ def test_the_reference_is_the_model_before_training(tmp_path, make):
     assert not torch.allclose(moved, reference, atol=1e-3)
     assert model.training
     assert any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_resumed_run_has_the_reference_of_its_start(tmp_path):
+    words = ["loss.ranking=list_dpo", "training.learning_rate=0.01", "training.save_steps=2", "training.max_steps=2"]
+    recipe = tiny_recipe(tmp_path, *words, recipe="wordnet_ranking")
+    first = build_trainer(recipe)
+    batch = next(iter(first.get_train_dataloader()))["batch"]
+    reference = first._refer(first.model, batch).logprobs
+    first.train()
+    resumed = build_trainer(recipe)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    assert not torch.allclose(resumed._predict(resumed.model, batch).logprobs, reference, atol=1e-3)
+    assert torch.equal(resumed._refer(resumed.model, batch).logprobs, reference)
+
+
+def test_the_memory_estimate_counts_the_copy(tmp_path):
+    """A frozen copy is as large as the weights; adapters need none."""
+    for make, copies in ((tiny_recipe, 1), (tiny_lora, 0)):
+        recipe = make(tmp_path, "loss.ranking=list_dpo", "loss.ranking_weight=1")
+        tokenizer = build_tokenizer(recipe, load_split(recipe.data.path, "train"))
+        config = build_config(recipe, tokenizer)
+        batch = pack([random_query(1)])
+        run = run_memory(recipe, meta_model(recipe, config), config, batch)
+        parts = step_memory(run.shape, run.batch, run.setup)
+        assert parts.get("reference", 0) == copies * parts["weights"]
 
 
 def test_a_missing_teachers_score_is_named_with_its_line(tmp_path):
