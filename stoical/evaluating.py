@@ -116,6 +116,8 @@ def run_job(job: EvaluationJob, shown: bool = False) -> Evaluation:
     from stoical.build.evaluator import build_evaluator
     from stoical.build.model import load_model
     from stoical.data.dataset import load_split
+    from stoical.evaluation.order_sensitivity import order_sensitivity, shuffled_evaluations
+    from stoical.evaluation.references import reference_rows
     from stoical.models.self_check import check_loaded
     from stoical.runs.processes import no_accelerator
 
@@ -129,17 +131,22 @@ def run_job(job: EvaluationJob, shown: bool = False) -> Evaluation:
     check_loaded(model, len(tokenizer), recipe.prompt.max_length, recipe.layout, precision == "bf16")
     with accelerator.autocast():
         evaluation = evaluator(model, shown)
-    return replace(evaluation, data=job.data)
+        others = shuffled_evaluations(evaluator, model, recipe.eval.shuffles, shown)
+    references = reference_rows(
+        evaluation.rows, test, recipe.seed, recipe.eval.recall_at, evaluator.asked, evaluator.grading, shown
+    )
+    order = order_sensitivity([evaluation, *others]) if others else None
+    return replace(evaluation, data=job.data, references=references, order=order)
 
 
 def write_results(evaluation: Evaluation, job: EvaluationJob) -> str:
     """Write the report, on the main process alone; the tables to print."""
     from stoical.reporting.generation import generation_table, summarise_generation
     from stoical.reporting.report import results_table, write_report
-    from stoical.reporting.tables import data_label
+    from stoical.reporting.tables import data_label, meaning
 
     metrics = write_report(evaluation, job.output, job.name, job.recipe.loss)
-    tables = [results_table(job.name, metrics)]
+    tables = [results_table(job.name, metrics), *meaning(metrics)]
     if job.recipe.eval.generation:
         found = summarise_generation(evaluation.rows)
         tables.append(generation_table([(job.name, found)], data_label([metrics])))

@@ -5,8 +5,8 @@ A row is a query with its relevant documents, most relevant first:
     {"query_id": "q1", "query": "deer", "docs": [{"docid": "ruminant"}, {"docid": "mammal", "text": "..."}],
      "negatives": [{"docid": "solarization"}]}
 
-`text`, `rank`, `negatives`, `weight` and `teacher_score` (see `rows`) are optional. Negatives are never in the prompt:
-evaluation scores them, and training may compare with them.
+`text`, `rank`, `grade`, `negatives`, `weight` and `teacher_score` (see `rows`) are optional. Negatives are never in the
+prompt: evaluation scores them, and training may compare with them.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def load_split(directory: str | Path, split: str, teacher: bool = False) -> Rank
 
 def row_schema() -> pa.Schema:
     """The Arrow schema of rows, with the keys that are optional."""
-    negative = {"docid": pa.string(), "text": pa.string(), "teacher_score": pa.float64()}
+    negative = {"docid": pa.string(), "text": pa.string(), "grade": pa.float64(), "teacher_score": pa.float64()}
     lists = {"docs": negative | {"rank": pa.int64(), "weight": pa.float64()}, "negatives": negative}
     own = {"query_id": pa.string(), "query": pa.string(), "weight": pa.float64()}
     return pa.schema(own | {key: pa.list_(pa.struct(fields)) for key, fields in lists.items()})

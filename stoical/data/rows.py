@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from typing import Any, Self
 from stoical.common.fields import alike
 
 ROW_KEYS = frozenset({"query_id", "query", "docs", "negatives", "weight"})
-DOC_KEYS = frozenset({"docid", "text", "rank", "weight", "teacher_score"})
-NEGATIVE_KEYS = frozenset({"docid", "text", "teacher_score"})
+DOC_KEYS = frozenset({"docid", "text", "rank", "grade", "weight", "teacher_score"})
+NEGATIVE_KEYS = frozenset({"docid", "text", "grade", "teacher_score"})
 ROW_EXAMPLE = '{"query_id": ..., "query": ..., "docs": [...]}'
 MAX_RANK = 2**31 - 1
 MAX_NUMBER = 1e15  # of weights and scores: their products still are float32
@@ -20,14 +21,16 @@ MAX_NUMBER = 1e15  # of weights and scores: their products still are float32
 
 @dataclass(frozen=True, slots=True)
 class Doc:
-    """A document: its identifier, its text if any, and its rank (1 = best) where the data gives one.
+    """A document: its identifier, and where the data gives them its text, its rank (1 = best) and the user's own grade.
 
-    weight: how much it counts in training (None: 1). teacher_score: another model's score of it, to learn from.
+    A grade (more is better) is what metrics and gains read; None: nobody judged the document. weight: how much it
+    counts in training (None: 1). teacher_score: another model's score of it, to learn from.
     """
 
     docid: str
     text: str | None = None
     rank: int | None = None
+    grade: float | None = None
     weight: float | None = None
     teacher_score: float | None = None
 
@@ -59,8 +62,8 @@ class RankingRow:
             RankingRow.of("deer", ["ruminant", "mammal"], negatives=["solarization"])
             RankingRow.of("deer", [{"docid": "ruminant", "text": "chews twice"}, {"docid": "mammal", "text": "..."}])
 
-        A document is its docID, or a mapping with `docid` and, if wanted, `text`, `rank`, `weight` and `teacher_score`.
-        Raises `ValueError` as `parse_row` does.
+        A document is its docID, or a mapping with `docid` and, if wanted, `text`, `rank`, `grade`, `weight` and
+        `teacher_score`. Raises `ValueError` as `parse_row` does.
         """
         where = f"query {query!r}"
         listed = {"docs": _objects(docs, where), "negatives": _objects(negatives, where)}
@@ -85,8 +88,8 @@ def parse_row(raw: Mapping[str, Any], where: str) -> RankingRow:
 
     Raises ValueError for a field that is missing, blank or of the wrong type, an unknown key, a docID that
     occurs twice (negatives included), a rank that is not a positive integer, that is lower than the one before or
-    higher than its place, or that is missing where other docs have one, and a weight or a teacher's score that is not
-    a finite number, or a weight below 0.
+    higher than its place, or that is missing where other docs have one, a grade, a weight or a teacher's score that is
+    not a finite number, and a weight below 0.
     """
     _check_object(raw, ROW_KEYS, where, ROW_EXAMPLE)
     query_id, query = _string(raw, "query_id", where), _string(raw, "query", where)
@@ -174,7 +177,8 @@ def _document(raw: Any, known: frozenset[str], where: str) -> Doc:
     rank = raw.get("rank")
     if rank is not None and not (type(rank) is int and 1 <= rank <= MAX_RANK):
         raise ValueError(f"{where}: 'rank' must be a positive integer (1 = best), got {reprlib.repr(rank)}")
-    return Doc(_string(raw, "docid", where), text, rank, _weight(raw, where), _number(raw, "teacher_score", where))
+    own = {"grade": _grade(raw, where), "weight": _weight(raw, where)}
+    return Doc(_string(raw, "docid", where), text, rank, **own, teacher_score=_number(raw, "teacher_score", where))
 
 
 def _weight(raw: Mapping[str, Any], where: str) -> float | None:
@@ -203,6 +207,18 @@ def check_teacher(row: RankingRow, where: str) -> None:
                     f"{where}: {key}[{place}] ({doc.docid!r}) has no 'teacher_score', and the loss learns from a "
                     "teacher's scores; give one to every document and negative, or choose another loss.ranking"
                 )
+
+
+def _grade(raw: Mapping[str, Any], where: str) -> float | None:
+    grade = raw.get("grade")
+    if grade is None:
+        return None
+    try:
+        if isinstance(grade, int | float) and not isinstance(grade, bool) and math.isfinite(grade):
+            return float(grade)
+    except OverflowError:  # a whole number of hundreds of digits
+        pass
+    raise ValueError(f"{where}: 'grade' must be a finite number (more is better), got {reprlib.repr(grade)}")
 
 
 def _check_distinct(docs: Sequence[Doc], negatives: Sequence[Doc], where: str) -> None:

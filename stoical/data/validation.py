@@ -46,6 +46,7 @@ class Counts:
     weighted: int = 0
     without_teacher: int = 0
     with_teacher: int = 0
+    graded_queries: int = 0
     without_text: int = 0
 
     def add(self, row: RankingRow) -> None:
@@ -55,6 +56,7 @@ class Counts:
         self.queries[row.query] += 1
         self.tied_queries += len(set(row.ranks)) < len(row.ranks)
         self.weighted += row.weight is not None or any(doc.weight is not None for doc in row.docs)
+        self.graded_queries += any(doc.grade is not None for doc in (*row.docs, *row.negatives))
         for doc in (*row.docs, *row.negatives):
             self.with_teacher += doc.teacher_score is not None
             self.without_teacher += doc.teacher_score is None
@@ -77,6 +79,7 @@ class Counts:
         rarer = {
             "queries with one document, which leave nothing to rank": self.lengths[1],
             "queries with ties": self.tied_queries,
+            "queries with grades": self.graded_queries,
             "queries with weights, their own or of documents": self.weighted,
             "documents and negatives with a teacher's score": self.with_teacher,
             "documents and negatives without one": self.without_teacher if self.with_teacher else 0,

@@ -49,7 +49,8 @@ class PackedBatch:
     negatives); float32: node_weights, which the weights of query and docID multiply, and node_target, its share of the
     target at its parent (`targets.node_targets`).
     doc_path [D, L] the counted nodes of each docID (indices into M, padded with -1); doc_query, doc_rank [D];
-    doc_negative [D] bool; doc_weight, doc_teacher [D] float32: how much it counts, and a teacher's score (NaN: none).
+    doc_negative [D] bool; doc_grade, doc_weight, doc_teacher [D] float32: the user's grade (NaN: none), how much it
+    counts, and a teacher's score (NaN: none).
     query_weight [B] float32. num_tokens: input tokens that are not padding; num_points: Eq. 11's points in the batch,
     each counted by its weight; num_dropped: documents that truncation dropped; num_pruned: docIDs whose nodes are not
     all here; filler: the batch counts nothing (`training.ragged_epochs`).
@@ -79,6 +80,7 @@ class PackedBatch:
     doc_query: Tensor
     doc_rank: Tensor
     doc_negative: Tensor
+    doc_grade: Tensor
     doc_weight: Tensor
     doc_teacher: Tensor
 
@@ -277,6 +279,7 @@ def _doc_fields(part: _PackedQuery, row: int, offset: int) -> dict[str, npt.NDAr
         "doc_query": np.full(int(whole.sum()), row),
         "doc_rank": np.asarray(query.ranks)[whole],
         "doc_negative": negative[whole],
+        "doc_grade": _per_doc([np.nan if grade is None else grade for grade in query.grades], np.nan, len(path))[whole],
         "doc_weight": _per_doc(query.doc_weights, 1.0, len(path))[whole],
         "doc_teacher": _per_doc(query.teacher_scores, np.nan, len(path))[whole],
     }

@@ -93,6 +93,7 @@ class QueryEncoder:
             weight=1.0 if row.weight is None else row.weight,
             doc_weights=_numbers([doc.weight for doc in docs], 1.0),
             teacher_scores=_numbers([doc.teacher_score for doc in (*docs, *kept_negatives)], math.nan),
+            grades=[doc.grade for doc in (*docs, *kept_negatives)],
         )
 
     def with_negatives(
@@ -119,6 +120,7 @@ class QueryEncoder:
             counted=[*query.counted, *map(self.docid_tokenizer.counted, added)],
             ranks=[*query.ranks, *[len(query.docids) + 1] * len(added)],
             num_negatives=len(added),
+            grades=[*query.grades, *[None] * len(added)] if query.grades else (),
             teacher_scores=scores,
         )
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from stoical.evaluation.metrics import Floats
+from stoical.common.arrays import Floats
 
 RESAMPLES = 2000
 LEVEL = 0.95

@@ -152,7 +152,10 @@ def ranking_lines(loss: LossSettings) -> list[str]:
     if ranking is None:
         return []
     weight = "The loss" if loss.ranking_weight is None else f"Beside it, weighted by {loss.ranking_weight:g},"
-    gain = f" The gain is {GAINS[loss.ranking_gain]} of a relevance y = n_q + 1 - r." * ranking.reads_gain
+    gain = (
+        f" The gain is {GAINS[loss.ranking_gain]} of a relevance y, the grade in the data or, without, n_q + 1 - r."
+        * ranking.reads_gain
+    )
     return [
         f"{weight} is {loss.ranking} ({ranking.source}): {ranking.formula}. It is summed over queries and divided by "
         f"{NORMALIZERS[loss.normalizer]}. s is the {loss.ranking_score} log-probability of a docID's tokens, divided "

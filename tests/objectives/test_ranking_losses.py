@@ -35,7 +35,9 @@ WITH_GAIN = [name for name, loss in LOSSES.items() if loss.reads_gain]
 GAINS = {"log": lambda y: math.log(1 + y), "linear": lambda y: y, "exponential": lambda y: 2.0**y - 1}
 
 
-def random_list(seed: int, listed: int, negatives: int, ties: bool, weighted: bool) -> TokenizedQuery:
+def random_list(
+    seed: int, listed: int, negatives: int, ties: bool, weighted: bool, graded: bool = False
+) -> TokenizedQuery:
     """A query of docIDs of 1 to 4 tokens, its documents in no order, perhaps with ties, weights, a teacher's scores."""
     rng = np.random.default_rng(seed)
     ids = random_docids(rng, listed + negatives)
@@ -55,6 +57,7 @@ def random_list(seed: int, listed: int, negatives: int, ties: bool, weighted: bo
         weight=float(rng.integers(0, 4)) if weighted else 1.0,
         doc_weights=rng.integers(0, 4, listed).astype(float).tolist() if weighted else (),
         teacher_scores=teacher.tolist(),
+        grades=[] if not graded else [None if rng.random() < 0.3 else float(g) for g in rng.integers(-1, 4, len(ids))],
     )
 
 
@@ -64,6 +67,8 @@ def as_docs(query, scores, reference, gain):
     for place, rank in enumerate(query.ranks):
         negative = place >= query.num_listed
         relevance = 0 if negative else query.num_listed + 1 - rank
+        if any(grade is not None for grade in query.grades):
+            relevance = max(0.0, query.grades[place] or 0.0)
         weight = query.doc_weights[place] if query.doc_weights and not negative else 1.0
         found.append(
             ranking_reference.Doc(
@@ -114,13 +119,14 @@ def by_loops(name, queries, logprobs, other, score="mean", temperature=1.0, gain
     sizes=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2)), min_size=1, max_size=3),
     ties=st.booleans(),
     weighted=st.booleans(),
+    graded=st.booleans(),
     score=st.sampled_from(["mean", "sum"]),
     temperature=st.sampled_from([0.3, 1.0, 4.0]),
     gain=st.sampled_from(list(GAINS)),
 )
-def test_value_and_gradient_by_loops(name, seed, sizes, ties, weighted, score, temperature, gain):
+def test_value_and_gradient_by_loops(name, seed, sizes, ties, weighted, graded, score, temperature, gain):
     """Ragged lists, float64: the value and the gradient of every node to 1e-9."""
-    queries = [random_list(seed + k, listed, more, ties, weighted) for k, (listed, more) in enumerate(sizes)]
+    queries = [random_list(seed + k, listed, more, ties, weighted, graded) for k, (listed, more) in enumerate(sizes)]
     batch = pack(queries, TARGETS)
     ours, theirs = (made_up_logprobs(batch, seed).requires_grad_() for _ in range(2))
     other, gains = made_up_logprobs(batch, seed + 1), {"gain": gain} if name in WITH_GAIN else {}

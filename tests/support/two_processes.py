@@ -45,13 +45,13 @@ def train_and_evaluate(output: Path, words: Sequence[str]) -> None:
     torch.save(kept, output / f"objectives{PartialState().process_index}.pt")
     exact = trainer.evaluator(trainer.model_wrapped)
     generation = replace(trainer.evaluator, generation=True)(trainer.model)  # as evaluate.py: not wrapped
-    proxy = replace(trainer.evaluator, mode="greedy_path")(trainer.model_wrapped)
+    proxy = replace(trainer.evaluator, mode="free_greedy_path")(trainer.model_wrapped)
     reported = what_is_reported(trainer)
     if PartialState().is_main_process:
         torch.save(seen[0], output / "gradient.pt")
         losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
         facts = {"processes": PartialState().num_processes, "loss": losses[0], **reported}
-        for name, result in (("exact", exact), ("greedy_path", proxy), ("generation", generation)):
+        for name, result in (("exact", exact), ("free_greedy_path", proxy), ("generation", generation)):
             facts[name] = {"metrics": result.metrics, "rows": [row.to_json() for row in result.rows]}
         (output / "facts.json").write_text(json.dumps(facts))
     end_processes()

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
 
 def value(lists: Lists) -> Tensor:
-    """[B] the cross-entropy to softmax(y), y being the relevance: n_q for rank 1, down to 0 for negatives."""
+    """[B] the cross-entropy to softmax(y), y being the relevance: n_q for rank 1 down to 0 for negatives, or grades."""
     highest = lists.relevance.amax(dim=1, keepdim=True)
     return cross_entropy(lists, lists.real * lists.weight * (lists.relevance - highest).exp())
 
 
 LIST_NET = RankingLoss(
     value,
-    formula="`-sum_d P(d) log softmax(s)(d)`, P(d) proportional to `w(d) exp(y(d))`, y the relevance, `n + 1 - r`",
+    formula="`-sum_d P(d) log softmax(s)(d)`, P(d) proportional to `w(d) exp(y(d))`, y the grade in the data, or "
+    "`n_q + 1 - r`",
     source="Cao et al. 2007, Learning to rank: from pairwise approach to listwise approach",
 )

@@ -24,9 +24,10 @@ class Lists:
     """The docIDs of B queries, [B, N] each; where a list is padded, `real` is False and the numbers are 0.
 
     scores: s(d) / temperature, differentiable. reference: the same of the reference model, where the loss needs one.
-    listed: not a negative. rank: from 1; relevance: n_q + 1 - rank, of n_q listed documents, 0 of negatives; gain: what
-    the loss's nDCG pays for it. weight: of the documents in the data, 1 of negatives. teacher: another model's scores,
-    NaN where there is none. seeds: of each query's random numbers; samples: how many orders of a list to draw.
+    listed: not a negative. rank: from 1; relevance: the user's grade where the list has any (0 for none, and below 0),
+    else n_q + 1 - rank, of n_q listed documents, and 0 of negatives; gain: what the loss's nDCG pays for it. weight: of
+    the documents in the data, 1 of negatives. teacher: another model's scores, NaN where there is none. seeds: of each
+    query's random numbers; samples: how many orders of a list to draw.
     """
 
     scores: Tensor
@@ -71,10 +72,12 @@ def make_lists(
         return empty.index_put((row, place), values)
 
     listed, rank = spread(~batch.doc_negative), spread(batch.doc_rank)
-    relevance = torch.where(listed, listed.sum(dim=1, keepdim=True) + 1 - rank, 0).to(scores.dtype)
+    real = spread(torch.ones_like(batch.doc_negative))
+    by_rank = torch.where(listed, listed.sum(dim=1, keepdim=True) + 1 - rank, 0).to(scores.dtype)
+    relevance = graded(spread(batch.doc_grade.to(scores.dtype)), real, by_rank)
     return Lists(
         scores=spread(scores),
-        real=spread(torch.ones_like(batch.doc_negative)),
+        real=real,
         listed=listed,
         rank=rank,
         relevance=relevance,
@@ -85,6 +88,12 @@ def make_lists(
         seeds=tuple(f"{step}/{query_id}" for query_id in batch.query_ids),
         samples=samples,
     )
+
+
+def graded(grades: Tensor, real: Tensor, by_rank: Tensor) -> Tensor:
+    """[B, N] the `grades` of lists that have any, 0 for none and for those below 0; else the relevances `by_rank`."""
+    given = real & grades.isfinite()
+    return torch.where(given.any(dim=1, keepdim=True), torch.where(given, grades, 0.0).clamp(min=0), by_rank)
 
 
 def gains(relevance: Tensor, kind: Gain) -> Tensor:

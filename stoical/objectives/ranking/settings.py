@@ -47,7 +47,7 @@ class RankingSettings:
     ranking_gain: Gain = option(
         "log",
         "of ranking=softmax, lambda_loss, approx_ndcg and policy_gradient: what a relevance y counts, log(1 + y), y or "
-        "2^y - 1; y is n_q + 1 - rank",
+        "2^y - 1; y is the grade in the data, or n_q + 1 - rank where a list has none",
     )
     ranking_samples: int = option(
         16, "of ranking=policy_gradient and rank_distil: orders drawn of a list of more than 10 documents"
