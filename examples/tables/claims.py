@@ -1,7 +1,8 @@
 """The claims of the paper's section 5.2 and Appendix D, held against results.
 
 A claim is a list of comparisons, each a difference per seed that the claim says is above 0. All of them above 0 in
-every seed: the claim replicates. One of them below 0 in every seed: it does not. Else it cannot be told.
+every seed: the claim replicates. One of them below 0 in every seed: it does not. Else, and from one seed, it cannot be
+told.
 """
 
 from __future__ import annotations
@@ -24,10 +25,21 @@ RECALLS = [f"recall@{k}" for k in range(1, 6)]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What is compared, and the difference (fractions) of each seed."""
+    """What is compared, and the difference of each seed; `scale` is what a line shows it by, 100 for fractions."""
 
     what: str
     differences: tuple[float, ...]
+    scale: float = 100
+
+    @property
+    def holds(self) -> bool:
+        """True where it is as the claim says in every seed, of at least two."""
+        return len(self.differences) > 1 and min(self.differences) > 0
+
+    @property
+    def fails(self) -> bool:
+        """True where it is the other way round in every seed, of at least two."""
+        return len(self.differences) > 1 and max(self.differences) < 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +58,18 @@ class Verdict:
     def line(self) -> str:
         """One line: verdict, claim, and the numbers of the comparison that holds least (in points of per cent)."""
         worst = min(self.comparisons, key=lambda one: float(np.mean(one.differences)))
-        numbers = ", ".join(f"{100 * each:+.2f}" for each in worst.differences)
-        held = sum(min(one.differences) > 0 for one in self.comparisons)
+        numbers = ", ".join(f"{worst.scale * each:+.2f}" for each in worst.differences)
+        held, failed = (sum(getattr(one, word) for one in self.comparisons) for word in ("holds", "fails"))
         count = len(self.comparisons)
-        least = "" if count == 1 else f"{held} of {count} comparisons hold in every seed; least: "
+        least = "" if count == 1 else f"Of {count} comparisons {held} hold in every seed and {failed} fail; least: "
         return f"{self.verdict}: {self.claim} ({self.where}). {least}{worst.what}: {numbers}"
 
 
 def judged(claim: str, where: str, comparisons: Sequence[Comparison]) -> Verdict:
     """The verdict on a claim."""
-    if all(min(one.differences) > 0 for one in comparisons):
+    if all(one.holds for one in comparisons):
         verdict = "replicates in miniature"
-    elif any(max(one.differences) < 0 for one in comparisons):
+    elif any(one.fails for one in comparisons):
         verdict = "does not replicate"
     else:
         verdict = "cannot be told"
@@ -73,7 +85,7 @@ def better(results: Results, row: str, other: str, metric: str) -> Comparison:
     """`row` against `other`: the metric's difference, turned so that more is better."""
     sign = -1 if metric == "cvr" else 1
     pairs = zip(results[row], results[other], strict=True)
-    return Comparison(f"{metric}, {row} over {other}", tuple(sign * (a[metric] - b[metric]) for a, b in pairs))
+    return Comparison(f"{metric}, {row} over {other}", tuple(sign * (a[metric] - b[metric]) + 0.0 for a, b in pairs))
 
 
 def _violations(results: Results) -> Iterator[Comparison]:
@@ -116,12 +128,12 @@ def _best_alpha(results: Results) -> Iterator[Comparison]:
 
 
 def _rising(results: Results) -> Iterator[Comparison]:
-    """Spearman's correlation of beta and nDCG from 1 to 7, as a share."""
+    """Spearman's correlation of beta and nDCG from 1 to 7."""
     rows = [BOTH[b] for b in range(1, 8)]
     seeds = range(len(results[rows[0]]))
     curves = [[results[row][seed]["ndcg"] for row in rows] for seed in seeds]
     found = tuple(spearman(list(range(len(rows))), curve) for curve in curves)
-    yield Comparison("correlation of beta with ndcg", found)
+    yield Comparison("correlation of beta with ndcg", found, scale=1)
 
 
 def _stops(results: Results) -> Iterator[Comparison]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
-from omegaconf import OmegaConf
 from peft import PeftModel
 from transformers import (
     PreTrainedTokenizerBase,
@@ -21,6 +20,7 @@ from stoical.build.evaluator import build_evaluator
 from stoical.build.model import build_config, build_trainable, meta_model
 from stoical.config.recipe import Recipe
 from stoical.config.self_training import BashSettings
+from stoical.config.values import recipe_yaml
 from stoical.data.dataset import RankingDataset, load_split
 from stoical.data.files import load_manifest, split_sha256
 from stoical.data.negatives import NegativeSampler
@@ -86,7 +86,7 @@ def build_trainer(recipe: Recipe) -> StoicalTrainer:
         loss_normalizer=recipe.loss.normalizer,
         evaluator=build_evaluator(recipe, test, encoder, recipe.eval.num_queries),
         layout=recipe.layout,
-        recipe_yaml=OmegaConf.to_yaml(recipe),
+        recipe_yaml=recipe_yaml(recipe),
         card=CardSource(
             recipe,
             load_manifest(recipe.data.path),

@@ -85,6 +85,9 @@ class TrainingSetup:
         return 2 if self.low_precision else 4
 
 
+INNER = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")  # as configs call it; None means 4 times hidden
+
+
 def model_shape(model: nn.Module, config: PreTrainedConfig) -> ModelShape:
     """The shape of a model of the Llama kind, which may be on the meta device and hold LoRA adapters."""
     config = config.get_text_config()
@@ -101,7 +104,7 @@ def model_shape(model: nn.Module, config: PreTrainedConfig) -> ModelShape:
         hidden=config.hidden_size,
         query_width=head_dim * heads,
         key_width=head_dim * (getattr(config, "num_key_value_heads", None) or heads),
-        intermediate=getattr(config, "intermediate_size", 4 * config.hidden_size),
+        intermediate=next((size for name in INNER if (size := getattr(config, name, None))), 4 * config.hidden_size),
         vocabulary=config.vocab_size,
         linear_sizes=sum(m.in_features + m.out_features for m in linear),
     )

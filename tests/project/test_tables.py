@@ -38,6 +38,7 @@ def test_the_rows_are_the_papers_and_the_losses_all_there_are():
         ([(0.1, 0.2), (-0.01, 0.3)], "cannot be told"),
         ([(0.1, 0.2), (0.0, 0.0)], "cannot be told"),
         ([(0.1, 0.2), (-0.1, -0.3)], "does not replicate"),
+        ([(0.1,), (0.2,)], "cannot be told"),
     ],
 )
 def test_a_verdict_by_hand(differences, verdict):

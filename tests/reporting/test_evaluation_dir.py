@@ -28,6 +28,10 @@ Cli = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_out_figures(monkeypatch)
+
+
+def leave_out_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figures and no resampling: they are tested elsewhere, and take a second."""
     monkeypatch.setattr(report, "metric_intervals", lambda rows, names: {name: [0.0, 1.0] for name in names})
     for name in ("plot_metrics", "plot_rank_map", "plot_ndcg_breakdown", "plot_valid_mass"):
@@ -176,6 +180,7 @@ def test_an_evaluation_on_other_data_is_not_replaced(tmp_path: Path) -> None:
         check(tmp_path / "eval", BIRD)
 
 
+@pytest.mark.paints
 def test_the_data_are_named_wherever_the_evaluation_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(plt, "close", drawn.append)
@@ -298,8 +303,10 @@ LINES = {
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("whole")
-    for name in ("one", "two"):
-        write_report(evaluation(len(name)), directory / name / "eval", name)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        leave_out_figures(monkeypatch)
+        for name in ("one", "two"):
+            write_report(evaluation(len(name)), directory / name / "eval", name)
     return directory
 
 

@@ -111,6 +111,7 @@ def test_a_step_logged_twice_keeps_its_last_value(tmp_path: Path) -> None:
     assert read_curve(path, "eval_cvr") == ([20, 30, 40], [0.45, 0.35, 0.3])
 
 
+@pytest.mark.paints
 def test_curves_are_drawn_in_per_cent_with_a_label_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_log(tmp_path / "a", {"step": 1, "eval_cvr": 0.5, "eval_ndcg": 0.75}, {"step": 2, "eval_cvr": 0.25})
     write_log(tmp_path / "b", {"step": 1, "eval_cvr": 0.1, "eval_ndcg": 0.9})
@@ -152,6 +153,7 @@ def test_curves_on_different_data_are_labelled_with_it(tmp_path: Path, monkeypat
     plt.close(figure)
 
 
+@pytest.mark.paints
 def test_drawing_leaves_no_figure_open(tmp_path: Path) -> None:
     write_log(tmp_path / "a", {"step": 1, "eval_cvr": 0.5})
     before = plt.get_fignums()
@@ -221,6 +223,7 @@ def test_without_valid_mass_there_is_no_figure_of_it_nor_an_old_one(tmp_path: Pa
     assert "- 1,234 documents did not fit into the prompt" in text
 
 
+@pytest.mark.paints
 def test_every_figure_is_a_picture_and_none_stays_open(tmp_path: Path) -> None:
     before = plt.get_fignums()
     write_report(make_evaluation(), tmp_path, "name")
@@ -282,6 +285,7 @@ def test_an_interval_without_width_is_explained(tmp_path: Path) -> None:
     assert said in (tmp_path / "summary.md").read_text()
 
 
+@pytest.mark.paints
 def test_a_single_query_can_be_reported(tmp_path: Path) -> None:
     metrics = write_report(make_evaluation(queries=1), tmp_path, "one")
     assert metrics["intervals"]["ndcg"] == [metrics["ndcg"]] * 2

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from accelerate import PartialState
 from peft import LoraConfig, get_peft_model
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import stoical.build.model
 import stoical.training.build
@@ -31,6 +33,7 @@ from stoical.training.dry_run import show
 from stoical.training.memory import GIB, MicroBatch, ModelShape, TrainingSetup, model_shape, step_memory
 from stoical.training.memory_fit import RunMemory, device_memory, largest_batch, run_memory, savings, shortage
 from stoical.trie.node_weights import TargetSettings
+from tests.support.commands import run
 from tests.support.small_data import TINY, write_dataset
 from tests.support.tiny_model import tiny_model
 from tests.support.tiny_recipe import tiny_recipe
@@ -44,6 +47,32 @@ MIDDLE = {
     "num_key_value_heads": 2,
 }
 SEVEN_B = ModelShape(7_248_023_552, 0, 2 * 32768 * 4096, 32, 4096, 4096, 1024, 14336, 32768, 1_664_000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "inner"),
+    [
+        ("gpt2", {"n_embd": 16, "n_layer": 1, "n_head": 2}, 64),
+        ("gpt2", {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_inner": 24}, 24),
+        ("gpt2", {"n_embd": 16, "n_layer": 1, "n_head": 2, "intermediate_size": None}, 64),
+        ("gptj", {"n_embd": 16, "n_layer": 1, "n_head": 2, "rotary_dim": 4}, 64),
+        ("opt", {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "ffn_dim": 24}, 24),
+        ("falcon", {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_hidden_size": 24}, 24),
+        ("mistral", {"hidden_size": 32, "num_hidden_layers": 1}, 14336),
+    ],
+)
+def test_the_width_of_the_inner_layer_whatever_a_config_calls_it(kind: str, given: dict[str, Any], inner: int) -> None:
+    config = AutoConfig.for_model(kind, vocab_size=100, **given)
+    with torch.device("meta"):
+        assert model_shape(AutoModelForCausalLM.from_config(config), config).intermediate == inner
+
+
+def test_a_model_without_some_of_the_small_ones_settings_trains(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data")
+    nulls = (f"model.config.{key}=null" for key in ("intermediate_size", "num_key_value_heads", "sliding_window"))
+    kept = (word for word in TINY if not word.startswith(("model.config.intermediate", "model.config.num_key_value")))
+    words = (*kept, *nulls, "model.name=gpt2", f"data.path={tmp_path / 'data'}", f"output={tmp_path / 'run'}")
+    assert run("train", "recipe=wordnet_alpha2,small", *words) == 0
 
 
 def peak_bytes(model, optimizer, step):
