@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from stoical.common.lazy import torch
@@ -22,9 +23,7 @@ def value(lists: Lists) -> Tensor:
     gain = lists.weight * lists.gain
     share = (gain / ideal_dcg(gain)).detach()
     more = share[:, :, None] - share[:, None, :]
-    losses = torch.nn.functional.softplus(lists.scores[:, None, :] - lists.scores[:, :, None]) / torch.log(
-        torch.tensor(2.0, dtype=more.dtype, device=more.device)
-    )
+    losses = -torch.nn.functional.logsigmoid(lists.scores[:, :, None] - lists.scores[:, None, :]) / math.log(2)
     counted = (more > 0) & lists.real[:, :, None] & lists.real[:, None, :]
     return torch.where(counted, pair_distances(lists) * more * losses, 0.0).sum(dim=(1, 2))
 

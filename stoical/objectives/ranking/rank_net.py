@@ -17,7 +17,7 @@ def value(lists: Lists) -> Tensor:
 
     The paper sums over pairs; the mean keeps lists of all lengths alike.
     """
-    losses = torch.nn.functional.softplus(lists.scores[:, None, :] - lists.scores[:, :, None])
+    losses = -torch.nn.functional.logsigmoid(lists.scores[:, :, None] - lists.scores[:, None, :])
     return weighted_mean(losses, pair_weights(lists, above(lists)))
 
 
