@@ -155,7 +155,7 @@ class Recipe:
     )
     layout: Layout = option(
         "sequence",
-        "of a forward pass: sequence (prompt and nodes in one), cache (prompt first), pointwise (a row a docID)",
+        "of a forward pass: sequence (all prompts and nodes at once), cache (prompts first), pointwise (a row a docID)",
     )
     resume: str | None = option(
         None, "auto: the run directory's last checkpoint; or the path of one. Refused for another recipe or dataset"

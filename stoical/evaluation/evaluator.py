@@ -12,8 +12,10 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from stoical.common.ahead import ahead
 from stoical.common.arrays import Floats
 from stoical.common.progress import progress
+from stoical.common.time_spent import TimeSpent
 from stoical.decoding.choices import Mode, Reduction
 from stoical.decoding.free_run import beam_scores, greedy_is_valid, teacher_forced
 from stoical.decoding.sampling import greedy_rollouts, greedy_tokens
@@ -77,19 +79,19 @@ class Evaluator:
     asked: Sequence[Metric] = ()
     grading: Grading = Grading()
 
-    def __call__(self, model: nn.Module, shown: bool = False) -> Evaluation:
+    def __call__(self, model: nn.Module, shown: bool = False, spent: TimeSpent | None = None) -> Evaluation:
         """Evaluate, with the model in eval mode meanwhile. Every process calls it and gets the whole result.
 
-        shown: say how far it is, on the main process.
+        shown: say how far it is, on the main process. spent: gets the time of loader and forward passes.
         """
-        state = PartialState()
+        state, spent = PartialState(), spent or TimeSpent()
         picked = self._sample()
         mine = picked[state.process_index :: state.num_processes]
         most = -(-len(picked) // state.num_processes)
         mine += picked[:1] * (most - len(mine))  # equal work, so that sharded models stay in step; dropped below
         longest = max(len(ids) for index in picked for ids in _tops(self.dataset[index])) if self.generation else 0
         with eval_mode(model):
-            rows = list(self._rows(model, mine, longest, shown=shown and state.is_main_process))
+            rows = list(self._rows(model, mine, longest, spent, shown and state.is_main_process))
         by_index = dict(rows if state.num_processes == 1 else gather_object(rows))
         assert sorted(by_index) == picked, "an evaluation query was lost"
         results = [by_index[index] for index in picked]
@@ -102,18 +104,21 @@ class Evaluator:
         return sorted(random.Random(0).sample(range(total), self.num_queries))
 
     def _rows(
-        self, model: nn.Module, indices: list[int], longest: int, shown: bool
+        self, model: nn.Module, indices: list[int], longest: int, spent: TimeSpent, shown: bool
     ) -> Iterator[tuple[int, QueryResult]]:
         device = next(model.parameters()).device
-        starts = range(0, len(indices), self.batch_size)
-        for start in progress(starts, "evaluating, batches", shown):
-            chosen = indices[start : start + self.batch_size]
-            queries = [self.dataset[index] for index in chosen]
-            batch = self.collator(queries)["batch"].to(device)
-            with torch.no_grad():
-                seen = self._seen(model, batch, queries, longest)
+        batches = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
+        loaded = spent.waiting_for(ahead(map(self._load, batches)), "loader")
+        for chosen in progress(batches, "evaluating, batches", shown):
+            queries, packed = next(loaded)
+            with spent.on("forward"), torch.no_grad():
+                seen = self._seen(model, packed.to(device), queries, longest)
             for index, query, own in zip(chosen, queries, seen, strict=True):
                 yield index, self._result(query, own)
+
+    def _load(self, indices: list[int]) -> tuple[list[TokenizedQuery], PackedBatch]:
+        queries = [self.dataset[index] for index in indices]
+        return queries, self.collator(queries)["batch"]
 
     def _seen(self, model: nn.Module, batch: PackedBatch, queries: list[TokenizedQuery], longest: int) -> list[_Seen]:
         """What the model shows of a batch, in the evaluation's mode."""

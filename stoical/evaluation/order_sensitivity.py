@@ -15,20 +15,23 @@ import numpy as np
 from torch import nn
 
 from stoical.common.arrays import Floats
+from stoical.common.time_spent import TimeSpent
 from stoical.evaluation.evaluator import Evaluator
 from stoical.evaluation.intervals import metric_intervals
 from stoical.evaluation.metrics import metrics_among
 from stoical.evaluation.result import Evaluation, QueryResult
 
 
-def shuffled_evaluations(evaluator: Evaluator, model: nn.Module, shuffles: int, shown: bool) -> list[Evaluation]:
+def shuffled_evaluations(
+    evaluator: Evaluator, model: nn.Module, shuffles: int, shown: bool, spent: TimeSpent | None = None
+) -> list[Evaluation]:
     """The evaluations of the second to the K-th shuffle. The dataset has its own epoch afterwards."""
     plain = replace(evaluator, diagnostics=False, generation=False, calibration=False)
     epoch, found = evaluator.dataset.epoch, []
     try:
         for shift in range(1, shuffles):
             evaluator.dataset.set_epoch(epoch + shift)
-            found.append(plain(model, shown))
+            found.append(plain(model, shown, spent))
     finally:
         evaluator.dataset.set_epoch(epoch)
     return found

@@ -50,8 +50,8 @@ def training_collator(
     return TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune)
 
 
-def build_trainer(recipe: Recipe) -> StoicalTrainer:
-    """Everything, ready for `.train()`."""
+def build_trainer(recipe: Recipe, began: float | None = None) -> StoicalTrainer:
+    """Everything, ready for `.train()`; `began` as `RunTrainer` takes it."""
     arguments = training_arguments(recipe)
     trackers = build_trackers(recipe, arguments)
     train, test = training_split(recipe), load_split(recipe.data.path, "test")
@@ -95,6 +95,7 @@ def build_trainer(recipe: Recipe) -> StoicalTrainer:
             weighted=train.weighted,
         ),
         fingerprint=fingerprint(recipe),
+        began=began,
     )
 
 

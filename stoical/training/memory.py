@@ -45,16 +45,22 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """The tensors of one micro-batch: rows, all input tokens (padding too), read-out slots, elements of the mask."""
+    """The tensors of one micro-batch.
+
+    tokens: what layers see, with padding where there is no flat row. attended: what attention sees, padding always.
+    slots: where logits are made. mask: its elements.
+    """
 
     rows: int
     tokens: int
+    attended: int
     slots: int
     mask: int
 
     def smaller(self, rows: int) -> MicroBatch:
         """The same with fewer rows."""
-        return MicroBatch(rows, *(size * rows // self.rows for size in (self.tokens, self.slots, self.mask)))
+        sizes = (self.tokens, self.attended, self.slots, self.mask)
+        return MicroBatch(rows, *(size * rows // self.rows for size in sizes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +154,13 @@ def _casts(shape: ModelShape, others: float, setup: TrainingSetup) -> float:
 
 
 def _activations(shape: ModelShape, batch: MicroBatch, setup: TrainingSetup) -> float:
-    """Bytes saved for the backward pass; with checkpointing every layer's input, and one layer whole."""
+    """Bytes saved for the backward pass; with checkpointing every layer's input, and one layer whole.
+
+    Attention keeps queries, its result, and keys and values spread over all heads.
+    """
     stream = 4 if setup.frozen_bytes == 4 else 2  # the residual stream has the weights' precision
-    layer = batch.tokens * _per_token(shape, setup, stream) + batch.mask * setup.width
+    attention = batch.attended * (4 * shape.query_width + 2 * shape.key_width) + batch.mask
+    layer = batch.tokens * _per_token(shape, setup, stream) + attention * setup.width
     ends = 3 * batch.tokens * shape.hidden * stream
     if setup.checkpointing:
         return layer + shape.layers * batch.tokens * shape.hidden * stream + ends
@@ -158,15 +168,13 @@ def _activations(shape: ModelShape, batch: MicroBatch, setup: TrainingSetup) -> 
 
 
 def _per_token(shape: ModelShape, setup: TrainingSetup, stream: int) -> float:
-    """Bytes of one token in one layer: two norms, the inputs of the linear layers, attention, the gated MLP.
+    """Bytes of one token in one layer, without attention: two norms, the inputs of the linear layers, the gated MLP.
 
-    Attention keeps queries, its result, and keys and values spread over all heads. Under autocast every linear layer
-    keeps its own cast of its input; in float32 those with the same input share it.
+    Under autocast every linear layer keeps its own cast of its input; in float32 those with the same input share it.
     """
     norms = 2 * shape.hidden * (4 + (0 if setup.lora else stream))
-    attention = (4 * shape.query_width + 2 * shape.key_width) * setup.width
     if setup.lora:  # frozen layers keep no input; the adapter of each keeps a dropout mask and its own cast
         kept = (6 * shape.hidden + shape.intermediate) * (setup.dropout_bytes + setup.width)
-        return norms + kept + attention + 3 * shape.intermediate * setup.width
+        return norms + kept + 3 * shape.intermediate * setup.width
     inputs = (6 if setup.width != stream else 3) * shape.hidden * setup.width
-    return norms + inputs + attention + 4 * shape.intermediate * setup.width
+    return norms + inputs + 4 * shape.intermediate * setup.width

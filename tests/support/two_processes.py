@@ -27,9 +27,10 @@ def what_is_reported(trainer: StoicalTrainer) -> dict[str, Any]:
         broken = step == 4 or rank == PartialState().num_processes - 1
         watch.add(torch.tensor(float("nan") if broken else 1.0), step, (f"step {step} of process {rank}",))
     first = watch.first_broken(trainer.accelerator)
-    meter.count(SimpleNamespace(num_tokens=10 * (rank + 1), query_ids=("a",)))
+    meter.count(SimpleNamespace(num_tokens=10 * (rank + 1), query_ids=("a",), input_ids=torch.zeros(2, 10)))
     rates = meter.since_last_log(trainer.accelerator)
-    return {"broken": first.query_ids, "tokens_a_query": rates["tokens_per_second"] / rates["queries_per_second"]}
+    tokens = rates["tokens_per_second"] / rates["queries_per_second"]
+    return {"broken": first.query_ids, "tokens_a_query": tokens, "real_tokens": rates["real_tokens"]}
 
 
 def train_and_evaluate(output: Path, words: Sequence[str]) -> None:

@@ -75,6 +75,7 @@ def test_two_processes_equal_one(tmp_path, normalizer):
     assert first["optimizer"]["state"][0]["exp_avg"].norm() > 0
     assert shared_facts["broken"] == ["step 3 of process 1"]
     assert (facts["tokens_a_query"], shared_facts["tokens_a_query"]) == pytest.approx((10, 15))
+    assert (facts["real_tokens"], shared_facts["real_tokens"]) == pytest.approx((10 / 20, 30 / 40))
 
 
 def test_the_command_trains_saves_resumes_and_evaluates_on_two_processes(tmp_path):

@@ -31,7 +31,15 @@ from stoical.training.arguments import micro_batches
 from stoical.training.build import build_trainer, training_rows
 from stoical.training.dry_run import show
 from stoical.training.memory import GIB, MicroBatch, ModelShape, TrainingSetup, model_shape, step_memory
-from stoical.training.memory_fit import RunMemory, device_memory, largest_batch, run_memory, savings, shortage
+from stoical.training.memory_fit import (
+    RunMemory,
+    device_memory,
+    largest_batch,
+    micro_batch,
+    run_memory,
+    savings,
+    shortage,
+)
 from stoical.trie.node_weights import TargetSettings
 from tests.support.commands import run
 from tests.support.small_data import TINY, write_dataset
@@ -107,7 +115,7 @@ def test_the_estimate_is_what_a_step_allocates(bf16, checkpointing, layout):
     model = tiny_model(**MIDDLE, initializer_range=0.02)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    queries = [random_query(seed, 120, 8, MIDDLE["vocab_size"]) for seed in range(2)]
+    queries = [random_query(seed, prompt, 8, MIDDLE["vocab_size"]) for seed, prompt in enumerate((120, 30))]
     batch = TrieTargetCollator(TargetSettings(item="stepwise"), 0, prune=True)(queries)["batch"]
     recipe = Recipe(layout=layout, optimizer="trainer")
     recipe.training |= {"bf16": bf16, "activation_checkpointing": checkpointing}
@@ -140,7 +148,6 @@ def test_the_estimate_holds_for_adapters(dtype, dropout, checkpointing):
     model = get_peft_model(model, settings).train()
     queries = [random_query(seed, 120, 8, MIDDLE["vocab_size"]) for seed in range(2)]
     batch = TrieTargetCollator(TargetSettings(item="stepwise"), 0, prune=True)(queries)["batch"]
-    rows, nodes, total = batch.node_mask.shape
 
     def step():
         with torch.autocast("cpu", torch.bfloat16):
@@ -150,8 +157,7 @@ def test_the_estimate_holds_for_adapters(dtype, dropout, checkpointing):
     setup = TrainingSetup(
         True, 2, checkpointing, frozen_bytes=dtype.itemsize, lora=True, dropout_bytes=4 * (dropout > 0)
     )
-    sizes = MicroBatch(rows, batch.input_ids.numel(), rows * (nodes + 1), rows * nodes * total)
-    parts = step_memory(model_shape(model, model.config), sizes, setup)
+    parts = step_memory(model_shape(model, model.config), micro_batch(batch, "sequence", "trie_sdpa"), setup)
     trained = [p for p in model.parameters() if p.requires_grad]
     measured = peak_bytes(model, torch.optim.AdamW(trained), step) / GIB
     assert sum(parts.values()) == pytest.approx(measured, rel=0.15)
@@ -162,7 +168,7 @@ def test_the_estimate_holds_for_adapters(dtype, dropout, checkpointing):
 
 
 def test_shards_copies_and_adapters():
-    batch = MicroBatch(rows=8, tokens=8 * 400, slots=8 * 80, mask=8 * 80 * 400)
+    batch = MicroBatch(rows=8, tokens=8 * 400, attended=8 * 400, slots=8 * 80, mask=8 * 80 * 400)
     setup = TrainingSetup(low_precision=True, states=1)
 
     def parts(**changes):
@@ -189,7 +195,7 @@ def test_shards_copies_and_adapters():
 
 def test_advice_is_sorted_by_what_it_saves(monkeypatch):
     monkeypatch.setattr(stoical.training.memory_fit, "_mask_bytes", lambda: 1)  # a GPU's
-    batch = MicroBatch(rows=8, tokens=8 * 400, slots=8 * 80, mask=8 * 80 * 400)
+    batch = MicroBatch(rows=8, tokens=8 * 400, attended=8 * 400, slots=8 * 80, mask=8 * 80 * 400)
     run = RunMemory(SEVEN_B, batch, TrainingSetup(low_precision=True, states=1))
     found = savings(run, 110.0, "sequence", devices=8)
     assert [advice.split("=")[0].split(" ")[0] for _, advice in found] == [
@@ -250,7 +256,7 @@ def test_a_small_run_fits_this_machine():
     assert limit > 0.5
     assert place.startswith("of this machine")
     model = tiny_model()
-    run = RunMemory(model_shape(model, model.config), MicroBatch(2, 100, 20, 2000), TrainingSetup(False, 2))
+    run = RunMemory(model_shape(model, model.config), MicroBatch(2, 100, 100, 20, 2000), TrainingSetup(False, 2))
     assert shortage(run, "sequence") is None
 
 
