@@ -1,0 +1,205 @@
+"""The study as cells that are kept on disk one by one: an interrupted study goes on where it was."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stoical.common.differences import describe, differences
+from stoical.common.fields import unknown
+from stoical.common.files import check_writable, json_object, write_whole
+from stoical.common.progress import progress
+from stoical.studies.capacity import free_embeddings, limit, output_layer, ranker, top_lists
+from stoical.studies.capacity.counts import Similarity
+
+RESULTS = "results.json"
+PARTS = ("ceilings", "lists", "ranker", "limit", "output")  # beside `thresholds`, which are formulas alone
+PACKAGES = ("stoical", "torch", "transformers", "numpy", "scipy")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How far the study goes. The defaults take minutes on two cores, QUICK takes seconds."""
+
+    ceilings: int = 7  # documents, at most
+    ceiling_seeds: int = 5
+    ceiling_steps: int = 2_000
+    lists: tuple[tuple[int, int], ...] = ((20, 2), (12, 2), (10, 3), (8, 4))  # documents, length
+    ranker: int = 8  # documents, at most
+    ranker_hidden: int = 4
+    ranker_seeds: int = 1
+    ranker_steps: int = 4_000
+    ranker_batch: int = 256
+    limit: int = 6  # dimensions, at most
+    limit_seeds: int = 3
+    limit_steps: int = 20_000
+    limit_most: int = 60
+    output: int = 6  # tokens
+    output_seeds: int = 5
+    trie: int = 8  # docIDs
+
+
+QUICK = Sizes(
+    ceilings=4,
+    ceiling_seeds=1,
+    ceiling_steps=300,
+    lists=((6, 2),),
+    ranker=3,
+    ranker_steps=150,
+    ranker_batch=6,
+    limit=3,
+    limit_seeds=1,
+    limit_steps=400,
+    limit_most=5,
+    output=4,
+    output_seeds=1,
+    trie=4,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One number or a few: the part of the study, what it depends on, and how it is found."""
+
+    part: str
+    key: Row
+    work: Callable[[], Row]
+
+    @property
+    def name(self) -> str:
+        """What it is called in results.json."""
+        return ", ".join([self.part, *(f"{key}={value}" for key, value in self.key.items())])
+
+
+def cells(sizes: Sizes, parts: Sequence[str]) -> Iterator[Cell]:
+    """All cells of some parts, in order."""
+    makers = {"ceilings": _ceilings, "lists": _lists, "ranker": _ranker, "limit": _limit, "output": _output}
+    for part in PARTS:
+        if part in parts:
+            for key, work in makers[part](sizes):
+                yield Cell(part, key, work)
+
+
+def _ceilings(sizes: Sizes) -> Iterator[tuple[Row, Callable[[], Row]]]:
+    similarities: tuple[Similarity, ...] = ("dot", "distance")
+    for k in range(2, sizes.ceilings + 1):
+        for n in range(1, k):
+            for similarity in similarities:
+                for seed in range(sizes.ceiling_seeds):
+                    key = {"documents": k, "dimensions": n, "similarity": similarity, "seed": seed}
+                    yield key, lambda k=k, n=n, s=similarity, seed=seed: ceiling(k, n, s, seed, sizes.ceiling_steps)  # type: ignore[misc]
+
+
+def ceiling(k: int, n: int, similarity: Similarity, seed: int, steps: int) -> Row:
+    """What a dual encoder of free vectors has right after training, and with the best queries for its documents."""
+    documents, trained = free_embeddings.train(k, n, similarity, seed, steps)
+    return {"trained": trained, "within_reach": free_embeddings.within_reach(documents, similarity)}
+
+
+def _lists(sizes: Sizes) -> Iterator[tuple[Row, Callable[[], Row]]]:
+    for m, r in sizes.lists:
+        yield {"documents": m, "length": r}, lambda m=m, r=r: asdict(top_lists.check_lists(m, r))  # type: ignore[misc]
+
+
+def _ranker(sizes: Sizes) -> Iterator[tuple[Row, Callable[[], Row]]]:
+    for k in range(3, sizes.ranker + 1):
+        for seed in range(sizes.ranker_seeds):
+            key = {"documents": k, "hidden": sizes.ranker_hidden, "seed": seed}
+            yield key, lambda k=k, seed=seed: _trained_ranker(k, seed, sizes)  # type: ignore[misc]
+
+
+def _trained_ranker(k: int, seed: int, sizes: Sizes) -> Row:
+    right, steps = ranker.train(k, sizes.ranker_hidden, seed, sizes.ranker_steps, sizes.ranker_batch)
+    return {"right": right, "steps": steps}
+
+
+def _limit(sizes: Sizes) -> Iterator[tuple[Row, Callable[[], Row]]]:
+    for d in range(2, sizes.limit + 1):
+        for seed in range(sizes.limit_seeds):
+            key = {"dimensions": d, "seed": seed}
+            yield (
+                key,
+                lambda d=d, seed=seed: {  # type: ignore[misc]
+                    "critical_n": limit.critical_n(d, seed, sizes.limit_steps, sizes.limit_most)
+                },
+            )
+
+
+def _output(sizes: Sizes) -> Iterator[tuple[Row, Callable[[], Row]]]:
+    for n in range(1, sizes.output + 1):
+        for seed in range(sizes.output_seeds):
+            key = {"tokens": sizes.output, "hidden": n, "docids": sizes.trie, "seed": seed}
+            yield key, lambda n=n, seed=seed: output(sizes.output, n, sizes.trie, seed)  # type: ignore[misc]
+
+
+def output(tokens: int, n: int, docids: int, seed: int) -> Row:
+    """A random output layer [V, n]: rank(E'), orders at one token, Proposition 3.1's contradiction, and a trie's orders.
+
+    The trie is binary, and every node has a token of its own, so that of all tokens rank(E') is n + 1 at most.
+    """
+    random = np.random.default_rng(seed)
+    rows = random.normal(size=(tokens, n))
+    groups = output_layer.contradiction(rows)
+    either = None
+    if groups is not None:
+        either = output_layer.can_precede(rows, *groups) or output_layer.can_precede(rows, *groups[::-1])
+    paths = output_layer.own_tokens(ranker.docids(docids))
+    trie_tokens = 1 + max(token for path in paths for token in path)
+    many = random.normal(size=(trie_tokens, n))
+    return {
+        "rank": output_layer.rank(rows),
+        "orders": free_embeddings.within_reach(rows, "dot"),
+        "contradiction": groups,
+        "either_possible": either,
+        "trie_tokens": trie_tokens,
+        "trie_rank": output_layer.rank(many),
+        "trie_orders": output_layer.orders_over_trie(many, paths),
+    }
+
+
+def check_parts(parts: Sequence[str]) -> None:
+    """Raise `ValueError` for a part that does not exist, and where there is none."""
+    for part in parts:
+        if part not in PARTS:
+            raise unknown("part", part, PARTS, f" There are {', '.join(PARTS)}.")
+    if not parts:
+        raise ValueError(f"parts= names no part; there are {', '.join(PARTS)}")
+
+
+def prepare(output: Path, quick: bool) -> Row:
+    """The results that a directory holds, or new ones. `ValueError` where it is something else's, or made otherwise."""
+    settings: Row = {"quick": quick, **{name: importlib.metadata.version(name) for name in PACKAGES}}
+    check_writable(output)
+    path = output / RESULTS
+    if not path.is_file():
+        if output.is_dir() and any(each.name != "_lock" for each in output.iterdir()):
+            raise ValueError(f"output={output} holds something else than a capacity study; give another directory")
+        output.mkdir(parents=True, exist_ok=True)
+        return {"settings": settings, "cells": {}}
+    found = json_object(path)
+    changed = differences(found.get("settings", {}), settings)
+    if changed:
+        raise ValueError(f"output={output} is a study made otherwise ({describe(changed)}); give another directory")
+    return found
+
+
+def carry_out(output: Path, quick: bool, parts: Sequence[str]) -> list[Row]:
+    """Find what is missing, under one progress bar, and write each cell as it is found; all rows of results."""
+    check_parts(parts)
+    results = prepare(output, quick)
+    done = results["cells"]
+    missing = [cell for cell in cells(QUICK if quick else Sizes(), parts) if cell.name not in done]
+    for cell in progress(missing, "capacity study, cells"):
+        started = time.process_time()
+        found = cell.work()
+        done[cell.name] = {"part": cell.part, **cell.key, **found, "seconds": round(time.process_time() - started, 2)}
+        write_whole(output / RESULTS, json.dumps(results, indent=1) + "\n")
+    return [*done.values()]
