@@ -38,7 +38,7 @@ class CapacityOptions:
         None, "the directory to write to (null: runs/capacity, or for a model capacity in its run's directory)"
     )
     quick: bool = option(False, "everything small, in seconds")
-    parts: str = option("ceilings,lists,ranker,limit,output", "which parts of the study to find")
+    parts: str = option("ceilings,lists,output,ranker,limit", "which parts of the study to find")
     checkpoint: str | None = option(None, "a run (its last checkpoint is taken) or a checkpoint, to measure its model")
 
 
@@ -58,13 +58,14 @@ def study(given: Given) -> None:
     if given.settings:
         name = next(iter(given.settings))
         raise ValueError(f"{name}= is a model's: give checkpoint=DIR or recipe=NAME with it (--help explains both)")
-    from stoical.runs.lock import only_run
     from stoical.studies.capacity.study import carry_out, check_parts, prepare
 
     options, output = given.options, Path(given.options.output or "runs/capacity")
     parts = [part for part in options.parts.split(",") if part]
     check_parts(parts)
     prepare(output, options.quick)
+    from stoical.runs.lock import only_run
+
     with only_run(output):
         rows = carry_out(output, options.quick, parts)
         from stoical.studies.capacity.report import write_report

@@ -2,9 +2,9 @@
 
 Dimension letters: k documents, n dimensions of the embeddings. All counts are exact whole numbers.
 
-A query orders documents by the side of the hyperplanes "as near to i as to j" that it lies on, one for every pair, so
-the orders are the cells of an arrangement of hyperplanes. For documents in general position the number of cells is known,
-and no other documents have more.
+A query orders documents by the sides that it lies on of the hyperplanes "as near to i as to j", one for every pair, so
+the orders are the cells of an arrangement of hyperplanes. Documents in general position have the most cells, and how
+many that is, is known.
 """
 
 from __future__ import annotations

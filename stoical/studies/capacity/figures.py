@@ -62,15 +62,13 @@ def plot_ceilings(rows: Rows, output: Path) -> None:
             ns = range(1, k)
             axis.plot(ns, [100 * orders(k, n, similarity) / all_orders for n in ns], color=color, label=f"k = {k}")
             own = [row for row in rows if row["documents"] == k and row["similarity"] == similarity]
+            dimensions = [row["dimensions"] for row in own]
             for what, style in (("within_reach", "o"), ("trained", "x")):
                 shares = [100 * row[what] / all_orders for row in own]
-                axis.plot(
-                    [row["dimensions"] for row in own], shares, style, color=color, markersize=6, fillstyle="none"
-                )
+                axis.plot(dimensions, shares, style, color=color, markersize=6, fillstyle="none")
         axis.plot([], [], "o", color="black", fillstyle="none", label="trained documents,\nbest queries")
         axis.plot([], [], "x", color="black", label="trained documents\nand queries")
-        axis.set(xlabel="dimensions n", title=WORDS[similarity], yscale="log")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set(xlabel="dimensions n", title=WORDS[similarity], yscale="log", xticks=range(1, max(ks)))
         axis.grid(alpha=0.3)
     axes[0].set(ylabel="% of the k! orders (lines: exact)")
     axes[1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -87,9 +85,8 @@ def plot_ranker(rows: Rows, output: Path) -> None:
     for name, count, style in (("distance", distance_orders, "s--"), ("dot", dot_orders, "^:")):
         most = [count(k, hidden) for k in ks]
         axis.plot(ks, most, style, markersize=5, label=f"dual encoder, at most: {WORDS[name]}")
-    axis.set(xlabel="documents k", ylabel="orders ranked right", yscale="log")
+    axis.set(xlabel="documents k", ylabel="orders ranked right", yscale="log", xticks=ks)
     axis.set_title(f"hidden vectors and embeddings of {hidden} numbers", fontsize=10)
-    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, frameon=False)
     save(figure, output)
@@ -101,22 +98,12 @@ def plot_limit(rows: Rows, output: Path) -> None:
     figure, axis = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
     fine = np.linspace(min(4, ds[-1]), ds[-1], 100)
     axis.plot(fine, [published_curve(d) for d in fine], "--", label="LIMIT's fitted curve")
-    axis.plot(
-        [row["dimensions"] for row in rows],
-        [row["critical_n"] for row in rows],
-        "o",
-        fillstyle="none",
-        label="trained here, by seed",
-    )
+    found = [row["critical_n"] for row in rows]
+    axis.plot([row["dimensions"] for row in rows], found, "o", fillstyle="none", label="trained here, by seed")
     if ds[-1] >= 4:
         axis.axvspan(4, ds[-1] + 0.3, color=FADED, alpha=0.4, linewidth=0, label="exact: no limit (4 = 2 r dimensions)")
-    axis.set(
-        xlabel="dimensions d",
-        ylabel="critical n: documents all of whose pairs are found",
-        xlim=(ds[0] - 0.3, ds[-1] + 0.3),
-    )
-    axis.set_ylim(0, None)
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.set(xlabel="dimensions d", ylabel="critical n: documents all of whose pairs are found", xticks=ds)
+    axis.set(xlim=(ds[0] - 0.3, ds[-1] + 0.3), ylim=(0, None))
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, frameon=False, loc="upper left")
     save(figure, output)

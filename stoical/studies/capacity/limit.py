@@ -31,9 +31,9 @@ def published_curve(dimensions: int) -> float:
 def exact_critical_n(dimensions: int) -> int | None:
     """The largest number of unit vectors all of whose pairs some query puts on top; None where there is no largest.
 
-    From 4 = 2 * RELEVANT dimensions on, the moment curve has room for any number (`top_lists`). With d + 2 documents one
-    split in two (Radon's) cannot be made; on a sphere it has two documents or more on both sides, and in 2 and 3
-    dimensions hence a pair on one of them, so that d + 1 documents are the most.
+    From 4 = 2 * RELEVANT dimensions on, the moment curve has room for any number (`top_lists`). Of d + 2 documents one
+    split in two (Radon's) cannot be made. On a sphere it has at least two documents on either side, so in 2 and 3
+    dimensions one of the sides is a pair, and d + 1 documents are the most.
     """
     return dimensions + 1 if dimensions < 2 * RELEVANT else None
 

@@ -1,13 +1,13 @@
 """Propositions 3.1 and 3.2: what a model's output layer lets it write, at one token and over a trie.
 
-Dimension letters: V tokens, n numbers of a hidden vector. E [V, n] has the tokens' rows of the output layer (the paper's
-E_docIDs), and E' = [E 1] is E with a column of ones.
+Dimension letters: V tokens, n numbers of a hidden vector. E [V, n] has the tokens' rows of the output layer (the
+paper's E_docIDs), and E' = [E 1] is E with a column of ones.
 
-At one token, tokens are ranked by E phi: an ARR with hidden vectors of n numbers is there a dual encoder with V documents
-in n dimensions, and makes T(V, n) of the V! orders. The paper asks for rank(E') = V over all tokens of all docIDs. Where
-decoding keeps to a trie, every inner node has a hidden vector of its own and chooses among its children alone. By the
-chain rule all distributions over docIDs are then possible if and only if rank(E') of the children is their number at
-every node; docs/capacity.md has the proof, and that all orders of docIDs ask for the same.
+At one token, tokens are ranked by E phi. There an ARR with hidden vectors of n numbers is a dual encoder with V
+documents in n dimensions, and makes T(V, n) of the V! orders. The paper asks for rank(E') = V over all tokens of all
+docIDs. Where decoding keeps to a trie, every inner node has a hidden vector of its own and chooses among its children
+alone. By the chain rule all distributions over docIDs are then possible if and only if, at every node, rank(E') of the
+children is their number; docs/capacity.md has the proof, and that all orders of docIDs ask for the same.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def augmented(rows: Floats) -> Floats:
 
 
 def rank(rows: Floats) -> int:
-    """rank(E') by singular values, in float64 with numpy's tolerance: all V tokens are free where it is V."""
+    """The rank of E', by singular values in float64 with numpy's tolerance. All V tokens are free where it is V."""
     return int(np.linalg.matrix_rank(augmented(rows)))
 
 

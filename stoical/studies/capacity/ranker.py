@@ -104,7 +104,7 @@ def num_right(model: PreTrainedModel, task: Task) -> int:
 
     right = torch.zeros(len(task.orders), dtype=torch.bool)
     with torch.no_grad():
-        for rows in torch.arange(len(right)).split(task.size):
+        for rows in torch.split(torch.arange(len(right)), task.size):
             full = torch.cat([rows, rows.new_zeros(task.size - len(rows))])  # the last batch is filled up
             batch = task.batch(full)
             found = doc_scores(batch, node_logprobs(model, batch).logprobs, "sum").view(task.size, -1)

@@ -20,7 +20,7 @@ from stoical.studies.capacity import free_embeddings, limit, output_layer, ranke
 from stoical.studies.capacity.counts import Similarity
 
 RESULTS = "results.json"
-PARTS = ("ceilings", "lists", "ranker", "limit", "output")  # beside `thresholds`, which are formulas alone
+PARTS = ("ceilings", "lists", "output", "ranker", "limit")  # beside `thresholds`, which are formulas alone
 PACKAGES = ("stoical", "torch", "transformers", "numpy", "scipy")
 Row = dict[str, Any]
 
@@ -36,7 +36,7 @@ class Sizes:
     ranker: int = 8  # documents, at most
     ranker_hidden: int = 4
     ranker_seeds: int = 1
-    ranker_steps: int = 4_000
+    ranker_steps: int = 5_000
     ranker_batch: int = 256
     limit: int = 6  # dimensions, at most
     limit_seeds: int = 3
@@ -53,7 +53,7 @@ QUICK = Sizes(
     ceiling_steps=300,
     lists=((6, 2),),
     ranker=3,
-    ranker_steps=150,
+    ranker_steps=400,
     ranker_batch=6,
     limit=3,
     limit_seeds=1,
@@ -141,7 +141,7 @@ def _output(sizes: Sizes) -> Iterator[tuple[Row, Callable[[], Row]]]:
 
 
 def output(tokens: int, n: int, docids: int, seed: int) -> Row:
-    """A random output layer [V, n]: rank(E'), orders at one token, Proposition 3.1's contradiction, and a trie's orders.
+    """A random output layer [V, n]: rank(E'), orders at one token, Proposition 3.1's contradiction, orders over a trie.
 
     The trie is binary, and every node has a token of its own, so that of all tokens rank(E') is n + 1 at most.
     """

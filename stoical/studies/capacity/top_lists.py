@@ -5,8 +5,8 @@ Dimension letters: m documents, r documents in a list, n = 2 r dimensions.
 The documents lie on the trigonometric moment curve: document i is (cos jt, sin jt) for j = 1, ..., r, at its own angle
 t. A query is then a trigonometric polynomial of degree r, read at the documents' angles. The product over the list of
 -(1 - cos(t - t_i)) is 0 on the list and negative elsewhere, and adding a little of a polynomial that falls along the
-list orders it. All documents have the same length, so that dot products, cosines and negated Euclidean distances (Eq. 2)
-give one ranking. Angles with rational sine and cosine make every number rational.
+list orders it. All documents have the same length, so that dot products, cosines and negated Euclidean distances (Eq.
+2) give one ranking. Angles with rational sine and cosine make every number rational.
 """
 
 from __future__ import annotations
