@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+from matplotlib.axis import Axis
 
 from stoical.reporting.figure import FADED, plt, save
 from stoical.studies.capacity.counts import (
@@ -47,9 +48,17 @@ def plot_thresholds(output: Path) -> None:
         enough = [min(2 * length, int(k) - 1) for k in ks]
         axis.plot(ks, enough, style, label=f"ordered top {length} of k, enough: {2 * length}")
     axis.set(xlabel="documents k", ylabel="dimensions n of a dual encoder", xscale="log", yscale="log")
+    _plain(axis.xaxis, axis.yaxis)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, frameon=False)
     save(figure, output)
+
+
+def _plain(*axes: Axis) -> None:
+    """Numbers of logarithmic axes as digits: what matplotlib writes by itself is mathematical text, which is off."""
+    for axis in axes:
+        axis.set_major_formatter("{x:,g}")
+        axis.set_minor_formatter("")
 
 
 def plot_ceilings(rows: Rows, output: Path) -> None:
@@ -71,6 +80,7 @@ def plot_ceilings(rows: Rows, output: Path) -> None:
         axis.set(xlabel="dimensions n", title=WORDS[similarity], yscale="log", xticks=range(1, max(ks)))
         axis.grid(alpha=0.3)
     axes[0].set(ylabel="% of the k! orders (lines: exact)")
+    _plain(axes[0].yaxis)
     axes[1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     save(figure, output)
 
@@ -87,6 +97,7 @@ def plot_ranker(rows: Rows, output: Path) -> None:
         axis.plot(ks, most, style, markersize=5, label=f"dual encoder, at most: {WORDS[name]}")
     axis.set(xlabel="documents k", ylabel="orders ranked right", yscale="log", xticks=ks)
     axis.set_title(f"hidden vectors and embeddings of {hidden} numbers", fontsize=10)
+    _plain(axis.yaxis)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, frameon=False)
     save(figure, output)
