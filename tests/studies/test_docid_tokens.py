@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from peft import AutoPeftModelForCausalLM, LoraConfig
 from safetensors.torch import load_file, save_file
 from scipy.optimize import linprog
 
-from stoical.commands.capacity import docid_lists
+from stoical.commands.capacity import docid_lists, layer_of
 from stoical.runs.find import find_checkpoint, load_checkpoint
 from stoical.studies.capacity.docid_tokens import (
     Families,
@@ -25,6 +26,7 @@ from stoical.studies.capacity.docid_tokens import (
     wins_by_itself,
 )
 from stoical.trie.prefix_tree import build_trie
+from tests.support.tiny_run import save_adapter
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -172,3 +174,16 @@ def test_wordnet_s_docids_in_mistral_s_tokens(tmp_path: Path, cli: Cli) -> None:
     assert (found["docids"], found["tokens"], found["hidden"], found["rank"]) == (16_899, 7_800, 4_096, 4_097)
     assert (found["corpus"]["largest"], found["corpus"]["above_rank"]) == (4_682, 1)
     assert (found["lists"]["tries"], found["lists"]["largest"], found["lists"]["tries_bound"]) == (82_114, 18, 0)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of peft: the layer is tied to the embeddings
+def test_an_adapter_on_the_output_layer_is_in_it(trained: Path, tmp_path: Path) -> None:
+    run = save_adapter(trained, tmp_path / "run", LoraConfig(r=2, target_modules=["lm_head"], init_lora_weights=False))
+    checkpoint = find_checkpoint(str(run))
+    layer = layer_of(*load_checkpoint(checkpoint, {}))
+    merged = AutoPeftModelForCausalLM.from_pretrained(checkpoint).merge_and_unload().lm_head.weight.detach().double()
+    assert layer.weights is not None
+    assert layer.bias is None
+    np.testing.assert_allclose(layer.weights, merged.numpy(), rtol=1e-5, atol=1e-6)
+    base = load_file(trained / "checkpoint-3" / "model.safetensors")["model.embed_tokens.weight"].double().numpy()
+    assert np.abs(layer.weights - base).max() > 1e-3
