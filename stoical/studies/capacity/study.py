@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -23,6 +25,7 @@ RESULTS = "results.json"
 PARTS = ("ceilings", "lists", "output", "ranker", "limit")  # beside `thresholds`, which are formulas alone
 PACKAGES = ("stoical", "torch", "transformers", "numpy", "scipy")
 Row = dict[str, Any]
+Work = tuple[Row, Callable[[], Row]]  # what a cell depends on, and how its numbers are found
 
 
 @dataclass(frozen=True)
@@ -88,14 +91,11 @@ def cells(sizes: Sizes, parts: Sequence[str]) -> Iterator[Cell]:
                 yield Cell(part, key, work)
 
 
-def _ceilings(sizes: Sizes) -> Iterator[tuple[Row, Callable[[], Row]]]:
-    similarities: tuple[Similarity, ...] = ("dot", "distance")
+def _ceilings(sizes: Sizes) -> Iterator[Work]:
     for k in range(2, sizes.ceilings + 1):
-        for n in range(1, k):
-            for similarity in similarities:
-                for seed in range(sizes.ceiling_seeds):
-                    key = {"documents": k, "dimensions": n, "similarity": similarity, "seed": seed}
-                    yield key, lambda k=k, n=n, s=similarity, seed=seed: ceiling(k, n, s, seed, sizes.ceiling_steps)  # type: ignore[misc]
+        for n, similarity, seed in itertools.product(range(1, k), get_args(Similarity), range(sizes.ceiling_seeds)):
+            key = {"documents": k, "dimensions": n, "similarity": similarity, "seed": seed}
+            yield key, partial(ceiling, k, n, similarity, seed, sizes.ceiling_steps)
 
 
 def ceiling(k: int, n: int, similarity: Similarity, seed: int, steps: int) -> Row:
@@ -104,40 +104,42 @@ def ceiling(k: int, n: int, similarity: Similarity, seed: int, steps: int) -> Ro
     return {"trained": trained, "within_reach": free_embeddings.within_reach(documents, similarity)}
 
 
-def _lists(sizes: Sizes) -> Iterator[tuple[Row, Callable[[], Row]]]:
+def _lists(sizes: Sizes) -> Iterator[Work]:
     for m, r in sizes.lists:
-        yield {"documents": m, "length": r}, lambda m=m, r=r: asdict(top_lists.check_lists(m, r))  # type: ignore[misc]
+        yield {"documents": m, "length": r}, partial(ordered_lists, m, r)
 
 
-def _ranker(sizes: Sizes) -> Iterator[tuple[Row, Callable[[], Row]]]:
-    for k in range(3, sizes.ranker + 1):
-        for seed in range(sizes.ranker_seeds):
-            key = {"documents": k, "hidden": sizes.ranker_hidden, "seed": seed}
-            yield key, lambda k=k, seed=seed: _trained_ranker(k, seed, sizes)  # type: ignore[misc]
+def ordered_lists(m: int, r: int) -> Row:
+    """How many of the ordered lists of r out of m documents are made in 2 r dimensions."""
+    return asdict(top_lists.check_lists(m, r))
 
 
-def _trained_ranker(k: int, seed: int, sizes: Sizes) -> Row:
-    right, steps = ranker.train(k, sizes.ranker_hidden, seed, sizes.ranker_steps, sizes.ranker_batch)
-    return {"right": right, "steps": steps}
+def _ranker(sizes: Sizes) -> Iterator[Work]:
+    for k, seed in itertools.product(range(3, sizes.ranker + 1), range(sizes.ranker_seeds)):
+        key = {"documents": k, "hidden": sizes.ranker_hidden, "seed": seed}
+        yield key, partial(small_ranker, k, sizes.ranker_hidden, seed, sizes.ranker_steps, sizes.ranker_batch)
 
 
-def _limit(sizes: Sizes) -> Iterator[tuple[Row, Callable[[], Row]]]:
-    for d in range(2, sizes.limit + 1):
-        for seed in range(sizes.limit_seeds):
-            key = {"dimensions": d, "seed": seed}
-            yield (
-                key,
-                lambda d=d, seed=seed: {  # type: ignore[misc]
-                    "critical_n": limit.critical_n(d, seed, sizes.limit_steps, sizes.limit_most)
-                },
-            )
+def small_ranker(k: int, hidden: int, seed: int, steps: int, size: int) -> Row:
+    """How many of the k! orders a small autoregressive ranker has right, and after how many steps of training."""
+    right, taken = ranker.train(k, hidden, seed, steps, size)
+    return {"right": right, "steps": taken}
 
 
-def _output(sizes: Sizes) -> Iterator[tuple[Row, Callable[[], Row]]]:
-    for n in range(1, sizes.output + 1):
-        for seed in range(sizes.output_seeds):
-            key = {"tokens": sizes.output, "hidden": n, "docids": sizes.trie, "seed": seed}
-            yield key, lambda n=n, seed=seed: output(sizes.output, n, sizes.trie, seed)  # type: ignore[misc]
+def _limit(sizes: Sizes) -> Iterator[Work]:
+    for d, seed in itertools.product(range(2, sizes.limit + 1), range(sizes.limit_seeds)):
+        yield {"dimensions": d, "seed": seed}, partial(critical, d, seed, sizes.limit_steps, sizes.limit_most)
+
+
+def critical(d: int, seed: int, steps: int, most: int) -> Row:
+    """LIMIT's critical n of a dimension."""
+    return {"critical_n": limit.critical_n(d, seed, steps, most)}
+
+
+def _output(sizes: Sizes) -> Iterator[Work]:
+    for n, seed in itertools.product(range(1, sizes.output + 1), range(sizes.output_seeds)):
+        key = {"tokens": sizes.output, "hidden": n, "docids": sizes.trie, "seed": seed}
+        yield key, partial(output, sizes.output, n, sizes.trie, seed)
 
 
 def output(tokens: int, n: int, docids: int, seed: int) -> Row:
