@@ -59,7 +59,7 @@ def test_a_study_made_otherwise_is_refused(tmp_path: Path, cli: Cli) -> None:
     assert cli("capacity", *words, "quick=true")[0] == 0
     code, _, err = cli("capacity", *words)
     assert (code, err.count("\n")) == (2, 1)
-    assert "is a study made otherwise (quick: True -> False); give another directory" in err
+    assert "is a study made otherwise (quick: True -> False, sizes.ceilings: 4 -> 7, " in err
     assert cli("capacity", "parts=,")[0] == 2
 
 

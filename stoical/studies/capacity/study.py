@@ -17,6 +17,7 @@ import numpy as np
 from stoical.common.differences import describe, differences
 from stoical.common.fields import unknown
 from stoical.common.files import check_writable, json_object, write_whole
+from stoical.common.lazy import torch
 from stoical.common.progress import progress
 from stoical.studies.capacity import free_embeddings, limit, output_layer, ranker, top_lists
 from stoical.studies.capacity.counts import Similarity
@@ -36,10 +37,16 @@ class Sizes:
     ceiling_seeds: int = 5
     ceiling_steps: int = 2_000
     lists: tuple[tuple[int, int], ...] = ((20, 2), (12, 2), (10, 3), (8, 4))  # documents, length
-    ranker: int = 8  # documents, at most
-    ranker_hidden: int = 4
+    ranker: tuple[tuple[int, int], ...] = (
+        (3, 400),
+        (4, 800),
+        (5, 1_500),
+        (6, 2_000),
+        (7, 3_500),
+        (8, 5_000),
+    )  # k, steps
+    ranker_hidden: int = 4  # and above: documents, steps of training at most
     ranker_seeds: int = 1
-    ranker_steps: int = 5_000
     ranker_batch: int = 256
     limit: int = 6  # dimensions, at most
     limit_seeds: int = 3
@@ -55,8 +62,7 @@ QUICK = Sizes(
     ceiling_seeds=1,
     ceiling_steps=300,
     lists=((6, 2),),
-    ranker=3,
-    ranker_steps=400,
+    ranker=((3, 400),),
     ranker_batch=6,
     limit=3,
     limit_seeds=1,
@@ -115,9 +121,9 @@ def ordered_lists(m: int, r: int) -> Row:
 
 
 def _ranker(sizes: Sizes) -> Iterator[Work]:
-    for k, seed in itertools.product(range(3, sizes.ranker + 1), range(sizes.ranker_seeds)):
+    for (k, steps), seed in itertools.product(sizes.ranker, range(sizes.ranker_seeds)):
         key = {"documents": k, "hidden": sizes.ranker_hidden, "seed": seed}
-        yield key, partial(small_ranker, k, sizes.ranker_hidden, seed, sizes.ranker_steps, sizes.ranker_batch)
+        yield key, partial(small_ranker, k, sizes.ranker_hidden, seed, steps, sizes.ranker_batch)
 
 
 def small_ranker(k: int, hidden: int, seed: int, steps: int, size: int) -> Row:
@@ -178,7 +184,8 @@ def check_parts(parts: Sequence[str]) -> None:
 
 def prepare(output: Path, quick: bool) -> Row:
     """The results that a directory holds, or new ones. `ValueError` where it is something else's, or made otherwise."""
-    settings: Row = {"quick": quick, **{name: importlib.metadata.version(name) for name in PACKAGES}}
+    sizes = json.loads(json.dumps(asdict(QUICK if quick else Sizes())))  # lists for tuples, as a file has them
+    settings: Row = {"quick": quick, "sizes": sizes, **{name: importlib.metadata.version(name) for name in PACKAGES}}
     check_writable(output)
     path = output / RESULTS
     if not path.is_file():
@@ -198,6 +205,7 @@ def carry_out(output: Path, quick: bool, parts: Sequence[str]) -> list[Row]:
     check_parts(parts)
     results = prepare(output, quick)
     done = results["cells"]
+    torch.set_flush_denormal(True)  # of orders long learned the gradients are next to nothing, and such numbers slow
     missing = [cell for cell in cells(QUICK if quick else Sizes(), parts) if cell.name not in done]
     for cell in progress(missing, "capacity study, cells"):
         started = time.process_time()
