@@ -1,4 +1,4 @@
-"""A recipe to the evaluator of its test split."""
+"""A recipe to the evaluator of its test split, and what it is compared with."""
 
 from __future__ import annotations
 
@@ -8,10 +8,22 @@ from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.queries import EncodedDataset, QueryEncoder
 from stoical.encoding.tokenization import pad_id
 from stoical.evaluation.evaluator import Evaluator
+from stoical.evaluation.grading import Gains, Grading, check_grades
+from stoical.evaluation.metrics import asked_metrics
 
 
 def build_evaluator(recipe: Recipe, test: RankingDataset, encoder: QueryEncoder, num_queries: int | None) -> Evaluator:
-    """Scoring of the test split as the recipe's eval section says, negatives included."""
+    """Scoring of the test split as the recipe's eval section says, negatives included.
+
+    Raises `ValueError` where a metric needs grades that the split does not have, or that have no gain, and for shuffles
+    of a prompt without documents.
+    """
+    asked, grading = asked_metrics(recipe.eval.metrics), grading_of(recipe)
+    for metric in asked:
+        if metric.needs_grades:
+            check_grades(test, grading, metric.name, test.name)
+    if recipe.eval.shuffles > 1 and not encoder.template.doc:
+        raise ValueError(f"eval.shuffles={recipe.eval.shuffles} has no effect: the prompt lists no documents; drop it")
     return Evaluator(
         dataset=EncodedDataset(test, encoder, negatives=True),
         collator=TrieTargetCollator(recipe.loss, pad_id(encoder.tokenizer), prune=False),
@@ -24,4 +36,12 @@ def build_evaluator(recipe: Recipe, test: RankingDataset, encoder: QueryEncoder,
         num_queries=num_queries,
         diagnostics=recipe.eval.diagnostics,
         generation=recipe.eval.generation,
+        calibration=recipe.eval.calibration,
+        asked=asked,
+        grading=grading,
     )
+
+
+def grading_of(recipe: Recipe) -> Grading:
+    """How the recipe reads grades."""
+    return Grading(Gains.parse(recipe.eval.gains or "linear"), recipe.eval.relevant_above)

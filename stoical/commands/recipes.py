@@ -23,6 +23,7 @@ from stoical.config.libraries import CLASSES, library_fields
 from stoical.config.loading import list_recipes, origins, recipe_layers, resolve
 from stoical.config.recipe import Recipe
 from stoical.config.training_fields import effect
+from stoical.config.values import recipe_values
 
 DEFAULT = "default"
 
@@ -72,11 +73,7 @@ def show(words: list[str]) -> str:
 
 
 def _lines(recipe: Recipe, found: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    from omegaconf import OmegaConf
-
-    values = OmegaConf.to_container(OmegaConf.structured(recipe))
-    assert isinstance(values, dict)
-    return _nested(values, found, "", 0)
+    return _nested(recipe_values(recipe), found, "", 0)
 
 
 def _nested(values: Mapping[Any, Any], found: Mapping[str, str], prefix: str, depth: int) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
@@ -92,11 +93,11 @@ def build_recipe(layers: Sequence[Layer]) -> Recipe:
 
 def merge_layers(layers: Sequence[Layer]) -> Recipe:
     """The settings of all layers over the defaults; keys and types are checked, not how they go together."""
-    merged = OmegaConf.structured(Recipe)
+    merged = copy.deepcopy(_defaults())
     for origin, layer in layers:
         check_keys(origin, layer)
         try:
-            merged = OmegaConf.merge(merged, layer)
+            merged.merge_with(layer)
         except OmegaConfBaseException as error:
             raise ValueError(f"{origin}: {one_line(error)}") from error
     try:
@@ -105,6 +106,14 @@ def merge_layers(layers: Sequence[Layer]) -> Recipe:
         raise ValueError(one_line(error)) from error
     assert isinstance(recipe, Recipe)
     return recipe
+
+
+@cache
+def _defaults() -> DictConfig:
+    """To be copied: reading the types of all settings takes ten times as long."""
+    defaults = OmegaConf.structured(Recipe)
+    assert isinstance(defaults, DictConfig)
+    return defaults
 
 
 def check_keys(origin: str, layer: DictConfig) -> None:

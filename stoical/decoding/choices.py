@@ -5,6 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 Reduction = Literal["mean", "sum"]  # of a docID's token log-probabilities
-Mode = Literal["exact", "greedy_path"]  # see `decoding.scores`
+Mode = Literal["exact", "greedy_path", "free_greedy_path"]  # see `decoding.scores`
 Source = Literal["constrained", "free"]  # the model's tokens: within the trie, or of the whole vocabulary
 Per = Literal["token", "sequence"]  # what one draw decides

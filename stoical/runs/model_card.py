@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData
-from omegaconf import OmegaConf
 
 from stoical.config.recipe import LossSettings, Recipe
 from stoical.config.self_training import BashSettings, RacSettings
+from stoical.config.values import recipe_yaml
 from stoical.objectives.build import MitigationSettings
 from stoical.reporting.tables import metrics_table
-from stoical.runs.provenance import git_state
+from stoical.runs.provenance import git_state, package_versions
 
 PACKAGES = ("stoical", "torch", "transformers", "peft", "accelerate")
 LAMBDA = {
@@ -215,11 +214,12 @@ def _plain(value: Any) -> str:
 
 
 def _training(recipe: Recipe, step: int) -> str:
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    installed = package_versions()
+    versions = ", ".join(f"{name} {installed[name]}" for name in PACKAGES)
     git = git_state()
     changed = ", with changes that are not committed" if git.get("dirty") else ""
     commit = f"\n- commit of stoical: {git['commit']}{changed}" if git else ""
     return (
         f"- {step:,} steps of {recipe.global_batch_size} queries, seed {recipe.seed}\n- {versions}{commit}\n\n"
-        f"<details><summary>The recipe, resolved</summary>\n\n```yaml\n{OmegaConf.to_yaml(recipe)}```\n\n</details>"
+        f"<details><summary>The recipe, resolved</summary>\n\n```yaml\n{recipe_yaml(recipe)}```\n\n</details>"
     )
