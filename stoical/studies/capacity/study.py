@@ -17,7 +17,6 @@ import numpy as np
 from stoical.common.differences import describe, differences
 from stoical.common.fields import unknown
 from stoical.common.files import check_writable, json_object, write_whole
-from stoical.common.lazy import torch
 from stoical.common.progress import progress
 from stoical.studies.capacity import free_embeddings, limit, output_layer, ranker, top_lists
 from stoical.studies.capacity.counts import Similarity
@@ -205,7 +204,6 @@ def carry_out(output: Path, quick: bool, parts: Sequence[str]) -> list[Row]:
     check_parts(parts)
     results = prepare(output, quick)
     done = results["cells"]
-    torch.set_flush_denormal(True)  # of orders long learned the gradients are next to nothing, and such numbers slow
     missing = [cell for cell in cells(QUICK if quick else Sizes(), parts) if cell.name not in done]
     for cell in progress(missing, "capacity study, cells"):
         started = time.process_time()
