@@ -51,8 +51,12 @@ def diagnose(batch: PackedBatch, node_logprobs: Tensor) -> dict[str, Sums]:
     prefixes = _prefix_probabilities(batch, logprobs, target)
     found = {}
     for name, probs in prefixes.items():
-        sums = (_by_position(batch, probs, values) for values in (target, divergence, logprobs.exp()))
-        found[name] = Sums(*sums, _distance(batch, (probs - prefixes["teacher_forced"]).abs() / 2))
+        found[name] = Sums(
+            prefixes=_by_position(batch, probs, target),
+            kl=_by_position(batch, probs, divergence),
+            valid=_by_position(batch, probs, logprobs.exp()),
+            distance=_distance(batch, (probs - prefixes["teacher_forced"]).abs() / 2),
+        )
     return found
 
 

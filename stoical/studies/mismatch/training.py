@@ -6,7 +6,7 @@ Dimension letters: R replications, Q queries of each, training queries first; B 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from stoical.models.forward import NodeOutput
 from stoical.objectives.build import MitigationSettings, build_objectives
 from stoical.objectives.mitigations.scheduled_sampling import ScheduledSamplingSettings
 from stoical.objectives.objective import Objective, StepContext, weighted_nll
+from stoical.objectives.settings import LossSettings
 from stoical.studies.mismatch.methods import Trial
 from stoical.studies.mismatch.models import Recurrent
 from stoical.studies.mismatch.settings import ExactSettings
@@ -82,7 +83,7 @@ def train(task: Task, trial: Trial, batches: list[PackedBatch], shown: Callable[
     settings, model, order = task.settings, task.model(), task.order()
     for batch in batches:
         model.remember(batch)
-    objectives = build_objectives(trial.loss, trial.mitigations)
+    objectives = build_objectives(loss_settings(trial), trial.mitigations)
     optimizer = torch.optim.Adam(model.parameters(), lr=trial.rate * settings.learning_rate, fused=True)
     written: Mapping[int, Tensor] = {}
     for step in range(settings.steps):
@@ -104,6 +105,11 @@ def train(task: Task, trial: Trial, batches: list[PackedBatch], shown: Callable[
     return model
 
 
+def loss_settings(trial: Trial) -> LossSettings:
+    """A trial's loss as a recipe has it."""
+    return LossSettings(**asdict(trial.loss))
+
+
 def objective_sum(objectives: Mapping[str, Objective], context: StepContext) -> Tensor:
     """The sum of the terms over the batch, nats."""
     return torch.stack([objective(context).loss_sum for objective in objectives.values()]).sum()
@@ -121,7 +127,7 @@ def own_weights(model: Recurrent, batch: PackedBatch, trial: Trial) -> Tensor:
     """
     assert trial.bash is not None
     drawing = ScheduledSamplingSettings(schedule="constant", minimum=1 - trial.bash)
-    objectives = build_objectives(trial.loss, MitigationSettings(scheduled_sampling=drawing))
+    objectives = build_objectives(loss_settings(trial), MitigationSettings(scheduled_sampling=drawing))
     with torch.no_grad():
         output = model(batch)
     output = replace(output, logprobs=output.logprobs.requires_grad_())
