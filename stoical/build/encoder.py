@@ -22,8 +22,13 @@ def build_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that the recipe names, or a BPE trained on a sample of the training split (loaded if not given).
 
-    local: no network is asked.
+    local: no network is asked. Raises `ValueError` for the recipe of a lookup encoder.
     """
+    if recipe.encoder is not None:
+        raise ValueError(
+            f"this is a lookup encoder (section {recipe.encoder.kind}), which train, evaluate and compare take; "
+            "what you ask for needs a language model"
+        )
     if recipe.tokenizer.name != "bpe":
         return load_tokenizer(recipe.tokenizer.name, local)
     train = train or load_split(recipe.data.path, "train")

@@ -20,7 +20,7 @@ from stoical.common.fields import unknown
 from stoical.common.options import Key, keys_of, value_words
 from stoical.common.places import shipped
 from stoical.config.libraries import CLASSES, library_fields
-from stoical.config.loading import list_recipes, origins, recipe_layers, resolve
+from stoical.config.loading import list_recipes, origins, recipe_layers, resolve, resolved
 from stoical.config.recipe import Recipe
 
 DEFAULT = "default"
@@ -71,11 +71,7 @@ def show(words: list[str]) -> str:
 
 
 def _lines(recipe: Recipe, found: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    from omegaconf import OmegaConf
-
-    values = OmegaConf.to_container(OmegaConf.structured(recipe))
-    assert isinstance(values, dict)
-    return _nested(values, found, "", 0)
+    return _nested(resolved(recipe), found, "", 0)
 
 
 def _nested(values: Mapping[Any, Any], found: Mapping[str, str], prefix: str, depth: int) -> Iterator[tuple[str, str]]:

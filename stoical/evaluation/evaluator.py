@@ -64,7 +64,7 @@ class Evaluator:
     def __call__(self, model: nn.Module, progress: bool = False) -> Evaluation:
         """Evaluate, with the model in eval mode meanwhile. Every process calls it and gets the whole result."""
         state = PartialState()
-        picked = self._sample()
+        picked = sample(len(self.dataset), self.num_queries)
         mine = picked[state.process_index :: state.num_processes]
         most = -(-len(picked) // state.num_processes)
         mine += picked[:1] * (most - len(mine))  # equal work, so that sharded models stay in step; dropped below
@@ -75,12 +75,6 @@ class Evaluator:
         assert sorted(by_index) == picked, "an evaluation query was lost"
         results = [by_index[index] for index in picked]
         return Evaluation(self._summary(results), self._settings(), results)
-
-    def _sample(self) -> list[int]:
-        total = len(self.dataset)
-        if self.num_queries is None or self.num_queries >= total:
-            return list(range(total))
-        return sorted(random.Random(0).sample(range(total), self.num_queries))
 
     def _rows(
         self, model: nn.Module, indices: list[int], longest: int, show: bool
@@ -176,6 +170,13 @@ class Evaluator:
             "count_terminator": docids.terminator != "none" and docids.count_terminator,
             **({"num_beams": self.num_beams} if self.mode == "exact" else {}),
         }
+
+
+def sample(total: int, wanted: int | None) -> list[int]:
+    """Places of the rows of a split that are evaluated, ascending: all, or `wanted` of them, the same every time."""
+    if wanted is None or wanted >= total:
+        return list(range(total))
+    return sorted(random.Random(0).sample(range(total), wanted))
 
 
 def _tops(query: TokenizedQuery) -> Sequence[Sequence[int]]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from stoical.common.files import put_back
+from stoical.decoding.choices import Mode
 from stoical.evaluation.intervals import BOOTSTRAP, columns, intervals
 from stoical.evaluation.metrics import Floats, metrics_among
 from stoical.evaluation.result import QueryResult
@@ -33,6 +34,8 @@ class Run:
     @property
     def scored(self) -> str:
         """How its documents were scored."""
+        if self.metrics["mode"] not in get_args(Mode):
+            return f"{self.metrics['mode']}, {self.metrics['score']}"
         ends = {"none": ", no terminator"}.get(self.metrics["terminator"], ", terminator not counted")
         return f"{self.metrics['mode']}, {self.metrics['score']}{'' if self.metrics['count_terminator'] else ends}"
 

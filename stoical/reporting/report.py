@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from stoical.common.files import file_sha256, staged, writing
+from stoical.decoding.choices import Mode
 from stoical.evaluation.intervals import BOOTSTRAP, metric_intervals
 from stoical.evaluation.metrics import NEAR_TIE, metrics_among
 from stoical.evaluation.result import Evaluation
@@ -97,6 +98,8 @@ def interval(pair: tuple[float, float]) -> str:
 
 def describe_scores(metrics: Mapping[str, Any]) -> str:
     """How documents were scored, in a few words."""
+    if metrics["mode"] not in get_args(Mode):
+        return f"{metrics['mode'].replace('_', ' ')}, {metrics['score']}"
     end = "no terminator" if metrics["terminator"] == "none" else f"terminator {metrics['terminator']}"
     if metrics["terminator"] != "none":
         end += " counted" if metrics["count_terminator"] else " not counted"

@@ -14,9 +14,9 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from omegaconf import OmegaConf
 
 from stoical.common.files import json_object, write_whole
+from stoical.config.loading import recipe_yaml
 from stoical.config.recipe import Recipe
 from stoical.data.files import load_manifest
 from stoical.runs.checkpoints import UNFINISHED
@@ -41,7 +41,7 @@ def start_run(
         output.mkdir(parents=True, exist_ok=True)
         manifest, own = output / "manifest.json", checkpoint is not None and checkpoint.parent.samefile(output)
         if not (own and manifest.is_file()):
-            write_whole(output / "recipe.yaml", OmegaConf.to_yaml(recipe))
+            write_whole(output / "recipe.yaml", recipe_yaml(recipe))
             write_whole(manifest, json.dumps(facts | {"resumed": []}, indent=2) + "\n")
             _keep_items(recipe, output)
         if checkpoint is not None:
@@ -62,7 +62,7 @@ def run_facts(recipe: Recipe, fingerprint: Mapping[str, Any], micro_batch: int, 
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
-        "recipe_sha256": hashlib.sha256(OmegaConf.to_yaml(recipe).encode()).hexdigest(),
+        "recipe_sha256": hashlib.sha256(recipe_yaml(recipe).encode()).hexdigest(),
         "python": platform.python_version(),
         "packages": package_versions(),
         "git": git_state(),
@@ -70,7 +70,7 @@ def run_facts(recipe: Recipe, fingerprint: Mapping[str, Any], micro_batch: int, 
         **fingerprint,
         "seeds": {"seed": recipe.seed, "data_seed": recipe.training.get("data_seed")},
         "global_batch": {
-            "queries": recipe.global_batch_size,
+            "queries" if recipe.encoder is None else "pairs": recipe.global_batch_size,
             "processes": PartialState().num_processes,
             "micro_batch": micro_batch,
             "accumulation_steps": accumulated,

@@ -11,7 +11,7 @@ from stoical.common.arguments import dotlist_layer
 from stoical.config.loading import build_recipe, read_layer
 from stoical.config.recipe import Recipe
 from stoical.encoding.prompts import TEMPLATE_FILE
-from stoical.runs.checkpoints import check_unchanged, last_checkpoint
+from stoical.runs.checkpoints import ITEMS_FILE, check_unchanged, last_checkpoint
 
 
 def load_checkpoint(checkpoint: Path, values: dict[str, str]) -> tuple[Recipe, Path | None]:
@@ -54,9 +54,12 @@ def _last_iteration(path: Path) -> Path | None:
 def checkpoint_layers(path: Path) -> list[tuple[str, DictConfig]]:
     """The saved recipe, then what points it at the saved weights, tokenizer and prompt; an adapter's base model stays.
 
-    A soft prompt needs layout=cache, in which the layout it was trained in does not matter.
+    A soft prompt needs layout=cache, in which the layout it was trained in does not matter. A lookup encoder's recipe
+    has nothing to point.
     """
     origin, saved = read_layer(path / "recipe.yaml")
+    if is_encoder(path):
+        return [(origin, saved)]
     pointed: dict[str, Any] = {"tokenizer": {"name": str(path), "vocab_size": None}}
     if (path / TEMPLATE_FILE).is_file():
         pointed["prompt"] = {"template": str(path / TEMPLATE_FILE)}
@@ -70,7 +73,12 @@ def checkpoint_layers(path: Path) -> list[tuple[str, DictConfig]]:
 
 
 def _holds_model(path: Path) -> bool:
-    return (path / "config.json").is_file() or is_adapter(path)
+    return (path / "config.json").is_file() or is_adapter(path) or is_encoder(path)
+
+
+def is_encoder(path: Path) -> bool:
+    """True where a dual or cross encoder was saved: its table comes with the names of its rows."""
+    return (path / ITEMS_FILE).is_file()
 
 
 def is_adapter(path: Path) -> bool:

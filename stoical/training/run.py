@@ -9,6 +9,7 @@ from accelerate import PartialState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
+from stoical.baselines.run import train_encoder
 from stoical.common.files import check_writable
 from stoical.config.recipe import Recipe
 from stoical.runs.checkpoints import UNFINISHED, last_checkpoint, left_over, prune
@@ -26,6 +27,8 @@ def train(recipe: Recipe) -> Path | None:
 
     Every process calls this. Raises `ValueError` as `resume_from` and `build_trainer` do.
     """
+    if recipe.encoder is not None:
+        return train_encoder(recipe)
     output = Path(str(recipe.output))
     check_writable(output)
     micro = micro_batches(recipe, join_processes(recipe))
