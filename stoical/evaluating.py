@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,7 +113,7 @@ def _own_sha256(run: Path) -> str | None:
     return sums.get("test") if isinstance(sums, dict) else None
 
 
-def run_job(job: EvaluationJob, progress: bool = False) -> Evaluation:
+def run_job(job: EvaluationJob, shown: bool = False) -> Evaluation:
     """Load the model and score the split. Every process calls it and gets the whole result."""
     if job.recipe.encoder is not None:
         from stoical.baselines.evaluation import evaluate_encoder
@@ -138,7 +137,7 @@ def run_job(job: EvaluationJob, progress: bool = False) -> Evaluation:
     model = load_model(recipe, tokenizer, job.adapter).to(accelerator.device)
     check_loaded(model, len(tokenizer), recipe.prompt.max_length, recipe.layout, precision == "bf16")
     with accelerator.autocast():
-        evaluation = evaluator(model, progress=progress)
+        evaluation = evaluator(model, shown)
     return replace(evaluation, data=job.data)
 
 
@@ -163,6 +162,6 @@ def evaluate_and_report(job: EvaluationJob) -> None:
     from stoical.reporting.evaluation_dir import check_replaceable
 
     check_replaceable(job.output, job.data)
-    evaluation = run_job(job, progress=sys.stderr.isatty())
+    evaluation = run_job(job, shown=True)
     if PartialState().is_main_process:
         print(write_results(evaluation, job))

@@ -49,7 +49,8 @@ def draw(recipe: Recipe, query_id: str | None, output: Path) -> str:
         f"{row.query!r}: {len(query.prompt_ids):,} prompt tokens, {len(ranks)} docIDs, {trie.num_nodes - 1:,} trie "
         f"nodes, {query.num_dropped} documents dropped by truncation"
     )
-    docs = row.docs[: len(ranks)]
+    by_docid = {doc.docid: doc for doc in row.docs}
+    docs = [by_docid[docid] for docid in query.docids]
     labels = [f"{doc.docid} {doc.text or ''}"[:LABEL_LENGTH] for doc in docs]
     weights = node_weights(trie, ranks, recipe.loss)
     plot_trie(trie, weights, ranks, prefixes(trie, tokenizer), labels, held, output / "trie.png")

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from stoical.commands.shell import Command, Given
 from stoical.common.options import option
+from stoical.common.progress import progress
 from stoical.config.loading import load_recipe
 from stoical.config.recipe import Recipe
 from stoical.data.dataset import load_split
@@ -39,8 +39,8 @@ def measure(recipe: Recipe) -> Lengths:
     documents, prompts, docids, too_long = [], [], [], 0
     for split in ("train", "test"):
         rows = load_split(recipe.data.path, split)
-        for row in tqdm((rows[i] for i in range(len(rows))), rows.name, total=len(rows), unit="query", disable=None):
-            query = encoder.encode(row)
+        for index in progress(range(len(rows)), f"measuring {rows.name}, queries"):
+            query = encoder.encode(rows[index])
             tokens = [len(ids) for ids in query.docid_ids]
             documents.append(len(tokens))
             prompts.append(len(query.prompt_ids))

@@ -29,12 +29,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from tqdm import tqdm
-
 from stoical.commands.shell import Command, Given, quiet_libraries
 from stoical.commands.stream import arriving, batches
 from stoical.common.ids import as_id
 from stoical.common.options import option
+from stoical.common.progress import progress
 from stoical.common.text_files import opened
 from stoical.data.files import json_line
 from stoical.docids.table import DocIDTable
@@ -208,7 +207,7 @@ def run(given: Given) -> None:
         output = sys.stdout.buffer if options.output == "-" else files.enter_context(_opened(options.output))
         name = "stdin" if options.input == "-" else options.input
         results = rank_lines(ranker, arriving(file), name, options.top_k, options.batch_size, items, options.on_error)
-        for result in tqdm(results, desc="ranking", unit="query", disable=None):
+        for result in progress(results, "ranking, queries"):
             failed += "error" in result
             _write(output, json.dumps(result, ensure_ascii=False).encode() + b"\n", options.output)
     if failed:

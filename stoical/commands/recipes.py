@@ -22,6 +22,7 @@ from stoical.common.places import shipped
 from stoical.config.libraries import CLASSES, library_fields
 from stoical.config.loading import list_recipes, origins, recipe_layers, resolve, resolved
 from stoical.config.recipe import Recipe
+from stoical.config.training_fields import effect
 
 DEFAULT = "default"
 
@@ -114,7 +115,8 @@ def _below(key: str, section: str) -> bool:
 def _library_keys() -> Iterator[Key]:
     for name, (_, section) in CLASSES.items():
         for key, field in library_fields(name).items():
-            yield Key(f"{section}.{key}", str(field), field.default, field.help)
+            said = f"{effect(key)} {field.help}" if section == "training" else field.help
+            yield Key(f"{section}.{key}", str(field), field.default, said)
 
 
 main = Command(str(__doc__), run, settings=True, words=10, bare=True)

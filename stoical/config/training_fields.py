@@ -77,3 +77,16 @@ ACTS = frozenset(
 HARMLESS = frozenset({"skip_memory_metrics", "local_rank"})  # nothing here depends on them
 METRIC_DRIVEN = ("reduce_lr_on_plateau", "greedy")  # schedules for which evaluations are part of the training
 LOWER_IS_BETTER = ("cvr", "invalid_rate")  # metrics that metric_for_best_model may name
+
+
+def effect(name: str) -> str:
+    """What setting a field of TrainingArguments does here, in one line."""
+    if name in OWNED:
+        return f"Refused: {OWNED[name]} sets it." if OWNED[name] else "Refused: the trie's batches need it as it is."
+    if name in REFUSED:
+        return f"Refused: {REFUSED[name]}."
+    if name in HARMLESS:
+        return "Harmless: nothing here depends on it."
+    if name not in ACTS:
+        return "Newer than this version of stoical: handed on to transformers."
+    return "Acts with optimizer=trainer." if name in (*ADAM, "optim") else "Acts."

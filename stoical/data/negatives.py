@@ -28,7 +28,7 @@ class NegativeSampler:
         has no more.
         """
         rng = random.Random(f"{self.seed}/{epoch}/{row.query_id}/negatives")
-        own = [doc.docid for doc in row.negatives]
+        own = sorted(doc.docid for doc in row.negatives)  # the order of the file says nothing
         if len(own) >= self.count:
             return rng.sample(own, self.count)
         known, missing = {*own, *(doc.docid for doc in row.docs)}, self.count - len(own)

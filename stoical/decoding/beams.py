@@ -29,20 +29,26 @@ def rank_in_group(group: Tensor, values: Tensor, ties: Tensor | None = None) -> 
     return places
 
 
-def beam_on_nodes(batch: PackedBatch, totals: Tensor, num_beams: int, among: Tensor | None = None) -> Tensor:
+def beam_on_nodes(
+    batch: PackedBatch, totals: Tensor, num_beams: int, among: Tensor | None = None, first: Tensor | None = None
+) -> Tensor:
     """[M] True at the beams of a search within each query's trie: at roots, and at the nodes that it expands.
 
     Of a query's inner nodes at one depth whose parents are beams, the `num_beams` with the largest `totals` [M] become
     beams. `totals`: log-probabilities (nats) summed from the root; `among` [M] bool: False at nodes to leave out. Ties
-    go to the child of the better beam, then to the smaller token id. Leaves take no beam: the docIDs that the search
-    finds are those whose last node has a beam as its parent.
+    go to the node of the greatest `first` [M] if that is given, then to the child of the better beam, then to the
+    smaller token id. Leaves take no beam: the docIDs that the search finds are those whose last node has a beam as its
+    parent.
     """
     beams = batch.node_token < 0
     candidates = _has_children(batch) if among is None else _has_children(batch) & among
     place = torch.zeros_like(batch.node_parent)
     for depth in range(1, int(batch.node_depth.max()) + 1):
         level = ((batch.node_depth == depth) & beams[batch.node_parent] & candidates).nonzero()[:, 0]
-        place[level] = rank_in_group(batch.node_row[level], totals[level], ties=place[batch.node_parent[level]])
+        row, ties = batch.node_row[level], place[batch.node_parent[level]]
+        if first is not None:
+            ties = rank_in_group(row, first[level], ties)
+        place[level] = rank_in_group(row, totals[level], ties)
         beams[level] = place[level] < num_beams
     return beams
 

@@ -21,12 +21,15 @@ from stoical.models.forward import NodeOutput
 def beam_scores(batch: PackedBatch, node_logprobs: Tensor, num_beams: int, reduction: Reduction = "mean") -> Tensor:
     """[D] the scores (nats) of the docIDs that `beam_search.beam_search` finds in each query's trie; -inf for others.
 
-    Pruning and ties are that search's; this is a walk over `node_logprobs` [M] of whole tries, for all queries at once.
+    Pruning is that search's; this is a walk over `node_logprobs` [M] of whole tries, for all queries at once. Ties go
+    against the model, as in all metrics: of equals, what leads to less relevant docIDs is kept, so that a model whose
+    scores are all the same finds the least relevant ones.
     """
-    beams = beam_on_nodes(batch, path_sums(batch, node_logprobs), num_beams)
+    beams = beam_on_nodes(batch, path_sums(batch, node_logprobs), num_beams, first=batch.node_rank)
     found = beams[batch.node_parent[docid_ends(batch)]]
     scores = doc_scores(batch, node_logprobs, reduction).masked_fill(~found, -torch.inf)
-    return scores.masked_fill(rank_in_group(batch.doc_query, scores) >= num_beams, -torch.inf)
+    place = rank_in_group(batch.doc_query, scores, ties=-batch.doc_rank)
+    return scores.masked_fill(place >= num_beams, -torch.inf)
 
 
 def greedy_is_valid(batch: PackedBatch, output: NodeOutput) -> Tensor:

@@ -157,7 +157,7 @@ class TrieTargetCollator:
     def _weights(self, query: TokenizedQuery, trie: DocIDTrie, ranks: Ints, targets: Floats) -> Floats:
         weights = node_weights(trie, ranks, self.targets)
         if query.mixed is not None:
-            weights = prefix_weights(trie, ranks, weights, targets, query.mixed)
+            weights = prefix_weights(trie, ranks, targets, query.mixed)
         uncounted = np.asarray(query.counted[: query.num_listed]) < (trie.path >= 0).sum(axis=1)
         weights[trie.leaf[uncounted]] = 0.0
         return weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
@@ -61,11 +62,13 @@ class QueryEncoder:
     ) -> TokenizedQuery:
         """Shuffle (by seed, epoch and query id), render and tokenize; rank r is a doc's own, or its place in the row.
 
-        With an `attempt`, the prompt asks to correct it; the targets are the same.
+        With an `attempt`, the prompt asks to correct it; the targets are the same. Documents that share a rank come in
+        an order drawn by seed, epoch and query id, whatever order the row has them in.
 
         A query that is too long loses whole documents, the lowest-ranked first, from prompt and trie alike. Raises
         `ValueError` naming the query where even its top document does not fit, and for docIDs that make no tokens.
         """
+        row = with_drawn_ties(row, self.seed, epoch)
         try:
             listed: Iterable[Doc] = (*row.docs, *(row.negatives if negatives else ()))
             if len(row.docs) > MANY:
@@ -138,6 +141,18 @@ class QueryEncoder:
                 f"{self.max_length} leaves {budget(1)}; raise prompt.max_length or shorten the document"
             )
         return row.docs[:kept], prompt_ids
+
+
+def with_drawn_ties(row: RankingRow, seed: int, epoch: int) -> RankingRow:
+    """The row, documents of one rank in an order drawn by seed, epoch and query id: the file's order says nothing.
+
+    So whatever takes the first of several equals (truncation, the order of prompts, a gold docID) draws one of them.
+    """
+    if len(set(row.ranks)) == len(row.docs):
+        return row
+    drawn = sorted(row.docs, key=lambda doc: doc.docid)
+    random.Random(f"{seed}/{epoch}/{row.query_id}/ties").shuffle(drawn)
+    return replace(row, docs=tuple(sorted(drawn, key=lambda doc: doc.rank or 0)))
 
 
 FILLER = -1  # the index of a query that counts nothing, for a process that has none left in an epoch

@@ -11,8 +11,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from stoical.common.progress import progress
 from stoical.decoding.choices import Mode, Reduction
 from stoical.decoding.free_run import beam_scores, greedy_is_valid, teacher_forced
 from stoical.decoding.sampling import greedy_rollouts, greedy_tokens
@@ -61,8 +61,11 @@ class Evaluator:
     diagnostics: bool = False
     generation: bool = False
 
-    def __call__(self, model: nn.Module, progress: bool = False) -> Evaluation:
-        """Evaluate, with the model in eval mode meanwhile. Every process calls it and gets the whole result."""
+    def __call__(self, model: nn.Module, shown: bool = False) -> Evaluation:
+        """Evaluate, with the model in eval mode meanwhile. Every process calls it and gets the whole result.
+
+        shown: say how far it is, on the main process.
+        """
         state = PartialState()
         picked = sample(len(self.dataset), self.num_queries)
         mine = picked[state.process_index :: state.num_processes]
@@ -70,18 +73,18 @@ class Evaluator:
         mine += picked[:1] * (most - len(mine))  # equal work, so that sharded models stay in step; dropped below
         longest = max(len(ids) for index in picked for ids in _tops(self.dataset[index])) if self.generation else 0
         with eval_mode(model):
-            rows = list(self._rows(model, mine, longest, show=progress and state.is_main_process))
+            rows = list(self._rows(model, mine, longest, shown=shown and state.is_main_process))
         by_index = dict(rows if state.num_processes == 1 else gather_object(rows))
         assert sorted(by_index) == picked, "an evaluation query was lost"
         results = [by_index[index] for index in picked]
         return Evaluation(self._summary(results), self._settings(), results)
 
     def _rows(
-        self, model: nn.Module, indices: list[int], longest: int, show: bool
+        self, model: nn.Module, indices: list[int], longest: int, shown: bool
     ) -> Iterator[tuple[int, QueryResult]]:
         device = next(model.parameters()).device
         starts = range(0, len(indices), self.batch_size)
-        for start in tqdm(starts, desc="evaluating", unit="batch", disable=not show):
+        for start in progress(starts, "evaluating, batches", shown):
             chosen = indices[start : start + self.batch_size]
             queries = [self.dataset[index] for index in chosen]
             batch = self.collator(queries)["batch"].to(device)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from stoical.decoding.choices import Reduction
 from stoical.encoding.tokenized import Terminator
 from stoical.objectives.mitigations.consistency import ConsistencySettings
+from stoical.objectives.mitigations.distillation import DistillationSettings
 from stoical.objectives.mitigations.expected_reward import ExpectedRewardSettings
 from stoical.objectives.mitigations.margin import MarginSettings
 from stoical.objectives.mitigations.minimum_risk import MinimumRiskSettings
@@ -36,6 +37,7 @@ class MitigationSettings:
     reinforce: ReinforceSettings | None = None
     expected_reward: ExpectedRewardSettings | None = None
     minimum_risk: MinimumRiskSettings | None = None
+    distillation: DistillationSettings | None = None
     professor_forcing: ProfessorForcingSettings | None = None
     unlikelihood: UnlikelihoodSettings | None = None
     margin: MarginSettings | None = None
@@ -76,11 +78,8 @@ class MitigationSettings:
         paid = [name for name, method in self.methods.items() if method.follows_reward]
         _check_at_most_one(replacing, "both take the place of the loss")
         _check_at_most_one(paid, "both follow the gradient of the expected reward")
-        if replacing and (loss.item != "indicator" or loss.token == "every_node"):
-            raise ValueError(
-                f"mitigations.{replacing[0]} trains on the top docID's path alone: it goes with loss.item=indicator "
-                "and loss.token=one_hot or trie, and this recipe trains other paths too"
-            )
+        for name, method in self.methods.items():
+            method.check_loss(name, loss)
 
     def check_lists(self, longest: int) -> None:
         """Raise `ValueError` where the `longest` list has one document, and a method walks among the docIDs of a list.

@@ -79,7 +79,7 @@ class Method(ABC):
     A recipe turns it on by giving its section under `mitigations`. A settings class states what differs from here.
     """
 
-    replaces_loss: ClassVar[bool] = False  # it trains the top docID's path in place of the loss
+    replaces_loss: ClassVar[bool] = False  # it trains in place of the loss
     follows_reward: ClassVar[bool] = False  # it follows the gradient of the expected reward
     trains_on_score: ClassVar[bool] = False  # it reads eval.score, which a resumed run must then keep
     spans: ClassVar[tuple[str, ...]] = ()  # settings in optimizer steps or, below 1, in shares of the run
@@ -102,6 +102,14 @@ class Method(ABC):
     @abstractmethod
     def build(self, loss: TargetSettings, score: Reduction) -> Objective:
         """The term of the training loss, beside the recipe's `loss`; `score` is how evaluation scores a docID."""
+
+    def check_loss(self, name: str, loss: TargetSettings) -> None:
+        """Raise `ValueError` where the method, in the section `name`, does not go with the recipe's loss."""
+        if self.replaces_loss and (loss.item != "indicator" or loss.token == "every_node"):
+            raise ValueError(
+                f"mitigations.{name} trains on the top docID's path alone: it goes with loss.item=indicator "
+                "and loss.token=one_hot or trie, and this recipe trains other paths too"
+            )
 
     def within_list(self) -> str | None:
         """What makes it choose among the docIDs of one list: a setting, or "" for the method itself; None: nothing."""

@@ -2,6 +2,9 @@
 
 Three sources: `ranking`, documents above others; `beam`, the right answer above the model's own errors on the trie;
 `free`, the right answer above what the model writes without constraint.
+
+Every document of the first rank is a right answer. Those that share a rank come in the order that encoding draws for
+the dataset's epoch, so that the pairs do not depend on the file's order.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import nn
-from tqdm.auto import tqdm
 
+from stoical.common.progress import progress
 from stoical.decoding.choices import Reduction
 from stoical.decoding.free_run import beam_scores
 from stoical.decoding.sampling import free_outputs
@@ -42,11 +45,17 @@ class Pair:
 
 
 def ranking_pairs(query: TokenizedQuery, which: Which, per_query: int | None, seed: str) -> Iterator[Pair]:
-    """Documents above documents of a worse rank; documents that share a rank do not make a pair."""
-    places = range(len(query.ranks) - query.num_negatives)
-    found = {"top": [(0, place) for place in places[1:]], "adjacent": list(pairwise(places))}.get(which)
-    picked = [(i, j) for i, j in (found or combinations(places, 2)) if query.ranks[i] < query.ranks[j]]
-    if which == "random":
+    """Documents above documents of a worse rank: the first rank's above all (top), each rank's above the next's
+    (adjacent), or some drawn of all such pairs (random). Documents that share a rank do not make a pair.
+    """
+    ranks = query.ranks[: query.num_listed]
+    picked = [(i, j) for i, j in combinations(range(len(ranks)), 2) if ranks[i] < ranks[j]]
+    following = dict(pairwise(sorted(set(ranks))))
+    if which == "top":
+        picked = [(i, j) for i, j in picked if ranks[i] == ranks[0]]
+    elif which == "adjacent":
+        picked = [(i, j) for i, j in picked if ranks[j] == following[ranks[i]]]
+    else:
         assert per_query is not None
         picked = sorted(random.Random(seed).sample(picked, min(per_query, len(picked))))
     for better, worse in picked[:per_query]:
@@ -54,23 +63,25 @@ def ranking_pairs(query: TokenizedQuery, which: Which, per_query: int | None, se
 
 
 def beam_pairs(query: TokenizedQuery, scores: Sequence[float], per_query: int | None) -> Iterator[Pair]:
-    """The first document above those that a beam search puts before it, best first.
+    """Each document of the first rank above the others that a beam search puts before it, the best of these first.
 
-    scores: of the query's docIDs in the search's result, -inf for those that it did not find. Documents that share the
-    first rank are not errors; of equal scores the first document comes first.
+    scores: of the query's docIDs in the search's result, -inf for those that it did not find. Of equal scores the
+    document of the first rank comes first.
     """
-    wrong = [place for place, rank in enumerate(query.ranks) if rank > query.ranks[0] and scores[place] > scores[0]]
-    for place in sorted(wrong, key=lambda place: -scores[place])[:per_query]:
-        yield _pair(query, query.docid_ids[0], query.docid_ids[place])
+    right = _right(query)
+    others = range(len(right), len(query.ranks))
+    errors = [(i, j) for j in sorted(others, key=lambda j: -scores[j]) for i in right if scores[j] > scores[i]]
+    for better, worse in errors[:per_query]:
+        yield _pair(query, query.docid_ids[better], query.docid_ids[worse])
 
 
 def free_pairs(query: TokenizedQuery, outputs: Sequence[list[int]], counts: Counter[str]) -> Iterator[Pair]:
-    """The first document above every different output, which need not be a docID at all.
+    """A document of the first rank above every different output, which need not be a docID at all.
 
-    Outputs that are a document of the first rank would teach nothing or the wrong thing: they and repeated ones are
-    left out, and counted in `counts`.
+    Where several share that rank, they take turns. Outputs that are one of them would teach nothing or the wrong thing:
+    they and repeated ones are left out, and counted in `counts`.
     """
-    right = [list(ids) for ids, rank in zip(query.docid_ids, query.ranks, strict=True) if rank == query.ranks[0]]
+    right = [list(query.docid_ids[place]) for place in _right(query)]
     seen: list[list[int]] = []
     for ids in outputs:
         if ids in right:
@@ -79,7 +90,12 @@ def free_pairs(query: TokenizedQuery, outputs: Sequence[list[int]], counts: Coun
             counts["repeated_outputs"] += 1
         else:
             seen.append(ids)
-            yield _pair(query, query.docid_ids[0], ids)
+            yield _pair(query, right[(len(seen) - 1) % len(right)], ids)
+
+
+def _right(query: TokenizedQuery) -> range:
+    """The places of the documents of the first rank."""
+    return range(list(query.ranks[: query.num_listed]).count(query.ranks[0]))
 
 
 def _pair(query: TokenizedQuery, chosen: Sequence[int], rejected: Sequence[int]) -> Pair:
@@ -101,16 +117,17 @@ class PairMaker:
     batch_size: int
     seed: str
 
-    def __call__(self, model: nn.Module, progress: bool = False) -> tuple[list[Pair], dict[str, int]]:
+    def __call__(self, model: nn.Module, shown: bool = False) -> tuple[list[Pair], dict[str, int]]:
         """The pairs in the split's order, and counts: queries, pairs, and what was left out or cut short.
 
-        Every process calls it and gets the whole result. A model that is not yet shared out over processes.
+        Every process calls it and gets the whole result. A model that is not yet shared out over processes. shown: say
+        how far it is, on the main process.
         """
         state = PartialState()
         picked = self._sample()
         mine = picked[state.process_index :: state.num_processes]
         counts: Counter[str] = Counter()
-        found = list(self._found(model, mine, counts, progress and state.is_main_process))
+        found = list(self._found(model, mine, counts, shown and state.is_main_process))
         if state.num_processes > 1:
             found = gather_object(found)
             counts = sum(gather_object([counts]), Counter())
@@ -127,10 +144,10 @@ class PairMaker:
         return sorted(random.Random(self.seed).sample(range(total), wanted))
 
     def _found(
-        self, model: nn.Module, indices: list[int], counts: Counter[str], show: bool
+        self, model: nn.Module, indices: list[int], counts: Counter[str], shown: bool
     ) -> Iterator[tuple[int, list[Pair]]]:
         starts = range(0, len(indices), self.batch_size)
-        for start in tqdm(starts, desc="making pairs", unit="batch", disable=not show):
+        for start in progress(starts, "making pairs, batches", shown):
             chosen = indices[start : start + self.batch_size]
             queries = [self.dataset[index] for index in chosen]
             counts["dropped_docs"] += sum(query.num_dropped for query in queries)

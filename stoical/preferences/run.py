@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -58,7 +57,7 @@ def make_pairs(
         batch_size=recipe.eval.batch_size,
         seed=f"{recipe.seed}/{epoch}",
     )
-    pairs, counts = maker(model.to(device), progress=sys.stderr.isatty())
+    pairs, counts = maker(model.to(device), shown=True)
     facts = made_from(recipe, start, settings, epoch)
     record = {"checkpoint": str(start.checkpoint), **facts, "counts": counts}
     return as_dataset(pairs), record

@@ -53,10 +53,10 @@ class PairSettings:
     num_queries: int | None = option(None, "a random sample of the training split, instead of all of it")
     pairs: Which = option(
         "top",
-        "of source=ranking: top (the first document above each other one), adjacent (each above the next) or random",
+        "of source=ranking: top (rank 1 above each other document), adjacent (each rank above the next) or random",
     )
     num_beams: int = option(
-        5, "of source=beam: the docIDs that a constrained beam search of this width ranks above the first document"
+        5, "of source=beam: the docIDs that a constrained beam search of this width ranks above one of rank 1"
     )
     temperature: float = option(0.0, "of source=free: 0 writes greedily, else outputs are sampled")
     max_new_tokens: int = option(64, "of source=free: what ends an output that has no EOS")

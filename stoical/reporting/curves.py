@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import yaml
+
 from stoical.data.files import json_value, jsonl_lines
 from stoical.evaluation.line_checks import is_count, is_number
 from stoical.evaluation.metrics import METRICS
@@ -12,17 +14,31 @@ from stoical.reporting.figure import plt, save
 
 
 def plot_curves(runs: Mapping[str, Path], output: Path) -> None:
-    """A panel a metric (CVR, nDCG) over steps, for each run (label -> run directory), written to `output`."""
+    """A panel a metric (CVR, nDCG) over steps, for each run (label -> run directory), written to `output`.
+
+    Its title is the data that the runs were evaluated on, or each label names its own.
+    """
     panels = [metric for metric in METRICS if "curves" in metric.shown]
     figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.4), layout="constrained")
+    data = {label: _data(directory) for label, directory in runs.items()}
+    shared = len({*data.values()}) == 1
+    if shared:
+        figure.suptitle(next(iter(data.values())))
     for axis, metric in zip(axes, panels, strict=True):
         for label, directory in runs.items():
             steps, values = read_curve(directory / "metrics.jsonl", f"eval_{metric.name}")
-            axis.plot(steps, [100 * value for value in values], marker="o", markersize=3, label=label)
+            name = label if shared else f"{label}, {data[label]}"
+            axis.plot(steps, [100 * value for value in values], marker="o", markersize=3, label=name)
         axis.set(xlabel="optimizer step", title=f"{metric.full_title or metric.title} (%)")
         axis.grid(alpha=0.3)
     axes[0].legend(frameon=False)
     save(figure, output)
+
+
+def _data(run: Path) -> str:
+    """The data that a run was evaluated on while it trained, such as mammal/test."""
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    return f"{Path(recipe['data']['path']).resolve().name}/test"
 
 
 def read_curve(path: Path, metric: str) -> tuple[list[int], list[float]]:

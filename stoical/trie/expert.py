@@ -16,8 +16,12 @@ from stoical.trie.prefix_tree import DocIDTrie, Ints, build_trie
 
 
 def expert_steps(trie: DocIDTrie, ranks: Ints) -> Ints:
-    """[N] the child of each node that leads to the best of `ranks` [D] (the first of equals); -1 at leaves."""
-    order = 1 + np.lexsort((best_ranks(trie, ranks)[1:], trie.parent[1:]))  # stable: equals stay in node order
+    """[N] the child of each node that leads to the best of `ranks` [D]; -1 at leaves. Of equals, the one listed first.
+
+    Which of equals is first is drawn where queries are encoded (`encoding.queries.with_drawn_ties`).
+    """
+    places = np.argsort(np.argsort(ranks, kind="stable"))
+    order = 1 + np.lexsort((best_ranks(trie, places)[1:], trie.parent[1:]))
     parents, first = np.unique(trie.parent[order], return_index=True)
     steps = np.full(trie.num_nodes, -1)
     steps[parents] = order[first]

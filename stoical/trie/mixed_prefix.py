@@ -3,7 +3,7 @@
 Dimension letters: N trie nodes (the root included), D docIDs.
 
 The expert, as in `mitigations.mixed_walks`, steps to the best-ranked docID below a node; its path from the root is the
-gold one.
+gold one. Of docIDs that share rank 1 it is the one listed first, which encoding draws; the row stands for all of them.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ class MixedPrefix:
     target: PrefixTarget
 
 
-def prefix_weights(trie: DocIDTrie, ranks: Ints, weights: Floats, targets: Floats, prefix: MixedPrefix) -> Floats:
+def prefix_weights(trie: DocIDTrie, ranks: Ints, targets: Floats, prefix: MixedPrefix) -> Floats:
     """[N] how much of the loss each node carries where the query is trained on a mixed prefix.
 
-    `weights` [N] are the recipe's on the gold path, `targets` [N] (`targets.node_targets`) the shares off it. On a
-    prefix that is the gold path itself these are `weights`, on that path.
+    `targets` [N] (`node_weights.node_targets`) at the nodes of the prefix, or of the gold path, times the number of
+    docIDs that share the best of `ranks` [D]: the recipe's loss sums over their paths, and this is one of them, drawn.
+    So where the prefix is the gold path itself, the mean over the draw is the recipe's loss.
     """
-    on_gold = _marked(trie, [0, *gold_path(trie, ranks)])[trie.parent]
-    if prefix.target == "gold_position":
-        return np.where(on_gold, weights, 0.0)
-    visited = _marked(trie, path_of(trie, prefix.tokens))[trie.parent]
-    return np.where(visited, np.where(on_gold, weights, targets), 0.0)
+    literal = prefix.target == "gold_position"
+    path = [0, *gold_path(trie, ranks)] if literal else path_of(trie, prefix.tokens)
+    on_path = _marked(trie, path)[trie.parent]
+    return np.where(on_path, (ranks == ranks.min()).sum() * targets, 0.0)
 
 
 def _marked(trie: DocIDTrie, nodes: Sequence[int]) -> npt.NDArray[np.bool_]:

@@ -13,6 +13,7 @@ from stoical.common.options import keys_of
 from stoical.config.libraries import CLASSES, library_fields
 from stoical.config.loading import list_recipes, load_recipe
 from stoical.config.recipe import Recipe
+from stoical.config.training_fields import ACTS, HARMLESS, OWNED, REFUSED
 
 Cli = Callable[..., tuple[int, str, str]]
 SHOWN = [
@@ -118,3 +119,17 @@ def test_the_fields_of_other_libraries_are_explained(name: str, cli: Cli) -> Non
     code, out, _ = cli("recipes", "keys", section)
     assert code == 0
     assert explained(out).keys() == {section, *(f"{section}.{field}" for field in library_fields(name))}
+
+
+def test_every_field_of_training_says_whether_it_acts(cli: Cli) -> None:
+    found = explained(cli("recipes", "keys", "training")[1])
+    for fields, said in (
+        ({name: f"{owner} sets it." for name, owner in OWNED.items() if owner}, "Refused: "),
+        ({name: f"{reason}." for name, reason in REFUSED.items()}, "Refused: "),
+        (dict.fromkeys(HARMLESS, ""), "Harmless: "),
+        (dict.fromkeys(ACTS, ""), "Acts"),
+    ):
+        for name, reason in fields.items():
+            assert found[f"training.{name}"].startswith(said + reason), name
+    assert "Acts with optimizer=trainer." in found["training.optim"]
+    assert not any("Newer than" in words for words in found.values())

@@ -68,7 +68,7 @@ def test_adapters_leave_the_loss_and_the_schedule_alone(overlay: str) -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_overlay_changes_something(overlay: str) -> None:
     with_small = "" if overlay in ("small", "qlora") else ",small"  # which has no weights to quantize
-    assert load(f"wordnet_ntp{with_small},{overlay}", "output=x") != load(f"wordnet_ntp{with_small}", "output=x")
+    assert load(f"wordnet_beta2{with_small},{overlay}", "output=x") != load(f"wordnet_beta2{with_small}", "output=x")
 
 
 def test_supervised_fine_tuning_is_cross_entropy_a_token_on_the_prompt_alone() -> None:

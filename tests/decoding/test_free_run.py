@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
 from stoical.decoding.beam_search import beam_search
+from stoical.decoding.beams import beam_on_nodes
 from stoical.decoding.device_trie import DeviceTrie
 from stoical.decoding.free_run import beam_scores, greedy_is_valid
+from stoical.decoding.walks import path_sums
 from stoical.encoding.tokenized import TokenizedQuery
+from stoical.evaluation.metrics import gold_gains, ndcg
 from stoical.models.forward import node_logprobs
 from stoical.trie.node_weights import TargetSettings
 from stoical.trie.prefix_tree import build_trie
 from tests.support.made_up import made_up_logprobs
 from tests.support.packed import pack
 from tests.support.random_queries import ragged_queries
-from tests.support.tiny_model import VOCAB, tiny_model
+from tests.support.tiny_model import EOS, VOCAB, tiny_model
 
 MODEL = tiny_model().eval()
 
@@ -50,18 +56,59 @@ def test_a_narrow_beam_loses_the_best_docid() -> None:
     assert beam_scores(batch, logprobs, 2).tolist() == [-1.0, -1.75]
 
 
-def test_equals_go_to_the_better_beam_then_to_the_smaller_token_and_docids_to_the_first_listed() -> None:
+def test_equal_beams_go_to_the_better_parent_then_to_the_smaller_token() -> None:
+    """As in `beam_search.beam_search`, which does not know ranks."""
     docids = [[4, 7, 9], [3, 6, 9], [3, 5, 9], [4, 8, 9]]
     batch = pack([TokenizedQuery("q", [1], list("abcd"), docids, [3] * 4, [1, 2, 3, 4])], TargetSettings())
     logprobs = torch.where(batch.node_token >= 0, -1.0, 0.0)
-    assert (beam_scores(batch, logprobs, 1, "sum") > -torch.inf).tolist() == [False, False, True, False]
+
+    def beams(values: torch.Tensor, width: int) -> set[int]:
+        return set(batch.node_token[beam_on_nodes(batch, path_sums(batch, values), width)].tolist()) - {-1}
+
+    assert beams(logprobs, 1) == {3, 5}
     better_beam = torch.where(batch.node_token == 4, -0.5, logprobs)
     better_beam = torch.where(torch.isin(batch.node_token, torch.tensor([7, 8])), -1.5, better_beam)
-    assert (beam_scores(batch, better_beam, 2, "sum") > -torch.inf).tolist() == [True, False, False, True]
-    assert (beam_scores(batch, logprobs, 20, "sum") > -torch.inf).all()
-    one_step = pack([TokenizedQuery("q", [1], ["a", "b"], [[4], [3]], [1, 1], [1, 2])], TargetSettings())
-    flat = torch.where(one_step.node_token >= 0, -1.0, 0.0)
-    assert beam_scores(one_step, flat, 1).tolist() == [-1.0, -torch.inf]
+    assert beams(better_beam, 2) == {3, 4, 7, 8}
+
+
+@pytest.mark.parametrize("ids", ["ascending", "descending"])
+@pytest.mark.parametrize("negatives", [0, 2])
+def test_ties_at_the_cut_go_against_the_model(ids: str, negatives: int) -> None:
+    """A model whose scores are all equal finds the least relevant docIDs, negatives first, whatever their tokens."""
+    tokens = sorted(range(10, 18), reverse=ids == "descending")
+    docids = [[token, EOS] for token in tokens]
+    ranks = [1, 1, 3, 3, 5, 6, *([7, 7] if negatives else [7, 8])]
+    query = TokenizedQuery("q", [1], list("abcdefgh"), docids, [2] * 8, ranks, negatives)
+    one_step = replace(query, docid_ids=[[token] for token in tokens], counted=[1] * 8)
+    for each in (query, one_step):
+        batch = pack([each], TargetSettings())
+        flat = torch.where(batch.node_token >= 0, -1.0, 0.0)
+        for width in range(1, 9):
+            found = beam_scores(batch, flat, width) > -torch.inf
+            assert [rank for rank, own in zip(ranks, found, strict=True) if own] == ranks[-width:]
+
+
+def test_ties_within_the_trie_go_against_the_model() -> None:
+    """Of two equal prefixes the one whose best docID is less relevant is kept, and lost docIDs are never found."""
+    docids = [[3, 5, EOS], [3, 6, EOS], [4, 7, EOS], [4, 8, EOS]]
+    batch = pack([TokenizedQuery("q", [1], list("abcd"), docids, [3] * 4, [1, 2, 3, 4])], TargetSettings())
+    flat = torch.where(batch.node_token >= 0, -1.0, 0.0)
+    assert (beam_scores(batch, flat, 1) > -torch.inf).tolist() == [False, False, False, True]
+    assert (beam_scores(batch, flat, 20) > -torch.inf).all()
+    better = torch.where(batch.node_token == 3, -0.9, flat)
+    assert (beam_scores(batch, better, 1) > -torch.inf).tolist() == [False, True, False, False]
+
+
+def test_a_model_of_equal_scores_has_the_worst_free_run() -> None:
+    """nDCG of what it finds is that of the worst order of the list, which lists the best document first."""
+    ranks = np.arange(1, 13)
+    query = TokenizedQuery("q", [1], [str(r) for r in ranks], [[10 + r, EOS] for r in ranks], [2] * 12, ranks.tolist())
+    batch = pack([query], TargetSettings())
+    flat = torch.where(batch.node_token >= 0, -1.0, 0.0)
+    gains = gold_gains(ranks, 0)
+    found = ndcg(beam_scores(batch, flat, 5).double().numpy(), gains)
+    assert found == pytest.approx(ndcg(ranks.astype(float), gains))
+    assert found < min(ndcg(np.random.default_rng(seed).permutation(12) * 1.0, gains) for seed in range(200))
 
 
 def test_queries_of_a_batch_do_not_meet() -> None:

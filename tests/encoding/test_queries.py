@@ -6,11 +6,15 @@ first document one more and each further one two (`| name`); a docID of one word
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+from itertools import permutations
+
 import pytest
 
 from stoical.data.rows import Doc, RankingRow
 from stoical.encoding.packing import TrieTargetCollator
-from stoical.encoding.queries import EncodedDataset
+from stoical.encoding.queries import EncodedDataset, with_drawn_ties
 from stoical.trie.node_weights import TargetSettings
 from tests.support.word_encoder import EOS, NAMES, WORDS, encoder, prompt_docs, row
 
@@ -109,6 +113,38 @@ def test_ranks_come_from_the_data_where_it_has_them() -> None:
     assert encoder().encode(tied).ranks == [1, 1, 3, 3]
     assert encoder().encode(tied, negatives=True).ranks == [1, 1, 3, 3, 5]
     assert encoder(max_length=10).encode(tied).ranks == [1, 1, 3]
+
+
+TIED = {"d1": 1, "d2": 2, "d3": 2, "d4": 2, "d5": 5, "d6": 5}
+
+
+def listed(names: Iterable[str], query_id: str = "q7") -> RankingRow:
+    docs = tuple(Doc(name, rank=TIED[name]) for name in sorted(names, key=TIED.__getitem__))
+    return RankingRow(query_id, "deer", docs)
+
+
+@pytest.mark.parametrize("max_length", [100, 10])
+def test_the_files_order_of_tied_documents_reaches_nothing(max_length: int) -> None:
+    """Prompt, docIDs and what truncation drops (10 tokens hold three documents) are the same for all 12 listings."""
+    make = encoder(max_length)
+    for epoch in range(5):
+        found = [make.encode(listed(order), epoch) for order in permutations(TIED)]
+        assert all(query == found[0] for query in found)
+        assert found[0].ranks == [1, 2, 2, 2, 5, 5][: len(found[0].docids)]
+
+
+def test_which_of_tied_documents_truncation_drops_is_drawn_evenly() -> None:
+    """Three of d1 and the three tied ones fit: each of the latter is dropped in a third of the queries and epochs."""
+    make, rows = encoder(max_length=10), [listed(TIED, f"q{i}") for i in range(30)]
+    kept = Counter(name for each in rows for epoch in range(20) for name in make.encode(each, epoch).docids)
+    assert kept["d1"] == 600
+    assert set(kept) == {"d1", "d2", "d3", "d4"}
+    assert all(abs(kept[name] - 400) < 50 for name in ("d2", "d3", "d4"))  # 4 standard deviations of 11.5
+
+
+def test_documents_of_different_ranks_stay_as_they_are_listed() -> None:
+    untied = row("d3", "d1", "d2")
+    assert with_drawn_ties(untied, 0, 0) is untied
 
 
 def test_docid_ids_do_not_depend_on_the_prompt() -> None:

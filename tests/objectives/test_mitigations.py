@@ -44,6 +44,7 @@ LOGGED = {
     "reinforce": {"reward", "baseline", "advantage_sd", "expected_reward"},
     "expected_reward": {"expected_reward"},
     "minimum_risk": {"risk", "candidate_mass"},
+    "distillation": {"distillation", "invalid_nats"},
     "mixer": {"forced_steps", "reward"},
     "professor_forcing": {"discriminator_loss", "discriminator_accuracy", "adversarial_loss"},
     "unlikelihood": {"unlikelihood"},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -66,8 +68,12 @@ def test_chosen_documents_have_a_better_rank_and_other_ids(shared: list[bool], w
         ranks.append(ranks[-1] if same else place)
     found = places(ranking_pairs(query_of(ranks), which, 4, "0"))
     assert all(ranks[better] < ranks[worse] for better, worse in found)
-    possible = {"top": [(0, j) for j in range(1, len(ranks))], "adjacent": list(pairwise(range(len(ranks))))}
-    wanted = [(i, j) for i, j in possible.get(which, combinations(range(len(ranks)), 2)) if ranks[i] < ranks[j]]
+    wanted = [(i, j) for i, j in combinations(range(len(ranks)), 2) if ranks[i] < ranks[j]]
+    if which == "top":
+        wanted = [(i, j) for i, j in wanted if ranks[i] == 1]
+    if which == "adjacent":
+        between = {(one, other) for one, other in pairwise(sorted(set(ranks)))}
+        wanted = [(i, j) for i, j in wanted if (ranks[i], ranks[j]) in between]
     assert len(found) == min(4, len(wanted))
     assert set(found) <= set(wanted)
 
@@ -79,6 +85,37 @@ def test_beam_errors_are_what_outranks_the_first_document_best_first() -> None:
     assert places(beam_pairs(query, [-torch.inf, -9.0, -torch.inf, -8.0], None)) == [(0, 3), (0, 1)]
     assert places(beam_pairs(query, [-1.0, -1.0, -3.0, -4.0], None)) == []
     assert places(beam_pairs(query_of([1, 1, 3]), [-2.0, -1.0, -1.5], None)) == [(0, 2)]
+    assert places(beam_pairs(query_of([1, 1, 3]), [-2.0, -1.7, -1.5], None)) == [(0, 2), (1, 2)]
+    assert places(beam_pairs(query_of([1, 1, 3, 4]), [-2.0, -1.0, -1.5, -1.2], None)) == [(0, 3), (0, 2)]
+
+
+def test_every_document_of_rank_1_is_preferred() -> None:
+    query = query_of([1, 1, 3, 3, 5])
+    top = [(0, 2), (0, 3), (0, 4), (1, 2), (1, 3), (1, 4)]
+    assert places(ranking_pairs(query, "top", None, "0")) == top
+    assert places(ranking_pairs(query, "adjacent", None, "0")) == [(0, 2), (0, 3), (1, 2), (1, 3), (2, 4), (3, 4)]
+
+
+@pytest.mark.parametrize("source", ["ranking", "beam", "free"])
+@pytest.mark.parametrize("per_query", [None, 2])
+def test_pairs_do_not_depend_on_the_files_order_of_tied_documents(source: Any, per_query: int | None) -> None:
+    model = tiny_model(vocab_size=len(WORDS), seed=3)
+    settings = {"free": {"temperature": 1.0, "max_new_tokens": 3}}.get(source, {})
+    found, listings = [], []
+    for seed in range(3):
+        mixed, rows = random.Random(seed), []
+        for each in make_rows(8, negatives=0):
+            docs = [replace(doc, rank=1 + 2 * (place // 2)) for place, doc in enumerate(each.docs)]
+            docs.sort(key=lambda doc: (doc.rank, mixed.random()))
+            rows.append(replace(each, docs=tuple(docs)))
+        make = replace(
+            maker(source, per_query=per_query, **settings), dataset=EncodedDataset(rows, encoded([]).encoder)
+        )
+        listings.append([doc.docid for each in rows for doc in each.docs])
+        found.append(make(model))
+    assert found[0] == found[1] == found[2]
+    assert found[0][0]
+    assert listings[0] != listings[1]
 
 
 @pytest.mark.parametrize("score", ["mean", "sum"])
@@ -136,7 +173,7 @@ def test_right_and_repeated_outputs_make_no_pair_and_are_counted() -> None:
     outputs = [[10, EOS], [11, EOS], [12, EOS], [44], [12, EOS]]
     found = list(free_pairs(query_of([1, 1, 3]), outputs, counts))
     assert [pair.rejected_ids for pair in found] == [[12, EOS], [44]]
-    assert {tuple(pair.chosen_ids) for pair in found} == {(10, EOS)}
+    assert [pair.chosen_ids for pair in found] == [[10, EOS], [11, EOS]], "they take turns"
     assert counts == {"right_outputs": 2, "repeated_outputs": 1}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib import image
@@ -62,8 +63,9 @@ def test_a_table_is_padded_to_read_as_text() -> None:
     ]
 
 
-def write_log(directory: Path, *records: dict[str, float]) -> Path:
+def write_log(directory: Path, *records: dict[str, float], data: str = "data/mammal") -> Path:
     directory.mkdir(parents=True)
+    (directory / "recipe.yaml").write_text(f"data:\n  path: {data}\n")
     path = directory / "metrics.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
@@ -124,12 +126,29 @@ def test_curves_are_drawn_in_per_cent_with_a_label_a_run(tmp_path: Path, monkeyp
     assert points[0] == [("NTP", [1, 2], [50.0, 25.0]), ("alpha = 2", [1], [10.0])]
     assert points[1] == [("NTP", [1], [75.0]), ("alpha = 2", [1], [90.0])]
     assert [text.get_text() for text in left.get_legend().get_texts()] == ["NTP", "alpha = 2"]
+    assert figure.get_suptitle() == "mammal/test"
     assert "violation" in left.get_title()
     assert "nDCG" in right.get_title()
     plt.close(figure)
     assert output.read_bytes().startswith(b"\x89PNG\r\n")
     height, width, _ = image.imread(output).shape
     assert width > 2 * height > 0
+
+
+def test_curves_on_different_data_are_labelled_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, data in (("a", "data/mammal"), ("b", "data/shop")):
+        write_log(tmp_path / name, {"step": 1, "eval_cvr": 0.5}, data=data)
+    drawn: list[Any] = []
+    monkeypatch.setattr(plt, "close", drawn.append)
+    plot_curves({"NTP": tmp_path / "a", "other": tmp_path / "b"}, tmp_path / "curves.png")
+    monkeypatch.undo()
+    (figure,) = drawn
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+        "NTP, mammal/test",
+        "other, shop/test",
+    ]
+    assert not figure.get_suptitle()
+    plt.close(figure)
 
 
 def test_drawing_leaves_no_figure_open(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import fields, replace
 
 import numpy as np
@@ -255,20 +256,71 @@ def test_gold_tokens_make_the_ordinary_batch_bit_for_bit(target, settings, count
         assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, field.name
 
 
-def test_documents_that_share_rank_1_count_as_in_the_ordinary_loss_where_the_prefix_is_gold():
-    """Two best docIDs, 3 4 and 5 6: next-token prediction has weight 1 on each token of both; off gold, 1 in all."""
+def listed_first(query, place):
+    """The query with the docID at `place`, one of rank 1, drawn as the gold one."""
+    order = [place, *(other for other in range(len(query.ranks)) if other != place)]
+    docids, ids = ([values[i] for i in order] for values in (query.docids, query.docid_ids))
+    return replace(query, docids=docids, docid_ids=ids, counted=[query.counted[i] for i in order])
+
+
+@pytest.mark.parametrize("target", ["recompute", "gold_position"])
+def test_a_row_of_one_of_several_gold_docids_stands_for_them_all(target):
+    """Two best docIDs, 3 4 and 5 6. The root's targets are half and half, the row counts twice, the other's path not.
+
+    The mean over the draw is next-token prediction's: weight 1 on each token of both.
+    """
     docids = [[3, 4, EOS], [5, 6, EOS], [5, 7, EOS]]
-    query = TokenizedQuery("q", [1, 9], ["ab", "cd", "ce"], docids, [3, 3, 3], [1, 1, 3])
-
-    def weights(prefix):
-        batch = pack([replace(query, mixed=prefix)], ONE_HOT, prune=True)
+    query, sums = TokenizedQuery("q", [1, 9], ["ab", "cd", "ce"], docids, [3, 3, 3], [1, 1, 3]), {}
+    for place in range(2):
+        drawn = listed_first(query, place)
+        prefix = MixedPrefix(tuple(drawn.docid_ids[0][:2]), target)
+        batch = pack([replace(drawn, mixed=prefix)], ONE_HOT, prune=True)
         found = zip(batch.node_depth.tolist(), batch.node_token.tolist(), batch.node_weights.tolist(), strict=True)
-        return {(depth, token): weight for depth, token, weight in found if weight}
+        weights = {(depth, token): weight for depth, token, weight in found if weight}
+        assert weights == {(1, 3): 1.0, (1, 5): 1.0, (2, (4, 6)[place]): 2.0, (3, EOS): 2.0}
+        for node, weight in weights.items():
+            sums[node] = sums.get(node, 0.0) + weight / 2
+    assert sums == {(1, 3): 1.0, (1, 5): 1.0, (2, 4): 1.0, (2, 6): 1.0, (3, EOS): 2.0}
 
-    first = {(1, 3): 1.0, (1, 5): 1.0}
-    assert weights(MixedPrefix((3, 4), "recompute")) == first | {(2, 4): 1.0, (3, EOS): 1.0}
-    assert weights(MixedPrefix((5, 6), "recompute")) == first | {(2, 6): 1.0, (3, EOS): 1.0}
-    assert weights(MixedPrefix((8, 8), "gold_position")) == first | {(2, 4): 1.0, (3, EOS): 1.0}
+
+def weights_by_path(query, settings):
+    """(the tokens that lead to a node, its weight) for all that have weight."""
+    batch, paths = pack([query], settings, prune=True), [()]
+    nodes = zip(batch.node_parent.tolist(), batch.node_token.tolist(), batch.node_weights.tolist(), strict=True)
+    for parent, token, weight in list(nodes)[1:]:
+        paths.append((*paths[parent], token))
+        if weight:
+            yield paths[-1], weight
+
+
+@pytest.mark.parametrize("settings", [ONE_HOT, TRIE], ids=["one_hot", "trie"])
+@pytest.mark.parametrize("target", ["recompute", "gold_position"])
+def test_without_own_tokens_the_mean_over_the_drawn_gold_docids_is_the_recipes_loss(target, settings):
+    """The weight of every node, in random tries whose first two to four docIDs share rank 1."""
+    for seed in range(6):
+        query = random_query(seed, docs=9, prompt=4)
+        shared = 2 + seed % 3
+        order = np.argsort(query.ranks)
+        ids = [query.docid_ids[i] for i in order]
+        query = replace(query, docid_ids=ids, counted=[len(one) for one in ids], ranks=[1] * shared + [*range(5, 14)])
+        query = replace(query, ranks=query.ranks[:9])
+        total = Counter()
+        for place in range(shared):
+            drawn = listed_first(query, place)
+            tokens = drawn.docid_ids[0][: len(drawn.docid_ids[0]) - (target == "gold_position")]
+            for node, weight in weights_by_path(replace(drawn, mixed=MixedPrefix(tuple(tokens), target)), settings):
+                total[node] += weight / shared
+        assert total == pytest.approx(dict(weights_by_path(query, settings)), rel=1e-6)
+
+
+def test_the_mixed_tokens_follow_the_gold_docid_that_is_listed_first():
+    docids = [[5, 6, EOS], [3, 4, EOS], [5, 7, EOS]]
+    query = TokenizedQuery("q", [1, 9], ["cd", "ab", "ce"], docids, [3, 3, 3], [1, 1, 3])
+    settings = BashSettings(beta=0.0)
+    for place in range(2):
+        drawn = listed_first(query, place)
+        (one,) = mixed_tokens(tiny_model().eval(), [drawn], settings, draws_of([drawn], settings))
+        assert one.tokens == docids[place]
 
 
 def test_the_literal_loss_is_the_papers():
