@@ -118,7 +118,7 @@ def run_job(job: EvaluationJob, shown: bool = False) -> Evaluation:
     if job.recipe.encoder is not None:
         from stoical.baselines.evaluation import evaluate_encoder
 
-        return replace(evaluate_encoder(job.recipe, job.encoder, job.num_queries, progress), data=job.data)
+        return replace(evaluate_encoder(job.recipe, job.encoder, job.num_queries, shown), data=job.data)
     from accelerate import Accelerator
 
     from stoical.build.encoder import build_encoder, build_tokenizer

@@ -73,7 +73,7 @@ def load_encoder(recipe: Recipe, checkpoint: Path) -> tuple[Encoder, Items]:
 
 
 def evaluate_encoder(
-    recipe: Recipe, checkpoint: Path | None, num_queries: int | None, progress: bool = False
+    recipe: Recipe, checkpoint: Path | None, num_queries: int | None, shown: bool = False
 ) -> Evaluation:
     """Score the recipe's test split with a checkpoint, or without one with the recipe's untrained encoder."""
     assert recipe.encoder is not None
@@ -83,4 +83,4 @@ def evaluate_encoder(
     else:
         items = Items.of([load_split(recipe.data.path, "train"), test])
         encoder = new_encoder(len(items), recipe.encoder, recipe.seed)
-    return EncoderEvaluator(test, items, recipe.eval.recall_at, num_queries)(encoder, progress)
+    return EncoderEvaluator(test, items, recipe.eval.recall_at, num_queries)(encoder, shown)
