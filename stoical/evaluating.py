@@ -75,7 +75,7 @@ def load_evaluation(checkpoint: str | None, settings: Mapping[str, str]) -> Eval
         trained = last_checkpoint(str(recipe.output)) is not None
         folder = Path(str(recipe.output)) / ("eval_untrained" if trained else "eval")
     else:
-        found, output = find_checkpoint(checkpoint), values.pop("output", None)
+        found, output = find_checkpoint(checkpoint, encoders=True), values.pop("output", None)
         recipe, adapter = load_checkpoint(found, values)
         encoder = found if is_encoder(found) else None
         folder = _results_of(found)

@@ -35,7 +35,7 @@ class DualEncoder(nn.Module):
         docs, own, counts = torch.unique(doc, return_inverse=True, return_counts=True)
         queries = F.embedding(query, self.table) / self.settings.temperature
         logits = queries @ F.embedding(docs, self.table).T
-        normalizer = torch.logsumexp(logits + counts.log(), dim=1)
+        normalizer = torch.logsumexp(logits + counts.to(logits.dtype).log(), dim=1)
         return (weight * (normalizer - logits.gather(1, own[:, None])[:, 0])).mean()
 
     def optimizer(self, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from safetensors.torch import save_model
@@ -142,16 +142,18 @@ class Run:
         loss = self.encoder.loss(query, doc, weight, shuffle(size, seed, self.step, NEGATIVES))
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise ValueError(
-                f"the loss at step {self.step + 1} is {value}; the last checkpoint is "
-                f"{last_checkpoint(self.output) or 'none yet'}. Lower training.learning_rate"
-            )
+            self.refuse(f"the loss at step {self.step + 1} is {value}")
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         self.optimizer.step()
         self.encoder.after_step()
         self.step += 1
         return value
+
+    def refuse(self, what: str) -> NoReturn:
+        """Raise `ValueError` for numbers that are not finite."""
+        saved = last_checkpoint(self.output) or "none yet"
+        raise ValueError(f"{what}; the last checkpoint is {saved}. Lower training.learning_rate")
 
     def evaluate(self, reporter: Reporter) -> None:
         """Metrics of the test split's sample, logged and kept for the model card."""
@@ -160,7 +162,9 @@ class Run:
         reporter.evaluation(self.step, found)
 
     def save(self) -> None:
-        """Write a checkpoint aside, move it to its place, and discard old ones."""
+        """Write a checkpoint aside, move it to its place, discard old ones. Raises `ValueError` as `refuse` does."""
+        if not all(weight.isfinite().all() for weight in self.encoder.parameters()):
+            self.refuse(f"weights are not finite after step {self.step}")
         name = f"checkpoint-{self.step}"
         staged = self.output / UNFINISHED / name
         with writing(staged):

@@ -27,6 +27,7 @@ ACTS = (  # dotted keys, `*` for any
     *(f"training.{key}" for key in TRAINING),
     *(f"{section}*" for section in SECTIONS),
 )
+NO_LANGUAGE_MODEL = "is a lookup encoder, which train, evaluate and compare take; this needs a language model"
 CONSTANT = "constant"  # the schedule of every encoder's learning rate
 
 

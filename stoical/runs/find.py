@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from stoical.common.arguments import dotlist_layer
+from stoical.config.encoders import NO_LANGUAGE_MODEL
 from stoical.config.loading import build_recipe, read_layer
 from stoical.config.recipe import Recipe
 from stoical.encoding.prompts import TEMPLATE_FILE
@@ -20,10 +21,11 @@ def load_checkpoint(checkpoint: Path, values: dict[str, str]) -> tuple[Recipe, P
     return recipe, checkpoint if is_adapter(checkpoint) else None
 
 
-def find_checkpoint(directory: str) -> Path:
+def find_checkpoint(directory: str, encoders: bool = False) -> Path:
     """The directory itself if it holds a model, else the last checkpoint-N in it, or in its last iteration-N.
 
-    Raises `ValueError` where there is none, where it has no recipe, and where its files are not as they were saved.
+    Raises `ValueError` where there is none, where it has no recipe, where its files are not as they were saved, and for
+    a lookup encoder where these are not wanted.
     """
     path = Path(directory)
     if not path.is_dir():
@@ -40,6 +42,8 @@ def find_checkpoint(directory: str) -> Path:
         instead = "put the recipe of its run beside it" if is_adapter(path) else f"try recipe=NAME model.name={path}"
         raise ValueError(f"{path} has no recipe.yaml, so stoical did not save it; {instead}")
     check_unchanged(path)
+    if is_encoder(path) and not encoders:
+        raise ValueError(f"{path} {NO_LANGUAGE_MODEL}")
     return path
 
 
