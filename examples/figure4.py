@@ -24,10 +24,10 @@ ROOT = Path("runs/figure4")
 SEEDS = (0, 1, 2)
 CUTOFFS = range(1, 11)
 SEEN, HELD_OUT = "mammal_seen", "mammal"
-STEPS = {"dual": 1500, "cross": 3000}
+STEPS = {"dual": 1000, "cross": 1500}
 ENCODERS = {  # label -> recipe, data
-    **{f"DE, n = {n}, α = 0": (f"dual_encoder_{n}", SEEN) for n in (4, 8, 16, 32)},
     **{f"DE, n = {n}, α = 2": (f"dual_encoder_{n},alpha2", SEEN) for n in (4, 8, 16, 32)},
+    "DE, n = 32, α = 0": ("dual_encoder_32", SEEN),
     **{f"DE, n = 32, α = {a}": (f"dual_encoder_32,alpha{a}", SEEN) for a in (1, 3)},
     "CE, α = 0": ("cross_encoder", SEEN),
     **{f"CE, α = {a}": (f"cross_encoder,alpha{a}", SEEN) for a in (1, 2, 3)},
@@ -49,8 +49,8 @@ def main(arguments: list[str]) -> None:
         options = {"subtree": "mammal.n.01", "test_size": 200, "held_out": held_out}
         if not Path("data", name).is_dir():
             hypernyms.build(hypernyms.WordNetOptions(out=f"data/{name}", **options))
-    for label in ENCODERS if arguments else RUNS:
-        for seed in SEEDS:
+    for seed in SEEDS:
+        for label in ENCODERS if arguments else RUNS:
             make(label, seed)
     panels = {
         "(a) by model (α = 2)": {

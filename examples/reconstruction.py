@@ -16,7 +16,7 @@ from stoical.reporting.tables import markdown
 
 ROOT = Path("runs/reconstruction")
 SEEDS = (0, 1, 2)
-EPOCHS = 100
+EPOCHS = 60
 SETTINGS: list[tuple[Space, int, float]] = [  # space, dimensions, rate
     ("euclidean", 5, 0.1),
     ("euclidean", 10, 0.5),

@@ -248,7 +248,7 @@ def test_it_learns_the_lists_that_it_is_trained_on(kind: str, rate: float, folde
     start = before.evaluator(before.encoder).metrics["ndcg"]
     stoical.train(recipe)
     found = stoical.evaluate(folder / "run").metrics
-    assert start < 0.93 and found["ndcg"] > 0.97 and found["recall@1"] > 0.9
+    assert start < 0.93 and found["ndcg"] > 0.97 and found["recall@1"] > 0.8
 
 
 def test_a_dry_run_shows_pairs_and_items_and_trains_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
