@@ -50,7 +50,7 @@ class DualEncoder(nn.Module):
         Momentum moves these as well. Between two batches that hold it, a row stays in the plane of itself and its
         momentum m, which shrinks by the factor mu a step, so it could be caught up with when it is next needed: it is
         the projection of w - c m, where c grows by lr mu^j |w - c m| at the j-th step. That norm keeps the sum from a
-        closed form, and its loop over the steps missed costs as much as it saves (docs/encoders.md has the figures).
+        closed form, and its loop over the missed steps costs more than all rows do (docs/encoders.md has the figures).
         """
         self.table.copy_(F.normalize(self.table))
 
