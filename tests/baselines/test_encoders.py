@@ -124,8 +124,8 @@ def test_scores_are_inner_products_and_outputs_of_the_mlp() -> None:
     one, other = dual(), cross()
     for place in range(SIZE):
         q, d = int(query[place]), int(doc[place])
-        assert float(one(query, doc)[place]) == pytest.approx(float(one.table[q] @ one.table[d]))
-        assert float(other(query, doc)[place]) == pytest.approx(float(mlp(other, q, d)))
+        assert one(query, doc)[place].item() == pytest.approx((one.table[q] @ one.table[d]).item())
+        assert other(query, doc)[place].item() == pytest.approx(mlp(other, q, d).item())
 
 
 def test_the_start_is_that_of_the_paper() -> None:

@@ -20,8 +20,7 @@ from stoical.baselines.run import Run
 from stoical.build.encoder import build_tokenizer
 from stoical.config.loading import load_recipe
 from stoical.evaluation.metrics import gold_gains, ndcg
-from stoical.runs.checkpoints import UNFINISHED
-from stoical.runs.find import find_checkpoint
+from stoical.runs.checkpoints import UNFINISHED, last_checkpoint
 from tests.support import forked
 from tests.support.commands import run
 from tests.support.small_data import write_dataset
@@ -174,7 +173,7 @@ def test_sigterm_finishes_the_step_saves_and_ends_with_143(folder: Path) -> None
     process.join(120)
     assert process.exitcode == 143, (folder / "log").read_text()
     assert "terminated: saved after step 7; resume=auto continues from there" in (folder / "log").read_text()
-    assert find_checkpoint(str(folder / "stopped")).name == "checkpoint-7"
+    assert last_checkpoint(folder / "stopped") == folder / "stopped" / "checkpoint-7"
     assert run("train", *words(folder, "resume=auto", output="stopped")) == 0
     assert equal(folder / "run" / "checkpoint-12", folder / "stopped" / "checkpoint-12")
 
@@ -184,7 +183,10 @@ def test_sigkill_while_saving_leaves_no_checkpoint_and_loses_nothing_before(fold
     (process,) = forked.start(_train, words(folder, output="killed"), signal.SIGKILL, 8, log=folder / "log")
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
-    assert find_checkpoint(str(folder / "killed")).name == "checkpoint-4" and (folder / "killed" / UNFINISHED).is_dir()
+    assert (
+        last_checkpoint(folder / "killed") == folder / "killed" / "checkpoint-4"
+        and (folder / "killed" / UNFINISHED).is_dir()
+    )
     assert run("train", *words(folder, "resume=auto", output="killed")) == 0
     assert equal(folder / "run" / "checkpoint-12", folder / "killed" / "checkpoint-12")
     assert not (folder / "killed" / UNFINISHED).exists()
