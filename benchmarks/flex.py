@@ -46,13 +46,14 @@ AttentionInterface.register(FLEX_ATTENTION, flex)
 
 def block_mask(batch: PackedBatch) -> BlockMask:
     """The packed sequence's mask [B, T, T]: causal rows for the prompt, then those of the nodes."""
-    width, (rows, _, total) = batch.prompt_width, batch.node_mask.shape
+    width, mask = batch.prompt_width, batch.node_mask
+    rows, _, total = mask.shape
 
     def allowed(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         node = (query - width).clamp(min=0)
-        return torch.where(query < width, query >= key, batch.node_mask[row, node, key])
+        return torch.where(query < width, query >= key, mask[row, node, key])
 
-    return create_block_mask(allowed, rows, None, total, total, device=str(batch.node_mask.device))
+    return create_block_mask(allowed, rows, None, total, total, device=str(mask.device))
 
 
 def flex_logprobs(model: PreTrainedModel, batch: PackedBatch) -> Tensor:

@@ -7,7 +7,7 @@ A query of WordNet names in the paper's prompt (Appendix B.1), through the evalu
 tokenize, trie, pack, forward, scores, metrics. The model is that of `benchmarks.forward`; its vocabulary of 4,096, a
 BPE trained on the names, leaves its head 13% of a token's cost (Mistral-7B's is 2%).
 
-- `exact`: all docIDs in one forward; `proxy`: `eval.mode=greedy_path`.
+- `exact`: all docIDs in one forward; `proxy`: `eval.mode=free_greedy_path`.
 - `one forward a docID`: prompt and docID as one row through transformers' own attention, and nothing else. Where there
   are many, as many as `each` are timed and the time is multiplied up: they are of nearly equal length.
 - `greedy` and `beams`: `stoical.decoding` over the query's docIDs, from tokenized docIDs on, building the trie too.
@@ -102,7 +102,7 @@ def scorers(
     return {
         "exact": lambda: evaluated("exact"),
         "one forward a docID": lambda: one_forward_each(sdpa_model, query, options.each),
-        "proxy": lambda: evaluated("greedy_path"),
+        "proxy": lambda: evaluated("free_greedy_path"),
         "greedy": lambda: decoded(lambda trie: greedy(trie_model, query.prompt_ids, trie)),
         "beams": lambda: decoded(lambda trie: beam_search(trie_model, query.prompt_ids, trie, options.beams)),
     }

@@ -1,10 +1,11 @@
 """From graded (query, document) pairs to ranked lists: the one rule of all importers.
 
 A document graded above `relevant_above` is relevant. The relevant documents of a query are ranked by grade; equal
-grades tie, with competition ranks (1, 1, 3). The others are at most `max_irrelevant` a query: with
-`irrelevant=negatives` they are scored at evaluation only; with `irrelevant=last` they go to the end of the list, so
-that the prompt holds them. A run, where there is one, says which others come first: what it retrieved and nobody judged
-relevant, by its scores.
+grades tie, with competition ranks (1, 1, 3). A judged document keeps its grade beside its rank.
+
+The others are at most `max_irrelevant` a query: with `irrelevant=negatives` they are scored at evaluation only; with
+`irrelevant=last` they go to the end of the list, so that the prompt holds them. A run, where there is one, says which
+others come first: what it retrieved and nobody judged relevant, by its scores.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import math
 import random
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stoical.common.ids import as_id
@@ -114,12 +115,13 @@ def known(grades: Grades, queries: Mapping[str, Any], documents: Mapping[str, An
 @dataclass(frozen=True)
 class Ranked:
     """The list of a query, best first: document ids, each with a level that it shares with those it ties with, and the
-    ids of its negatives. `not_used`: irrelevant documents beyond `max_irrelevant`.
+    ids of its negatives. `grades`: of the judged ones. `not_used`: irrelevant documents beyond `max_irrelevant`.
     """
 
     documents: list[tuple[str, int]]
     negatives: list[str]
     not_used: int = 0
+    grades: Mapping[str, float] = field(default_factory=dict)
 
 
 def rank_run(run: Mapping[str, Judgement]) -> Ranked:
@@ -146,10 +148,11 @@ class RankRule:
         rest = [each for each in judged.values() if each.document not in taken and each.document not in run]
         shown = retrieved[: self.max_irrelevant]
         drawn = _by_grade(self._sample(rest, self.max_irrelevant - len(shown)))
+        grades = {each.document: each.grade for each in judged.values()}
         not_used = len(retrieved) + len(rest) - len(shown) - len(drawn)
         if self.irrelevant == "last":
-            return Ranked(levels(relevant, shown, drawn), [], not_used)
-        return Ranked(levels(relevant), [each.document for each in (*shown, *drawn)], not_used)
+            return Ranked(levels(relevant, shown, drawn), [], not_used, grades)
+        return Ranked(levels(relevant), [each.document for each in (*shown, *drawn)], not_used, grades)
 
     def _sample(self, judged: Sequence[Judgement], room: int) -> list[Judgement]:
         """At most `room` of the judgements, in their order, drawn by the seed and the query."""

@@ -69,9 +69,10 @@ def make_rows(ranked: Mapping[str, Ranked], collection: Collection, dropped: Dro
             of_level = dict(its.documents)
             ranks = competition_ranks([of_level[document] for document in kept])
             docs = [
-                _document(document, collection) | {"rank": rank} for document, rank in zip(kept, ranks, strict=True)
+                _document(document, collection, its) | {"rank": rank}
+                for document, rank in zip(kept, ranks, strict=True)
             ]
-            off_list = [_document(document, collection) for document in negatives]
+            off_list = [_document(document, collection, its) for document in negatives]
             text = collection.queries[query].chosen("both")
             row = {"query_id": query, "query": text, "docs": docs, "negatives": off_list}
             parse_row(row, f"query {query!r} ({where})")  # what is written can be read
@@ -98,9 +99,9 @@ def _usable(
     return kept
 
 
-def _document(document: str, collection: Collection) -> dict[str, Any]:
+def _document(document: str, collection: Collection, its: Ranked) -> dict[str, Any]:
     text = collection.documents[document].chosen(collection.text)
-    return {"docid": collection.docid_of[document], "text": text}
+    return {"docid": collection.docid_of[document], "text": text, "grade": its.grades.get(document)}
 
 
 def build_lists(

@@ -22,7 +22,8 @@ from stoical.data.dataset import RankingDataset, load_split
 from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.queries import EncodedDataset
 from stoical.encoding.tokenization import pad_id
-from stoical.evaluation.metrics import JudgedQuery, mean_metrics, metrics_among, query_metrics
+from stoical.evaluation.judged import JudgedQuery
+from stoical.evaluation.metrics import mean_metrics, metrics_among, query_metrics
 from stoical.reporting.tables import header, markdown
 
 ROOT = Path("runs/esci_small")

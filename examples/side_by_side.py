@@ -116,6 +116,7 @@ class Table:
         rows = {"where all start": self._found("base", seeds)} | rows
         body = [[name, *self._cells(found, reference), ratio(found, reference)] for name, found in rows.items()]
         body[0][-1] = ""
+        body += self._references(seeds[0])
         return markdown([["", *self.columns.values(), "time (ratio)"], *body])
 
     def report(self, seeds: str, steps: int) -> None:
@@ -146,6 +147,18 @@ class Table:
         own = [{column: found[column] for column in self.columns} for found in read]
         return [{**found, "seconds": spent} for found, spent in zip(own, seconds, strict=True)]
 
+    def _references(self, seed: int) -> list[list[str]]:
+        """The rows that evaluations have for orders that no model made, those with some of the columns."""
+        path = evaluated(self._base(seed)) / "metrics.json"
+        rows = json.loads(path.read_text()).get("references", {}) if path.is_file() else {}
+        found = []
+        for name, own in rows.items():
+            known = {
+                column: spread([own[column]], _form(self.columns[column]), 100) for column in own.keys() & self.columns
+            }
+            found += [[name, *(known.get(column, "–") for column in self.columns), ""]] * bool(known)
+        return found
+
     def _cells(self, found: Sequence[Metrics], reference: Sequence[Metrics]) -> list[str]:
         """Mean and spread; in bold if better than the reference in every seed, in italics if worse in every seed."""
         cells = []
@@ -153,10 +166,14 @@ class Table:
             sign = -1 if "↓" in title else 1
             change = [sign * (ours[column] - theirs[column]) for ours, theirs in zip(found, reference, strict=True)]
             mark = "**" if min(change) > 0 else "*" if max(change) < 0 else ""
-            form = ".2f" if "nDCG" in title else ".1f"  # whose differences are small
-            text = spread([run[column] for run in found], form, 100)
+            text = spread([run[column] for run in found], _form(title), 100)
             cells.append(f"{mark}{text}{mark}")
         return cells
+
+
+def _form(title: str) -> str:
+    """Digits after the point: more for nDCG, whose differences are small."""
+    return ".2f" if "nDCG" in title else ".1f"
 
 
 def evaluated(run: Path) -> Path:

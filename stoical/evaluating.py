@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from omegaconf import OmegaConf
 
 from stoical.common.arguments import split_arguments
+from stoical.common.time_spent import TimeSpent, process_start
 from stoical.config.loading import load_recipe, read_layer
 from stoical.config.recipe import Recipe
 from stoical.data.files import load_manifest, split_sha256
@@ -113,8 +114,8 @@ def _own_sha256(run: Path) -> str | None:
     return sums.get("test") if isinstance(sums, dict) else None
 
 
-def run_job(job: EvaluationJob, shown: bool = False) -> Evaluation:
-    """Load the model and score the split. Every process calls it and gets the whole result."""
+def run_job(job: EvaluationJob, shown: bool = False, spent: TimeSpent | None = None) -> Evaluation:
+    """Load the model and score the split. Every process calls it and gets the whole result. spent: gets the times."""
     if job.recipe.encoder is not None:
         from stoical.baselines.evaluation import evaluate_encoder
 
@@ -125,10 +126,12 @@ def run_job(job: EvaluationJob, shown: bool = False) -> Evaluation:
     from stoical.build.evaluator import build_evaluator
     from stoical.build.model import load_model
     from stoical.data.dataset import load_split
+    from stoical.evaluation.order_sensitivity import order_sensitivity, shuffled_evaluations
+    from stoical.evaluation.references import reference_rows
     from stoical.models.self_check import check_loaded
     from stoical.runs.processes import no_accelerator
 
-    recipe = job.recipe
+    recipe, spent = job.recipe, spent or TimeSpent()
     precision = "bf16" if recipe.training.get("bf16") else "no"
     accelerator = Accelerator(mixed_precision=precision, cpu=no_accelerator())
     tokenizer = build_tokenizer(recipe)
@@ -136,19 +139,25 @@ def run_job(job: EvaluationJob, shown: bool = False) -> Evaluation:
     evaluator = build_evaluator(recipe, test, build_encoder(recipe, tokenizer), job.num_queries)
     model = load_model(recipe, tokenizer, job.adapter).to(accelerator.device)
     check_loaded(model, len(tokenizer), recipe.prompt.max_length, recipe.layout, precision == "bf16")
+    spent.all_so_far("start")
     with accelerator.autocast():
-        evaluation = evaluator(model, shown)
-    return replace(evaluation, data=job.data)
+        evaluation = evaluator(model, shown, spent)
+        others = shuffled_evaluations(evaluator, model, recipe.eval.shuffles, shown, spent)
+    references = reference_rows(
+        evaluation.rows, test, recipe.seed, recipe.eval.recall_at, evaluator.asked, evaluator.grading, shown
+    )
+    order = order_sensitivity([evaluation, *others]) if others else None
+    return replace(evaluation, data=job.data, references=references, order=order)
 
 
 def write_results(evaluation: Evaluation, job: EvaluationJob) -> str:
     """Write the report, on the main process alone; the tables to print."""
     from stoical.reporting.generation import generation_table, summarise_generation
     from stoical.reporting.report import results_table, write_report
-    from stoical.reporting.tables import data_label
+    from stoical.reporting.tables import data_label, meaning
 
     metrics = write_report(evaluation, job.output, job.name, job.recipe.loss)
-    tables = [results_table(job.name, metrics)]
+    tables = [results_table(job.name, metrics), *meaning(metrics)]
     if job.recipe.eval.generation:
         found = summarise_generation(evaluation.rows)
         tables.append(generation_table([(job.name, found)], data_label([metrics])))
@@ -156,12 +165,15 @@ def write_results(evaluation: Evaluation, job: EvaluationJob) -> str:
 
 
 def evaluate_and_report(job: EvaluationJob) -> None:
-    """Evaluate with a progress bar, write the report and print its tables."""
+    """Evaluate with a progress bar, write the report and print its tables, and what the time was spent on."""
     from accelerate import PartialState
 
     from stoical.reporting.evaluation_dir import check_replaceable
 
     check_replaceable(job.output, job.data)
-    evaluation = run_job(job, shown=True)
+    spent = TimeSpent(process_start())
+    evaluation = run_job(job, shown=True, spent=spent)
     if PartialState().is_main_process:
-        print(write_results(evaluation, job))
+        with spent.on("writing"):
+            said = write_results(evaluation, job)
+        print(said, spent, sep="\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,12 +32,16 @@ Document = str | Mapping[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class RankedDoc:
-    """A result row: rank from 1, score in nats (higher is better), and the text if one was given."""
+    """A result row: rank from 1, score in nats (higher is better), and the text if one was given.
+
+    probability: of the document among those that were given, the softmax of log p(docID), whichever score ranks them.
+    """
 
     docid: str
     score: float
     rank: int
     text: str | None = None
+    probability: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +53,10 @@ class Ranker:
         ranker = Ranker(model.eval(), QueryEncoder.of(tokenizer))
         ranker.rank("deer", ["mammal", "ruminant", "entity"])[0].docid
 
-    score: the mean or the sum of a docID's log-probabilities. bf16: compute in bfloat16. The order in which documents
-    are given does not matter: the prompt lists them in an order that the encoder's seed and the query decide. Equal
-    scores are ranked by docID. Raises `ValueError` for models that cannot run a trie.
+    score: the mean or the sum of a docID's log-probabilities. bf16: compute in bfloat16. temperature: log p(docID) is
+    divided by it for the probabilities, as `eval.calibration=true` fits it; the ranking is the same. The order in which
+    documents are given does not matter: the prompt lists them in an order that the encoder's seed and the query decide.
+    Equal scores are ranked by docID. Raises `ValueError` for models that cannot run a trie.
     """
 
     model: nn.Module
@@ -58,8 +64,11 @@ class Ranker:
     score: Reduction = "mean"
     layout: Layout = "sequence"
     bf16: bool = False
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature={self.temperature} must be a finite number above 0")
         check_model(self.model, self.encoder.max_length)
 
     @classmethod
@@ -69,6 +78,7 @@ class Ranker:
         settings: Mapping[str, str] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        temperature: float = 1.0,
     ) -> Self:
         """Load a run's last checkpoint, or a checkpoint: a whole model, or an adapter of peft's over its base model.
 
@@ -93,15 +103,28 @@ class Ranker:
             score=recipe.eval.score,
             layout=recipe.layout,
             bf16=bf16,
+            temperature=temperature,
         )
 
-    def rank(self, query: str, docs: Sequence[Document], top_k: int | None = None) -> list[RankedDoc]:
-        """The documents, or the best `top_k`, best first. Raises `ValueError` as `rank_batch` does."""
-        return self.rank_batch([(query, docs)], top_k)[0]
+    def rank(
+        self,
+        query: str,
+        docs: Sequence[Document],
+        top_k: int | None = None,
+        min_probability: float | None = None,
+    ) -> list[RankedDoc]:
+        """The documents, or the best `top_k`, best first; none where the first is less probable than asked for.
+
+        Raises `ValueError` as `rank_batch` does.
+        """
+        return self.rank_batch([(query, docs)], top_k, min_probability)[0]
 
     @torch.no_grad()
     def rank_batch(
-        self, queries: Sequence[tuple[str, Sequence[Document]]], top_k: int | None = None
+        self,
+        queries: Sequence[tuple[str, Sequence[Document]]],
+        top_k: int | None = None,
+        min_probability: float | None = None,
     ) -> list[list[RankedDoc]]:
         """`rank` for several (query, documents), in one forward.
 
@@ -110,6 +133,8 @@ class Ranker:
         """
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k={top_k} must be at least 1")
+        if min_probability is not None and not 0 <= min_probability <= 1:
+            raise ValueError(f"min_probability={min_probability} must be from 0 to 1")
         if not queries:
             return []
         rows = [_row(query, docs) for query, docs in queries]
@@ -118,8 +143,16 @@ class Ranker:
         batch = TrieTargetCollator(pad_id=pad_id(self.encoder.tokenizer), prune=False)(encoded)["batch"].to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             logprobs = node_logprobs(self.model, batch, self.layout).logprobs
-        scores = torch.split(doc_scores(batch, logprobs, self.score).double(), [len(row.docs) for row in rows])
-        return [_results(row, own.tolist())[:top_k] for row, own in zip(rows, scores, strict=True)]
+        counts = [len(row.docs) for row in rows]
+        scores = torch.split(doc_scores(batch, logprobs, self.score).double(), counts)
+        sums = torch.split(doc_scores(batch, logprobs, "sum").double(), counts)
+        probabilities = [(own / self.temperature).softmax(dim=0).tolist() for own in sums]
+        ranked = [
+            _results(row, own.tolist(), probable)
+            for row, own, probable in zip(rows, scores, probabilities, strict=True)
+        ]
+        least = 0.0 if min_probability is None else min_probability
+        return [results[:top_k] if results[0].probability >= least else [] for results in ranked]
 
     def _encode(self, row: RankingRow) -> TokenizedQuery:
         encoded = self.encoder.encode(row)
@@ -145,8 +178,12 @@ def _row(query: str, docs: Sequence[Document]) -> RankingRow:
     return replace(row, query_id=query, docs=tuple(sorted(row.docs, key=lambda doc: doc.docid)))
 
 
-def _results(row: RankingRow, scores: list[float]) -> list[RankedDoc]:
+def _results(row: RankingRow, scores: list[float], probabilities: list[float]) -> list[RankedDoc]:
     if not torch.tensor(scores).isfinite().all():
         raise ValueError(f"query {row.query!r}: the model's scores are not finite; its weights are broken")
-    best_first = sorted(zip(row.docs, scores, strict=True), key=lambda pair: -pair[1])  # stable: ties stay by docID
-    return [RankedDoc(doc.docid, score, rank, doc.text) for rank, (doc, score) in enumerate(best_first, 1)]
+    found = zip(row.docs, scores, probabilities, strict=True)
+    best_first = sorted(found, key=lambda each: -each[1])  # stable: ties stay by docID
+    return [
+        RankedDoc(doc.docid, score, rank, doc.text, probability)
+        for rank, (doc, score, probability) in enumerate(best_first, 1)
+    ]

@@ -17,12 +17,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 
 from tests.support.commands import run
+from tests.support.unpainted import savefig
 
 if TYPE_CHECKING:
     from transformers import MistralForCausalLM
 
     from stoical.ranker import Ranker
 
+gc.disable()  # until all modules are imported: what they make stays
+
+FROZEN = pytest.StashKey[int]()
 SLOW = ("training", "self_training", "runs", "project", "preferences", "commands")  # rooms to begin with
 
 
@@ -34,12 +38,20 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def freeze_what_was_imported(request: pytest.FixtureRequest) -> None:
+    """By the tests of the file before, where that was much: see `pytest_collection_finish`."""
+    if len(sys.modules) > request.session.stash[FROZEN] + 100:
+        gc.collect()
+        gc.freeze()
+        request.session.stash[FROZEN] = len(sys.modules)
+
+
 @pytest.fixture(autouse=True)
 def quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are made and not painted, which takes a second an evaluation; tests marked `paints` paint them."""
-    is_painting = request.node.path.parent.name == "reporting" or request.node.get_closest_marker("paints") is not None
-    if "matplotlib.figure" in sys.modules and not is_painting:
-        monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **_: Path(path).write_bytes(b""))
+    if "matplotlib.figure" in sys.modules and request.node.get_closest_marker("paints") is None:
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
 
 
 @pytest.fixture
@@ -83,10 +95,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order[item.path.parent.name])
 
 
-def pytest_collection_finish() -> None:
-    """Leave what is imported out of garbage collection: transformers' Trainer collects after every run."""
-    gc.collect()
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave what is imported out of garbage collection: transformers' Trainer collects after every run.
+
+    And fork the server that processes are forked from, if tests need one, while it holds what a new process would.
+    """
     gc.freeze()
+    session.stash[FROZEN] = len(sys.modules)
+    gc.set_threshold(20_000, 10, 10)  # 700 at first: tests make millions of objects and few circles
+    gc.enable()
+    if (forked := sys.modules.get("tests.support.forked")) is not None:
+        forked.start_server()
 
 
 def pytest_sessionfinish() -> None:

@@ -16,6 +16,7 @@ import gzip
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -34,8 +35,9 @@ class NounGraph:
     parents: dict[str, tuple[str, ...]]
 
 
+@cache
 def bundled_graph() -> NounGraph:
-    """The graph that ships with stoical: WordNet 3.0."""
+    """The graph that ships with stoical: WordNet 3.0, read once a process."""
     text = gzip.decompress((HERE / GRAPH_FILE).read_bytes()).decode()
     return parse_graph(text, (HERE / LICENCE_FILE).read_text(encoding="utf-8"))
 

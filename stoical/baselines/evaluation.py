@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +12,21 @@ from safetensors.torch import load_model
 
 from stoical.baselines.encoders import Encoder, new_encoder
 from stoical.baselines.items import Items
+from stoical.build.evaluator import asked_of, grading_of
 from stoical.common.progress import progress
 from stoical.config.recipe import Recipe
 from stoical.data.dataset import RankingDataset, load_split
 from stoical.data.rows import RankingRow
-from stoical.evaluation.evaluator import sample
-from stoical.evaluation.metrics import JudgedQuery, mean_metrics, near_ties, query_metrics
+from stoical.evaluation.evaluator import grading_words, sample
+from stoical.evaluation.grading import Grading, as_grades
+from stoical.evaluation.judged import JudgedQuery
+from stoical.evaluation.metrics import Metric, mean_metrics, query_metrics
+from stoical.evaluation.paper import near_ties
+from stoical.evaluation.references import reference_rows
 from stoical.evaluation.result import Evaluation, QueryResult
 
 WEIGHTS = "model.safetensors"
+NO_TOKENS: dict[str, str | bool | float] = {"terminator": "none", "count_terminator": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +36,14 @@ class EncoderEvaluator:
     split: RankingDataset
     items: Items
     recall_at: Sequence[int]
-    num_queries: int | None = None
+    asked: Sequence[Metric]
+    grading: Grading
+    num_queries: int | None
+
+    @classmethod
+    def of(cls, recipe: Recipe, test: RankingDataset, items: Items, num_queries: int | None) -> EncoderEvaluator:
+        """As the recipe's eval section says. Raises `ValueError` where a metric needs grades that the split lacks."""
+        return cls(test, items, recipe.eval.recall_at, asked_of(recipe, test), grading_of(recipe), num_queries)
 
     def __call__(self, encoder: Encoder, shown: bool = False) -> Evaluation:
         """Evaluate. Raises `ValueError` where the table lacks an item of the split."""
@@ -40,19 +53,21 @@ class EncoderEvaluator:
         ties = sum(row.near_ties for row in rows)
         means = mean_metrics(row.metrics for row in rows)
         counts = {"num_queries": len(rows), "dropped_docs": 0, **means, "near_ties": ties}
-        scored = {"mode": encoder.settings.kind, "score": encoder.settings.score}
-        return Evaluation(counts, {**scored, "terminator": "none", "count_terminator": False}, rows)
+        scored = {"mode": encoder.settings.kind, "score": encoder.settings.score} | NO_TOKENS
+        return Evaluation(counts, scored | grading_words(self.asked, self.grading), rows)
 
     @torch.no_grad()
     def _result(self, encoder: Encoder, row: RankingRow) -> QueryResult:
         docids = [doc.docid for doc in (*row.docs, *row.negatives)]
         docs = self.items.places(docids)
         scores = encoder(self.items.places([row.query]).expand_as(docs), docs).double().numpy()
+        grades = [doc.grade for doc in (*row.docs, *row.negatives)]
         ranks = np.array([*row.ranks, *[len(row.docs) + 1] * len(row.negatives)])
+        judged = JudgedQuery(scores, ranks, len(row.negatives), None, as_grades(grades), self.grading)
         return QueryResult(
             query_id=row.query_id,
             mode=encoder.settings.kind,
-            metrics=query_metrics(JudgedQuery(scores, ranks, len(row.negatives)), self.recall_at),
+            metrics=query_metrics(judged, self.recall_at, self.asked),
             docids=docids,
             ranks=ranks.tolist(),
             scores=scores.tolist(),
@@ -60,6 +75,7 @@ class EncoderEvaluator:
             num_negatives=len(row.negatives),
             dropped_docs=0,
             near_ties=near_ties(scores),
+            grades=None if judged.grades is None else grades,
         )
 
 
@@ -83,4 +99,9 @@ def evaluate_encoder(
     else:
         items = Items.of([load_split(recipe.data.path, "train"), test])
         encoder = new_encoder(len(items), recipe.encoder, recipe.seed)
-    return EncoderEvaluator(test, items, recipe.eval.recall_at, num_queries)(encoder, shown)
+    evaluator = EncoderEvaluator.of(recipe, test, items, num_queries)
+    evaluation = evaluator(encoder, shown)
+    references = reference_rows(
+        evaluation.rows, test, recipe.seed, recipe.eval.recall_at, evaluator.asked, evaluator.grading, shown
+    )
+    return replace(evaluation, references=references)

@@ -24,8 +24,8 @@ from stoical.baselines.encoders import Encoder, new_encoder
 from stoical.baselines.evaluation import WEIGHTS, EncoderEvaluator, load_encoder
 from stoical.baselines.items import Items, Pairs, shuffle
 from stoical.common.files import check_writable, json_object, write_whole, writing
-from stoical.config.loading import recipe_yaml
 from stoical.config.recipe import Recipe
+from stoical.config.values import recipe_yaml
 from stoical.data.dataset import load_split
 from stoical.data.files import load_manifest
 from stoical.evaluation.metrics import metrics_among
@@ -89,7 +89,7 @@ class Run:
         else:
             encoder, items = load_encoder(recipe, checkpoint)
         optimizer = encoder.optimizer(recipe.training["learning_rate"], recipe.training["weight_decay"])
-        evaluator = EncoderEvaluator(test, items, recipe.eval.recall_at, recipe.eval.num_queries)
+        evaluator = EncoderEvaluator.of(recipe, test, items, recipe.eval.num_queries)
         pairs = Pairs.of(train, items, recipe.loss)
         run = cls(recipe, encoder, optimizer, items, pairs, evaluator, fingerprint(recipe))
         if checkpoint is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -167,9 +168,26 @@ def build_model(recipe: Recipe, config: PreTrainedConfig) -> PreTrainedModel:
             f"model.name={recipe.model.name} lacks {quoted(loaded['missing_keys'])}, which config.json asks for: they "
             "would be random numbers. The files are damaged, or the config is another model's"
         )
+    if not recipe.model.config:
+        _check_left_out(recipe, model, loaded["unexpected_keys"])
     if recipe.quantization is not None:
         keep_gradients(model)
     return model
+
+
+def _check_left_out(recipe: Recipe, model: PreTrainedModel, unexpected: Iterable[str]) -> None:
+    """Raise `ValueError` where the files hold more layers or experts than config.json says: they would go unused."""
+
+    def numberless(name: str) -> str:
+        return re.sub(r"\d+", "N", name)
+
+    own = {numberless(name) for name in model.state_dict()}
+    left_out = [name for name in unexpected if numberless(name) in own]
+    if left_out:
+        raise ValueError(
+            f"model.name={recipe.model.name} holds {quoted(left_out)}, for which config.json has no place: it is "
+            "damaged or another model's. To leave layers out on purpose, set model.config.num_hidden_layers"
+        )
 
 
 @contextmanager

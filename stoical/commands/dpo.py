@@ -6,11 +6,13 @@
 checkpoint is a run (its last checkpoint is taken) or a checkpoint, of full weights or LoRA: policy and reference both
 start there. The pairs come out of the training split, with the prompts that training begins with:
 
-  dpo.source=beam      the first document above those that the checkpoint's own constrained beam search (dpo.num_beams)
-                       puts before it
-  dpo.source=ranking   documents above others: dpo.pairs=top (the first above each), adjacent or random
-  dpo.source=free      the first document above what the checkpoint writes without constraint: greedily, or sampled with
-                       dpo.temperature; up to dpo.max_new_tokens. For plain text, too: a row with one document.
+  dpo.source=beam      a document of rank 1 above those that the checkpoint's own constrained beam search
+                       (dpo.num_beams) puts before it
+  dpo.source=ranking   documents above others: dpo.pairs=top (rank 1 above each), adjacent ranks, or random
+  dpo.source=free      a document of rank 1 above what the checkpoint writes without constraint: greedily, or sampled
+                       with dpo.temperature; up to dpo.max_new_tokens. For plain text, too: a row with one document.
+
+Of several documents of rank 1 each makes its own pairs; with dpo.source=free they take turns.
 
 dpo.per_query limits the pairs of a query, dpo.num_queries takes a sample of the queries; dpo.beta is 0.1. Other
 settings are the checkpoint's (data.path, prompt, how evaluation scores); global_batch_size counts pairs. Of its

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from stoical.commands.shell import Command, Given
+from stoical.common.files import check_writable
 from stoical.common.options import option
 from stoical.config.loading import load_recipe
 from stoical.config.recipe import Recipe
@@ -70,6 +71,7 @@ def run(given: Given) -> None:
     """Draw, and say what was drawn."""
     recipe = load_recipe(*(f"{key}={value}" for key, value in given.settings.items()))
     check_dataset(recipe.data.path)
+    check_writable(Path(given.options.output))
     print(draw(recipe, given.options.query, Path(given.options.output)))
     print(f"written to {given.options.output}")
 

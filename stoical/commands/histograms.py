@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stoical.commands.shell import Command, Given
+from stoical.common.files import check_writable
 from stoical.common.options import option
 from stoical.common.progress import progress
 from stoical.config.loading import load_recipe
@@ -65,6 +66,7 @@ def run(given: Given) -> None:
     recipes = [load_recipe(name, *settings) for name in given.options.recipes.split(",")]
     for recipe in recipes:
         check_dataset(recipe.data.path)
+    check_writable(output)
     from stoical.reporting.histograms import PANELS, histograms_of, plot_histograms
 
     measured = [measure(recipe) for recipe in recipes]

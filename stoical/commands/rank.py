@@ -3,13 +3,16 @@
   stoical rank checkpoint=DIR [input=FILE] [output=FILE] [items=FILE] [top_k=K] [batch_size=B] [key=value]
 
 Reads JSON lines {"query": ..., "docs": [...]}, a document being a docID or {"docid": ..., "text": ...}, and writes for
-each line, in order, {"query": ..., "results": [{"rank": 1, "docid": ..., "score": ...}, ...]}, with the documents'
-texts and whatever else the line has, such as "query_id". Numbers as queries and docIDs are their digits. input=- and
-output=-, the defaults, are stdin and stdout; input= may be gzipped. Lines are scored batch_size at a time, and fewer
-where no more input is waiting, so that a program can write a line and read its answer. Scores are log-probabilities in
-nats. checkpoint is a run (its last checkpoint is taken) or a checkpoint, and other settings are those of its recipe,
-such as prompt.max_length=2048. model.dtype=bfloat16 takes half the memory of float32 weights (15 instead of 29 GB for
-7 billion); it moved the scores of the quickstart's model by up to 0.01 nats.
+each line, in order, {"query": ..., "results": [{"rank": 1, "docid": ..., "score": ..., "probability": ...}, ...]}, with
+the documents' texts and whatever else the line has, such as "query_id". Numbers as queries and docIDs are their digits.
+input=- and output=-, the defaults, are stdin and stdout; input= may be gzipped. Lines are scored batch_size at a time,
+and fewer where no more input is waiting, so that a program can write a line and read its answer. Scores are
+log-probabilities in nats. checkpoint is a run (its last checkpoint is taken) or a checkpoint, and other settings are
+those of its recipe, such as prompt.max_length=2048. model.dtype=bfloat16 takes half the memory of float32 weights (15
+instead of 29 GB for 7 billion); it moved the scores of the quickstart's model by up to 0.01 nats.
+
+"probability" is the document's among those of its line. With min_probability=, a line whose first document has less
+gets no results: "results": [].
 
 A line that cannot be ranked stops the command, after the results of those before it; with on_error=record it becomes
 {"error": ..., "query": ...}, and the lines after it are ranked.
@@ -21,6 +24,7 @@ looked up there, and results have their "item_id".
 from __future__ import annotations
 
 import json
+import math
 import reprlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -68,6 +72,7 @@ def rank_lines(
     batch_size: int = BATCH_SIZE,
     items: DocIDTable | None = None,
     on_error: OnError = "stop",
+    min_probability: float | None = None,
 ) -> Iterator[dict[str, Any]]:
     """An output object for each line that is not blank, holding one batch in memory at a time.
 
@@ -80,7 +85,7 @@ def rank_lines(
         if on_error == "stop":
             bad = next((place for place, each in enumerate(asked) if each.error), len(asked))
             asked = asked[: bad + 1]
-        for each, found in zip(asked, _ranked(ranker, asked, top_k), strict=True):
+        for each, found in zip(asked, _ranked(ranker, asked, top_k, min_probability), strict=True):
             if not isinstance(found, ValueError):
                 yield {**each.echo, "results": [_object(result, each.item_of) for result in found]}
             elif on_error == "stop":
@@ -89,19 +94,21 @@ def rank_lines(
                 yield {"error": str(found), **each.echo}
 
 
-def _ranked(ranker: Ranker, asked: Sequence[Asked], top_k: int | None) -> list[list[RankedDoc] | ValueError]:
+def _ranked(
+    ranker: Ranker, asked: Sequence[Asked], top_k: int | None, least: float | None
+) -> list[list[RankedDoc] | ValueError]:
     """The ranking of each, or its error. Where one of a batch has an error, all are ranked one by one."""
     good = [each for each in asked if not each.error]
     try:
-        ranked = iter(ranker.rank_batch([(each.query, each.docs) for each in good], top_k) if good else [])
+        ranked = iter(ranker.rank_batch([(each.query, each.docs) for each in good], top_k, least) if good else [])
         return [each.error or next(ranked) for each in asked]
     except ValueError:
-        return [each.error or _ranked_alone(ranker, each, top_k) for each in asked]
+        return [each.error or _ranked_alone(ranker, each, top_k, least) for each in asked]
 
 
-def _ranked_alone(ranker: Ranker, each: Asked, top_k: int | None) -> list[RankedDoc] | ValueError:
+def _ranked_alone(ranker: Ranker, each: Asked, top_k: int | None, least: float | None) -> list[RankedDoc] | ValueError:
     try:
-        return ranker.rank(each.query, each.docs, top_k)
+        return ranker.rank(each.query, each.docs, top_k, least)
     except ValueError as error:
         return ValueError(f"{each.where}: {error}")
 
@@ -158,7 +165,7 @@ def _looked_up(docs: Any, items: DocIDTable, where: str) -> tuple[list[Document]
 
 
 def _object(result: RankedDoc, item_of: Mapping[str, str]) -> dict[str, Any]:
-    found = {"rank": result.rank, "docid": result.docid, "score": result.score}
+    found = {"rank": result.rank, "docid": result.docid, "score": result.score, "probability": result.probability}
     found |= {"item_id": item_of[result.docid]} if item_of else {}
     return found if result.text is None else found | {"text": result.text}
 
@@ -174,6 +181,12 @@ class RankOptions:
         None, "a table of docIDs that stoical prepare made (items.parquet); docs are then item ids"
     )
     top_k: int | None = option(None, "how many documents of a line to write (null: all)")
+    min_probability: float | None = option(
+        None, "a line whose first document is less probable than this among its documents gets no results"
+    )
+    temperature: float = option(
+        1.0, "of the probabilities, as stoical evaluate fits it with eval.calibration=true (calibration.json)"
+    )
     batch_size: int = option(BATCH_SIZE, "lines scored in one forward, fewer where no more input is waiting")
     on_error: OnError = option(
         "stop", "what a line does that cannot be ranked. stop: ends the command; record: is written with its error"
@@ -185,6 +198,10 @@ class RankOptions:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key}={value} must be a whole number of at least 1")
+        if self.min_probability is not None and not 0 <= self.min_probability <= 1:
+            raise ValueError(f"min_probability={self.min_probability} must be from 0 to 1")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature={self.temperature} must be a finite number above 0")
         if self.input != "-" and (Path(self.input).is_dir() or not Path(self.input).exists()):
             raise ValueError(f"input={self.input}: no such file")
         if "-" not in (self.input, self.output) and Path(self.input).resolve() == Path(self.output).resolve():
@@ -200,13 +217,22 @@ def run(given: Given) -> None:
     from stoical.ranker import Ranker
 
     quiet_libraries()
-    ranker = Ranker.from_pretrained(options.checkpoint, given.settings)
+    ranker = Ranker.from_pretrained(options.checkpoint, given.settings, temperature=options.temperature)
     failed = 0
     with ExitStack() as files:
         file = sys.stdin.buffer if options.input == "-" else files.enter_context(opened(Path(options.input)))
         output = sys.stdout.buffer if options.output == "-" else files.enter_context(_opened(options.output))
         name = "stdin" if options.input == "-" else options.input
-        results = rank_lines(ranker, arriving(file), name, options.top_k, options.batch_size, items, options.on_error)
+        results = rank_lines(
+            ranker,
+            arriving(file),
+            name,
+            options.top_k,
+            options.batch_size,
+            items,
+            options.on_error,
+            options.min_probability,
+        )
         for result in progress(results, "ranking, queries"):
             failed += "error" in result
             _write(output, json.dumps(result, ensure_ascii=False).encode() + b"\n", options.output)

@@ -20,9 +20,10 @@ from stoical.common.fields import unknown
 from stoical.common.options import Key, keys_of, value_words
 from stoical.common.places import shipped
 from stoical.config.libraries import CLASSES, library_fields
-from stoical.config.loading import list_recipes, origins, recipe_layers, resolve, resolved
+from stoical.config.loading import list_recipes, origins, recipe_layers, resolve
 from stoical.config.recipe import Recipe
 from stoical.config.training_fields import effect
+from stoical.config.values import recipe_values
 
 DEFAULT = "default"
 
@@ -72,7 +73,7 @@ def show(words: list[str]) -> str:
 
 
 def _lines(recipe: Recipe, found: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    return _nested(resolved(recipe), found, "", 0)
+    return _nested(recipe_values(recipe), found, "", 0)
 
 
 def _nested(values: Mapping[Any, Any], found: Mapping[str, str], prefix: str, depth: int) -> Iterator[tuple[str, str]]:

@@ -4,9 +4,9 @@
   accelerate launch -m stoical spin checkpoint=RUN output=DIR
 
 Iteration k starts from the model p_k, the checkpoint at first, and p_k is its reference. p_k writes an output y' for
-every prompt of the training split, sampled over the whole vocabulary; the pairs are (the first document, y'), but for
-those where y' is right. Iteration k trains on the pairs of iterations k - 1 and k. For rankings, and for plain text: a
-row with one document.
+every prompt of the training split, sampled over the whole vocabulary; the pairs are (a document of rank 1, drawn anew
+each iteration, y'), but for those where y' is right. Iteration k trains on the pairs of iterations k - 1 and k. For
+rankings, and for plain text: a row with one document.
 
 spin.temperature=0 writes greedily; spin.max_new_tokens ends an output without EOS; spin.num_queries takes a sample of
 the queries, another one each iteration; spin.beta is 0.1. training.* is that of one iteration; as the authors' own

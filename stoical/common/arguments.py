@@ -35,6 +35,8 @@ def parse_options(schema: type[Options], values: Mapping[str, str]) -> Options:
     for key, word in values.items():
         if hints.get(key) is str and isinstance(layer[key], bool | int | float):
             layer[key] = word  # 007, no and 1:30 are text where text is wanted
+        if hints.get(key) is str and layer[key] is None:
+            raise ValueError(f"{key}={word} says nothing; give it a value, or leave it out")
     try:
         options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), layer))
     except OmegaConfBaseException as error:

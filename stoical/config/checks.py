@@ -12,6 +12,8 @@ from stoical.config.libraries import library_fields
 from stoical.config.recipe import Recipe
 from stoical.config.self_training import SelfTrainingSettings
 from stoical.config.training_fields import ADAM, METRIC_DRIVEN, OWNED, REFUSED
+from stoical.evaluation.grading import Gains
+from stoical.evaluation.metrics import asked_metrics
 from stoical.models.layouts import MASKABLE
 
 TRACKERS = ("wandb", "trackio", "tensorboard")
@@ -86,6 +88,7 @@ def _check_encoder(recipe: Recipe) -> None:
     assert recipe.encoder is not None
     recipe.encoder.check()
     _check_numbers(recipe)
+    _check_eval(recipe)
     check_encoder_training(recipe.training)
 
 
@@ -107,6 +110,7 @@ def _check_numbers(recipe: Recipe) -> None:
         "eval.batch_size": recipe.eval.batch_size,
         "eval.num_queries": recipe.eval.num_queries,
         "eval.num_beams": recipe.eval.num_beams,
+        "eval.shuffles": recipe.eval.shuffles,
         "eval.recall_at": min(recipe.eval.recall_at, default=None),
     }
     for key, value in numbers.items():
@@ -115,13 +119,32 @@ def _check_numbers(recipe: Recipe) -> None:
 
 
 def _check_eval(recipe: Recipe) -> None:
-    for key in ("diagnostics", "generation"):
+    for key in ("diagnostics", "generation", "calibration"):
         if getattr(recipe.eval, key) and recipe.eval.mode != "exact":
             raise ValueError(f"eval.{key}=true needs exact scores; drop eval.mode={recipe.eval.mode}")
     if recipe.eval.generation and not _counts_terminator(recipe):
         raise ValueError(
             "eval.generation=true needs a model that was trained to end what it writes: tokenizer.terminator=eos and "
             "tokenizer.count_terminator=true"
+        )
+    _check_standard_metrics(recipe)
+
+
+def _check_standard_metrics(recipe: Recipe) -> None:
+    asked = asked_metrics(recipe.eval.metrics)
+    if recipe.eval.gains is not None:
+        Gains.parse(recipe.eval.gains)
+        if not any(metric.needs_grades for metric in asked):
+            raise ValueError(
+                f"eval.gains={recipe.eval.gains} has no effect without graded_ndcg; add it: eval.metrics=[graded_ndcg]"
+            )
+    if not math.isfinite(recipe.eval.relevant_above):
+        raise ValueError(f"eval.relevant_above={recipe.eval.relevant_above} must be a finite number")
+    binary = ("mrr", "map", "precision@", "standard_recall@")
+    if recipe.eval.relevant_above and not any(metric.name.startswith(binary) for metric in asked):
+        raise ValueError(
+            f"eval.relevant_above={recipe.eval.relevant_above} has no effect without a metric of relevant documents; "
+            "add one: eval.metrics=[map]"
         )
 
 
@@ -208,7 +231,8 @@ def _check_best(recipe: Recipe) -> None:
 def measured(recipe: Recipe) -> list[str]:
     """The metrics that evaluations during training log."""
     exact = ["free_run_ndcg", "invalid_rate", "valid_mass"] * (recipe.eval.mode == "exact")
-    return ["cvr", "ndcg", *(f"recall@{k}" for k in recipe.eval.recall_at), *exact]
+    asked = [metric.name for metric in asked_metrics(recipe.eval.metrics)]
+    return ["cvr", "ndcg", *(f"recall@{k}" for k in recipe.eval.recall_at), *asked, *exact]
 
 
 def check_adapters(recipe: Recipe) -> None:

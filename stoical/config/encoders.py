@@ -23,7 +23,15 @@ TRAINING = (  # the fields of TrainingArguments that act on an encoder
 )
 ACTS = (  # dotted keys, `*` for any
     *("output", "seed", "global_batch_size", "resume", "resume_force", "dry_run", "data.path"),
-    *("loss.item", "loss.alpha", "eval.recall_at", "eval.num_queries"),
+    *(
+        "loss.item",
+        "loss.alpha",
+        "eval.recall_at",
+        "eval.num_queries",
+        "eval.metrics",
+        "eval.gains",
+        "eval.relevant_above",
+    ),
     *(f"training.{key}" for key in TRAINING),
     *(f"{section}*" for section in SECTIONS),
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from stoical.common.fields import unknown
 from stoical.common.options import keys_of, section_of
 from stoical.common.places import shipped
 from stoical.config.checks import check_recipe
-from stoical.config.encoders import TRAINING, acts, refuse_others
+from stoical.config.encoders import TRAINING, refuse_others
 from stoical.config.libraries import CLASSES, library_fields
 from stoical.config.recipe import Recipe
 
@@ -95,11 +96,11 @@ def build_recipe(layers: Sequence[Layer]) -> Recipe:
 
 def merge_layers(layers: Sequence[Layer]) -> Recipe:
     """The settings of all layers over the defaults; keys and types are checked, not how they go together."""
-    merged = OmegaConf.structured(Recipe)
+    merged = copy.deepcopy(_defaults())
     for origin, layer in layers:
         check_keys(origin, layer)
         try:
-            merged = OmegaConf.merge(merged, layer)
+            merged.merge_with(layer)
         except OmegaConfBaseException as error:
             raise ValueError(f"{origin}: {one_line(error)}") from error
     try:
@@ -108,6 +109,14 @@ def merge_layers(layers: Sequence[Layer]) -> Recipe:
         raise ValueError(one_line(error)) from error
     assert isinstance(recipe, Recipe)
     return recipe
+
+
+@cache
+def _defaults() -> DictConfig:
+    """To be copied: reading the types of all settings takes ten times as long."""
+    defaults = OmegaConf.structured(Recipe)
+    assert isinstance(defaults, DictConfig)
+    return defaults
 
 
 def check_keys(origin: str, layer: DictConfig) -> None:
@@ -170,28 +179,6 @@ def _normalise(recipe: Recipe) -> None:
     if recipe.encoder is not None:
         training = {key: value for key, value in training.items() if key in TRAINING}
     recipe.training = training
-
-
-def resolved(recipe: Recipe) -> dict[Any, Any]:
-    """The settings as nested mappings; of an encoder those alone that act on it. Its section is among them."""
-    values = OmegaConf.to_container(OmegaConf.structured(recipe))
-    assert isinstance(values, dict)
-    return dict(values) if recipe.encoder is None else _acting(values, "")
-
-
-def recipe_yaml(recipe: Recipe) -> str:
-    """`resolved` as YAML: what a run leaves as its recipe.yaml."""
-    return OmegaConf.to_yaml(OmegaConf.create(resolved(recipe)))
-
-
-def _acting(values: Mapping[Any, Any], prefix: str) -> dict[Any, Any]:
-    found: dict[Any, Any] = {}
-    for name, value in values.items():
-        if not isinstance(value, Mapping):
-            found |= {name: value} if acts(f"{prefix}{name}") else {}
-        elif below := _acting(value, f"{prefix}{name}."):
-            found[name] = below
-    return found
 
 
 def recipe_files(names: Sequence[str]) -> list[Path]:

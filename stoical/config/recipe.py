@@ -97,15 +97,38 @@ class EvalSettings:
 
     mode: Mode = option(
         "exact",
-        "exact: every docID under its own prefix. greedy_path: the paper's proxy (section 5.1), one greedy rollout",
+        "exact: every docID under its own prefix. greedy_path: along one greedy rollout in the query's trie. "
+        "free_greedy_path: the paper's proxy (section 5.1), along one without a trie",
     )
     score: Reduction = option("mean", "a docID's score: the mean or the sum of its tokens' log-probabilities")
     recall_at: list[int] = option(None, "the cutoffs k of R@k", factory=lambda: [1, 2, 3, 4, 5])
+    metrics: list[str] = option(
+        None,
+        "the field's metrics beside the paper's: graded_ndcg, graded_ndcg@K, mrr, map, precision@K, standard_recall@K, "
+        "kendall_tau",
+        factory=list,
+    )
+    gains: str | None = option(
+        None,
+        "what the data's grades gain in graded_ndcg: linear (null, too), exponential (2^grade - 1), or a gain for each "
+        "grade, such as 3:1,2:0.1,1:0.01,0:0",
+    )
+    relevant_above: float = option(
+        0.0, "documents with a higher grade are relevant, in mrr, map, precision and standard_recall"
+    )
     batch_size: int = option(8, "queries scored in one forward")
     num_queries: int | None = option(
         500, "queries evaluated during training, a fixed sample of the test split (null: all)"
     )
     num_beams: int = option(5, "width of the constrained beam search that free_run_ndcg is measured on")
+    shuffles: int = option(
+        1, "of stoical evaluate: orders of the prompt's documents to evaluate under, for their spread and flip rates"
+    )
+    calibration: bool = option(
+        False,
+        "probabilities among a query's documents beside the loss's target: calibration error, total variation, a "
+        "fitted temperature",
+    )
     diagnostics: bool = option(
         False, "by position, how far the model is from the recipe's target under given and under its own prefixes"
     )
@@ -148,7 +171,7 @@ class Recipe:
     )
     layout: Layout = option(
         "sequence",
-        "of a forward pass: sequence (prompt and nodes in one), cache (prompt first), pointwise (a row a docID)",
+        "of a forward pass: sequence (all prompts and nodes at once), cache (prompts first), pointwise (a row a docID)",
     )
     resume: str | None = option(
         None, "auto: the run directory's last checkpoint; or the path of one. Refused for another recipe or dataset"

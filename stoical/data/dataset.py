@@ -5,8 +5,8 @@ A row is a query with its relevant documents, most relevant first:
     {"query_id": "q1", "query": "deer", "docs": [{"docid": "ruminant"}, {"docid": "mammal", "text": "..."}],
      "negatives": [{"docid": "solarization"}]}
 
-`text`, `rank` and `negatives` are optional. Negatives are never in the prompt: evaluation scores them, and training may
-compare with them.
+`text`, `rank`, `grade` and `negatives` are optional. Negatives are never in the prompt: evaluation scores them, and
+training may compare with them.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def load_split(directory: str | Path, split: str) -> RankingDataset:
 
 def row_schema() -> pa.Schema:
     """The Arrow schema of rows, with the keys that are optional."""
-    negative = {"docid": pa.string(), "text": pa.string()}
+    negative = {"docid": pa.string(), "text": pa.string(), "grade": pa.float64()}
     lists = {"docs": negative | {"rank": pa.int64()}, "negatives": negative}
     texts = {"query_id": pa.string(), "query": pa.string()}
     return pa.schema(texts | {key: pa.list_(pa.struct(fields)) for key, fields in lists.items()})

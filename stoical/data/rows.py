@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,19 +12,23 @@ from typing import Any, Self
 from stoical.common.fields import alike
 
 ROW_KEYS = frozenset({"query_id", "query", "docs", "negatives"})
-DOC_KEYS = frozenset({"docid", "text", "rank"})
-NEGATIVE_KEYS = frozenset({"docid", "text"})
+DOC_KEYS = frozenset({"docid", "text", "rank", "grade"})
+NEGATIVE_KEYS = frozenset({"docid", "text", "grade"})
 ROW_EXAMPLE = '{"query_id": ..., "query": ..., "docs": [...]}'
 MAX_RANK = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Doc:
-    """A document: its identifier, its text if any, and its rank (1 = best) where the data gives one."""
+    """A document: its identifier, and where the data gives them its text, its rank (1 = best) and the user's own grade.
+
+    A grade (more is better) is for evaluation alone; None: nobody judged the document.
+    """
 
     docid: str
     text: str | None = None
     rank: int | None = None
+    grade: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +53,8 @@ class RankingRow:
             RankingRow.of("deer", ["ruminant", "mammal"], negatives=["solarization"])
             RankingRow.of("deer", [{"docid": "ruminant", "text": "chews twice"}, {"docid": "mammal", "text": "..."}])
 
-        A document is its docID, or a mapping with `docid` and, if wanted, `text` and `rank`. Raises `ValueError` as
-        `parse_row` does.
+        A document is its docID, or a mapping with `docid` and, if wanted, `text`, `rank` and `grade`. Raises
+        `ValueError` as `parse_row` does.
         """
         where = f"query {query!r}"
         listed = {"docs": _objects(docs, where), "negatives": _objects(negatives, where)}
@@ -72,8 +77,8 @@ def parse_row(raw: Mapping[str, Any], where: str) -> RankingRow:
     """A validated row. `where` (such as `data/foo/train.jsonl:17`) opens every message.
 
     Raises ValueError for a field that is missing, blank or of the wrong type, an unknown key, a docID that
-    occurs twice (negatives included), and a rank that is not a positive integer, that is lower than the one before or
-    higher than its place, or that is missing where other docs have one.
+    occurs twice (negatives included), a grade that is not a finite number, and a rank that is not a positive integer,
+    that is lower than the one before or higher than its place, or that is missing where other docs have one.
     """
     _check_object(raw, ROW_KEYS, where, ROW_EXAMPLE)
     query_id, query = _string(raw, "query_id", where), _string(raw, "query", where)
@@ -160,7 +165,19 @@ def _document(raw: Any, known: frozenset[str], where: str) -> Doc:
     rank = raw.get("rank")
     if rank is not None and not (type(rank) is int and 1 <= rank <= MAX_RANK):
         raise ValueError(f"{where}: 'rank' must be a positive integer (1 = best), got {reprlib.repr(rank)}")
-    return Doc(_string(raw, "docid", where), text, rank)
+    return Doc(_string(raw, "docid", where), text, rank, _grade(raw, where))
+
+
+def _grade(raw: Mapping[str, Any], where: str) -> float | None:
+    grade = raw.get("grade")
+    if grade is None:
+        return None
+    try:
+        if isinstance(grade, int | float) and not isinstance(grade, bool) and math.isfinite(grade):
+            return float(grade)
+    except OverflowError:  # a whole number of hundreds of digits
+        pass
+    raise ValueError(f"{where}: 'grade' must be a finite number (more is better), got {reprlib.repr(grade)}")
 
 
 def _check_distinct(docs: Sequence[Doc], negatives: Sequence[Doc], where: str) -> None:

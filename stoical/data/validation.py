@@ -43,6 +43,7 @@ class Counts:
     text_of: dict[str, str] = field(default_factory=dict)
     several_texts: set[str] = field(default_factory=set)
     tied_queries: int = 0
+    graded_queries: int = 0
     without_text: int = 0
 
     def add(self, row: RankingRow) -> None:
@@ -51,6 +52,7 @@ class Counts:
         self.negatives[len(row.negatives)] += 1
         self.queries[row.query] += 1
         self.tied_queries += len(set(row.ranks)) < len(row.ranks)
+        self.graded_queries += any(doc.grade is not None for doc in (*row.docs, *row.negatives))
         for doc in (*row.docs, *row.negatives):
             self.docids[doc.docid] += 1
             if doc.text is None:
@@ -71,6 +73,7 @@ class Counts:
         rarer = {
             "queries with one document, which leave nothing to rank": self.lengths[1],
             "queries with ties": self.tied_queries,
+            "queries with grades": self.graded_queries,
             f"queries whose text comes again, such as {repeated[:1]}": len(repeated),
             "documents and negatives without text": self.without_text,
             f"docIDs with several texts, such as {sorted(self.several_texts)[:1]}": len(self.several_texts),

@@ -2,22 +2,26 @@
 
 Dimension letters: M trie nodes, D docIDs, L tokens of the longest docID, B queries, T steps, V vocabulary.
 
-Two modes make the node log-probabilities. `exact`: every node under its own prefix, all in one forward
-(`forward.node_logprobs`). `greedy_path`: the paper's cheap proxy, which looks up the t-th token of every docID in the
-t-th distribution of one greedy rollout (`sampling.greedy_rollouts`), whatever the docID's own prefix is.
+`exact`: every node under its own prefix, all in one forward (`forward.node_logprobs`). The other two modes look up the
+t-th token of every docID in the t-th distribution of one greedy rollout, whatever the docID's own prefix is.
+`greedy_path`: the rollout keeps to the query's trie, and is read off the exact forward. `free_greedy_path`: the paper's
+cheap proxy, whose rollout writes any token of the vocabulary (`sampling.greedy_rollouts`).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 from stoical.common.lazy import torch
 from stoical.decoding.choices import Reduction
-from stoical.decoding.walks import top_docs, valid_logmass
+from stoical.decoding.walks import family_argmax, next_token_logprobs, top_docs, valid_logmass, visited
 from stoical.encoding.packing import PackedBatch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from stoical.models.forward import NodeOutput
 
 
 def doc_scores(batch: PackedBatch, node_logprobs: Tensor, reduction: Reduction = "mean") -> Tensor:
@@ -38,7 +42,23 @@ def doc_scores(batch: PackedBatch, node_logprobs: Tensor, reduction: Reduction =
     return sums / on_path.sum(dim=1) if reduction == "mean" else sums
 
 
-def greedy_path_logprobs(batch: PackedBatch, step_logprobs: Tensor) -> Tensor:
+def greedy_path_scores(batch: PackedBatch, output: NodeOutput, reduction: Reduction = "mean") -> Tensor:
+    """[D] each docID's score in nats along the likeliest walk down its query's trie; of equal tokens the smaller id.
+
+    The walk ends with a docID, so that a longer docID is scored by the tokens up to there. Negatives are docIDs like
+    the others: decoding does not know them. The batch holds the whole trie. No forward pass is run.
+    """
+    walk = visited(batch, family_argmax(batch, output.logprobs.detach()[None]))[0]
+    nodes = (walk & (batch.node_token >= 0)).nonzero()[:, 0]  # one a query and step
+    at = batch.node_parent.new_full((len(batch.query_ids), int(batch.node_depth.max()) + 1), -1)
+    at[batch.node_row[nodes], batch.node_depth[nodes]] = torch.arange(len(nodes), device=nodes.device)
+    step = at[batch.node_row, batch.node_depth]  # [M] -1 at roots, and after the end of the walk
+    logprobs = next_token_logprobs(output, nodes)[step.clamp(min=0), batch.node_token.clamp(min=0)]
+    read = torch.where(step[batch.doc_path.clamp(min=0)] >= 0, batch.doc_path, -1)
+    return doc_scores(replace(batch, doc_path=read), logprobs, reduction)
+
+
+def free_greedy_path_logprobs(batch: PackedBatch, step_logprobs: Tensor) -> Tensor:
     """[M] for a node at depth t, the log-probability (nats) of its token at step t of the query's rollout; 0 at roots.
 
     step_logprobs [B, T, V], with T at least the depth of the deepest node.

@@ -42,11 +42,12 @@ if TYPE_CHECKING:
 class PackedBatch:
     """B queries and their tries as tensors (see the module docstring for the dimension letters).
 
-    input_ids, position_ids [B, T] int64; prompt_width = P; prompt_lengths [B]; node_mask [B, I, T] bool, which columns
-    each node column attends to. Per trie node, [M] int64: node_row its query, node_col the column of [B, T] where its
-    parent stands (so its log-probability is read there), node_token (-1 at roots), node_parent (an index into M; a root
-    is its own), node_depth, node_rank the best rank of the docIDs at or below it (`targets.UNLISTED` if all are
-    negatives); float32: node_weights, and node_target, its share of the target at its parent (`targets.node_targets`).
+    input_ids, position_ids [B, T] int64; prompt_width = P; prompt_lengths, node_counts [B]: how many of the P and of
+    the I columns hold tokens; node_sees [B, I, I] bool: which node columns each attends to. Per trie node, [M] int64:
+    node_row its query, node_col the column of [B, T] where its parent stands (so its log-probability is read there),
+    node_token (-1 at roots), node_parent (an index into M; a root is its own), node_depth, node_rank the best rank of
+    the docIDs at or below it (`targets.UNLISTED` if all are negatives); float32: node_weights, and node_target, its
+    share of the target at its parent (`targets.node_targets`).
     doc_path [D, L] the counted nodes of each docID (indices into M, padded with -1); doc_query, doc_rank [D];
     doc_negative [D] bool. num_tokens: input tokens that are not padding; num_points: Eq. 11's points in the batch;
     num_dropped: documents that truncation dropped; num_pruned: docIDs whose nodes are not all here;
@@ -63,7 +64,8 @@ class PackedBatch:
     input_ids: Tensor
     position_ids: Tensor
     prompt_lengths: Tensor
-    node_mask: Tensor
+    node_counts: Tensor
+    node_sees: Tensor
     node_row: Tensor
     node_col: Tensor
     node_token: Tensor
@@ -76,6 +78,23 @@ class PackedBatch:
     doc_query: Tensor
     doc_rank: Tensor
     doc_negative: Tensor
+
+    @property
+    def holds_tokens(self) -> Tensor:
+        """[B, T] True at prompt tokens and nodes, False at padding."""
+        prompt = torch.arange(self.prompt_width, device=self.input_ids.device) < self.prompt_lengths[:, None]
+        nodes = torch.arange(self.node_sees.shape[1], device=self.input_ids.device) < self.node_counts[:, None]
+        return torch.cat([prompt, nodes], dim=1)
+
+    @property
+    def node_mask(self) -> Tensor:
+        """[B, I, T] True where a node column attends to a column: the prompt, its ancestors, itself.
+
+        Made when it is asked for, on the batch's device: it is by far the largest of its tensors. Padding attends to
+        itself, never to nothing.
+        """
+        prompt, nodes = self.holds_tokens.tensor_split([self.prompt_width], dim=1)
+        return torch.cat([prompt[:, None] & nodes[:, :, None], self.node_sees], dim=2)
 
     def _map(self, function: Any) -> Self:
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -189,10 +208,8 @@ def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: i
 
     input_ids = np.full((rows, total), pad_id, dtype=np.int64)
     position_ids = np.tile(np.arange(total), (rows, 1))
-    mask = np.zeros((rows, inner_width, total), dtype=bool)
-    mask[:, np.arange(inner_width), width + np.arange(inner_width)] = (
-        True  # padding attends to itself, never to nothing
-    )
+    sees = np.zeros((rows, inner_width, inner_width), dtype=bool)
+    sees[:, np.arange(inner_width), np.arange(inner_width)] = True  # padding attends to itself, never to nothing
     nodes: list[dict[str, npt.NDArray[Any]]] = []
     docs: list[dict[str, npt.NDArray[Any]]] = []
     offset = 0
@@ -202,8 +219,7 @@ def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: i
         input_ids[row, :length] = query.prompt_ids
         input_ids[row, columns] = fed_tokens(trie, inner, query.mixed)
         position_ids[row, columns] = length + trie.depth[inner] - 1
-        mask[row, : len(inner), :length] = True
-        mask[row, : len(inner), width : width + len(inner)] = trie.ancestors(inner)
+        sees[row, : len(inner), : len(inner)] = trie.ancestors(inner)
         nodes.append(_node_fields(part, row, offset, width))
         docs.append(_doc_fields(part, row, offset))
         offset += len(part.kept)
@@ -218,7 +234,8 @@ def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: i
         input_ids=torch.from_numpy(input_ids),
         position_ids=torch.from_numpy(position_ids),
         prompt_lengths=torch.from_numpy(prompt_lengths),
-        node_mask=torch.from_numpy(mask),
+        node_counts=torch.tensor([len(part.inner) for part in packed]),
+        node_sees=torch.from_numpy(sees),
         **_concatenate(nodes),
         **_concatenate(docs),
     )

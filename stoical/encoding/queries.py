@@ -88,6 +88,7 @@ class QueryEncoder:
             ranks=[*row.ranks[: len(docs)], *[len(docs) + 1] * len(kept_negatives)],
             num_negatives=len(kept_negatives),
             num_dropped=len(row.docs) - len(docs),
+            grades=[doc.grade for doc in (*docs, *kept_negatives)],
         )
 
     def with_negatives(self, query: TokenizedQuery, docids: Sequence[str]) -> TokenizedQuery:
@@ -108,6 +109,7 @@ class QueryEncoder:
             counted=[*query.counted, *map(self.docid_tokenizer.counted, added)],
             ranks=[*query.ranks, *[len(query.docids) + 1] * len(added)],
             num_negatives=len(added),
+            grades=(),
         )
 
     def render(self, row: RankingRow, docs: Sequence[Doc], epoch: int, attempt: Attempt | None = None) -> str:

@@ -115,9 +115,9 @@ def load_tokenizer(name: str, local: bool = False) -> PreTrainedTokenizerBase:
     """
     try:
         tokenizer = _tokenizer_class(name).from_pretrained(name, local_files_only=local)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged files end in errors of any kind, Exception itself among them
         if name not in (*MISTRAL_V3_MODELS, "mistral-common"):
-            reason = str(error).splitlines()[0].rstrip(" :")
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(" :")
             raise ValueError(
                 f"tokenizer.name={name} cannot be loaded, as a directory or from the hub: {reason}"
             ) from error

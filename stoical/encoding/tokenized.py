@@ -17,7 +17,7 @@ class TokenizedQuery:
 
     The last `num_negatives` docIDs are negatives: scored, but no part of the loss (an objective may compare with them).
     `counted` says for each docID how many of its tokens the loss and the score count (all, or all but the terminator);
-    `num_dropped` documents did not fit.
+    `num_dropped` documents did not fit. `grades`: the user's own, None where nobody judged.
     With `mixed`, the loss is that of another prefix than the top docID's. A `filler` counts nothing.
     """
 
@@ -29,6 +29,7 @@ class TokenizedQuery:
     ranks: Sequence[int]
     num_negatives: int = 0
     num_dropped: int = 0
+    grades: Sequence[float | None] = ()
     mixed: MixedPrefix | None = None
     filler: bool = False
 

@@ -12,17 +12,29 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from stoical.common.ahead import ahead
+from stoical.common.arrays import Floats
 from stoical.common.progress import progress
+from stoical.common.time_spent import TimeSpent
 from stoical.decoding.choices import Mode, Reduction
 from stoical.decoding.free_run import beam_scores, greedy_is_valid, teacher_forced
 from stoical.decoding.sampling import greedy_rollouts, greedy_tokens
-from stoical.decoding.scores import doc_scores, greedy_path_logprobs, valid_mass, valid_mass_by_step
+from stoical.decoding.scores import (
+    doc_scores,
+    free_greedy_path_logprobs,
+    greedy_path_scores,
+    valid_mass,
+    valid_mass_by_step,
+)
 from stoical.encoding.packing import PackedBatch, TrieTargetCollator
 from stoical.encoding.queries import EncodedDataset
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.evaluation.diagnostics import Sums, diagnose
 from stoical.evaluation.generation_metrics import Generation, compare_texts, nearest
-from stoical.evaluation.metrics import Floats, FreeRun, JudgedQuery, mean_metrics, near_ties, query_metrics
+from stoical.evaluation.grading import Grading, as_grades
+from stoical.evaluation.judged import FreeRun, JudgedQuery
+from stoical.evaluation.metrics import Metric, mean_metrics, query_metrics
+from stoical.evaluation.paper import near_ties
 from stoical.evaluation.result import Diagnostics, Evaluation, QueryResult
 from stoical.models.forward import NodeOutput, node_logprobs
 from stoical.models.layouts import Layout
@@ -37,16 +49,19 @@ class _Seen:
     free_run: FreeRun | None = None
     diagnostics: Diagnostics | None = None
     generation: Generation | None = None
+    logprobs: list[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluator:
     """Scores a split, shared out over the processes: no query twice, none lost.
 
-    With `num_queries`, a sample of the split, the same one every time. In exact mode, with `diagnostics`, rows have
-    those of `diagnostics.diagnose`; with `generation`, the text that unconstrained greedy decoding writes, beside the
-    query's top document, by `generation_metrics`. It is cut off at the length of the longest of these. Each process
-    stops when its batch has ended, so the model must be its own: neither sharded nor wrapped in DDP.
+    With `num_queries`, a sample of the split, the same one every time. `asked`: metrics beside those that are always
+    computed, `grading`: what the documents' grades count as there. In exact mode, with `calibration`, rows have log
+    p(docID) of every document; with `diagnostics`, those of `diagnostics.diagnose`; with `generation`, the text that
+    unconstrained greedy decoding writes, beside the query's top document, by `generation_metrics`. It is cut off at the
+    length of the longest of these. Each process stops when its batch has ended, so the model must be its own: neither
+    sharded nor wrapped in DDP.
     """
 
     dataset: EncodedDataset
@@ -60,39 +75,53 @@ class Evaluator:
     num_queries: int | None = None
     diagnostics: bool = False
     generation: bool = False
+    calibration: bool = False
+    asked: Sequence[Metric] = ()
+    grading: Grading = Grading()
 
-    def __call__(self, model: nn.Module, shown: bool = False) -> Evaluation:
+    def __call__(self, model: nn.Module, shown: bool = False, spent: TimeSpent | None = None) -> Evaluation:
         """Evaluate, with the model in eval mode meanwhile. Every process calls it and gets the whole result.
 
-        shown: say how far it is, on the main process.
+        shown: say how far it is, on the main process. spent: gets the time of loader and forward passes.
         """
-        state = PartialState()
+        state, spent = PartialState(), spent or TimeSpent()
         picked = sample(len(self.dataset), self.num_queries)
         mine = picked[state.process_index :: state.num_processes]
         most = -(-len(picked) // state.num_processes)
         mine += picked[:1] * (most - len(mine))  # equal work, so that sharded models stay in step; dropped below
         longest = max(len(ids) for index in picked for ids in _tops(self.dataset[index])) if self.generation else 0
         with eval_mode(model):
-            rows = list(self._rows(model, mine, longest, shown=shown and state.is_main_process))
+            rows = list(self._rows(model, mine, longest, spent, shown and state.is_main_process))
         by_index = dict(rows if state.num_processes == 1 else gather_object(rows))
         assert sorted(by_index) == picked, "an evaluation query was lost"
         results = [by_index[index] for index in picked]
         return Evaluation(self._summary(results), self._settings(), results)
 
     def _rows(
-        self, model: nn.Module, indices: list[int], longest: int, shown: bool
+        self, model: nn.Module, indices: list[int], longest: int, spent: TimeSpent, shown: bool
     ) -> Iterator[tuple[int, QueryResult]]:
         device = next(model.parameters()).device
-        starts = range(0, len(indices), self.batch_size)
-        for start in progress(starts, "evaluating, batches", shown):
-            chosen = indices[start : start + self.batch_size]
-            queries = [self.dataset[index] for index in chosen]
-            batch = self.collator(queries)["batch"].to(device)
-            with torch.no_grad():
-                exact = self.mode == "exact"
-                seen = self._exact(model, batch, queries, longest) if exact else self._greedy_path(model, batch)
+        batches = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
+        loaded = spent.waiting_for(ahead(map(self._load, batches)), "loader")
+        for chosen in progress(batches, "evaluating, batches", shown):
+            queries, packed = next(loaded)
+            with spent.on("forward"), torch.no_grad():
+                seen = self._seen(model, packed.to(device), queries, longest)
             for index, query, own in zip(chosen, queries, seen, strict=True):
                 yield index, self._result(query, own)
+
+    def _load(self, indices: list[int]) -> tuple[list[TokenizedQuery], PackedBatch]:
+        queries = [self.dataset[index] for index in indices]
+        return queries, self.collator(queries)["batch"]
+
+    def _seen(self, model: nn.Module, batch: PackedBatch, queries: list[TokenizedQuery], longest: int) -> list[_Seen]:
+        """What the model shows of a batch, in the evaluation's mode."""
+        if self.mode == "exact":
+            return self._exact(model, batch, queries, longest)
+        if self.mode == "free_greedy_path":
+            return self._free_greedy_path(model, batch)
+        output = node_logprobs(model, batch, self.layout)
+        return [_Seen(scores) for scores in _split(batch, greedy_path_scores(batch, output, self.score).double())]
 
     def _exact(self, model: nn.Module, batch: PackedBatch, queries: list[TokenizedQuery], longest: int) -> list[_Seen]:
         output = node_logprobs(model, batch, self.layout)
@@ -102,20 +131,28 @@ class Evaluator:
             self._free_runs(batch, output),
             _by_query(diagnose(batch, output.logprobs)) if self.diagnostics else nothing,
             self._generated(model, batch, output, queries, longest) if longest else nothing,
+            self._logprobs(batch, output.logprobs) if self.calibration else nothing,
             strict=True,
         )
         return [_Seen(*own) for own in parts]
 
-    def _greedy_path(self, model: nn.Module, batch: PackedBatch) -> list[_Seen]:
+    def _free_greedy_path(self, model: nn.Module, batch: PackedBatch) -> list[_Seen]:
         steps = int(batch.node_depth.max())
         if PartialState().num_processes > 1:  # as many forwards everywhere, so that sharded models stay in step
             steps = max(gather_object([steps]))
-        logprobs = greedy_path_logprobs(batch, greedy_rollouts(model, batch, steps))
+        logprobs = free_greedy_path_logprobs(batch, greedy_rollouts(model, batch, steps))
         return [_Seen(scores) for scores in self._scores(batch, logprobs)]
 
     def _scores(self, batch: PackedBatch, logprobs: Tensor) -> list[Floats]:
         """[D] float64 of each query."""
         return _split(batch, doc_scores(batch, logprobs, self.score).double())
+
+    def _logprobs(self, batch: PackedBatch, logprobs: Tensor) -> Iterator[list[float]]:
+        """Log p(docID) of each query's documents, negatives left out."""
+        sums = doc_scores(batch, logprobs, "sum").double()
+        listed = ~batch.doc_negative
+        counts = batch.doc_query[listed].bincount(minlength=len(batch.query_ids)).tolist()
+        return (own.tolist() for own in torch.split(sums[listed], counts))
 
     def _free_runs(self, batch: PackedBatch, output: NodeOutput) -> Iterator[FreeRun]:
         found = _split(batch, beam_scores(batch, output.logprobs, self.num_beams, self.score))
@@ -141,11 +178,12 @@ class Evaluator:
         scores = seen.scores
         if not np.isfinite(scores).all():
             raise ValueError(f"query {query.query_id!r}: the model's scores are not finite; its weights are broken")
-        judged = JudgedQuery(scores, np.asarray(query.ranks), query.num_negatives, seen.free_run)
+        grades = as_grades(query.grades)
+        judged = JudgedQuery(scores, np.asarray(query.ranks), query.num_negatives, seen.free_run, grades, self.grading)
         return QueryResult(
             query_id=query.query_id,
             mode=self.mode,
-            metrics=query_metrics(judged, self.recall_at),
+            metrics=query_metrics(judged, self.recall_at, self.asked),
             docids=list(query.docids),
             ranks=list(query.ranks),
             scores=scores.tolist(),
@@ -153,7 +191,9 @@ class Evaluator:
             num_negatives=query.num_negatives,
             dropped_docs=query.num_dropped,
             near_ties=near_ties(scores),
+            grades=None if grades is None else list(query.grades),
             valid_mass_by_step=seen.free_run.valid_mass_by_step if seen.free_run else None,
+            logprobs=seen.logprobs,
             diagnostics=seen.diagnostics,
             generation=seen.generation,
         )
@@ -164,15 +204,26 @@ class Evaluator:
         means = mean_metrics(row.metrics for row in rows)
         return {"num_queries": len(rows), "dropped_docs": dropped, **means, "near_ties": ties}
 
-    def _settings(self) -> dict[str, str | bool | int]:
+    def _settings(self) -> dict[str, str | bool | float]:
         docids = self.dataset.encoder.docid_tokenizer
         return {
             "mode": self.mode,
             "score": self.score,
             "terminator": docids.terminator,
             "count_terminator": docids.terminator != "none" and docids.count_terminator,
+            **grading_words(self.asked, self.grading),
             **({"num_beams": self.num_beams} if self.mode == "exact" else {}),
         }
+
+
+def grading_words(asked: Sequence[Metric], grading: Grading) -> dict[str, str | float]:
+    """What grades counted as, where a metric read them."""
+    words: dict[str, str | float] = {}
+    if any(metric.needs_grades for metric in asked):
+        words["gains"] = grading.gains.words
+    if grading.relevant_above:
+        words["relevant_above"] = grading.relevant_above
+    return words
 
 
 def sample(total: int, wanted: int | None) -> list[int]:

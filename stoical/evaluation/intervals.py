@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from stoical.evaluation.metrics import Floats
+from stoical.common.arrays import Floats
 
 RESAMPLES = 2000
 LEVEL = 0.95
 SEED = 0
 FEW = 10  # queries: figures show no interval of fewer, which resampling makes too narrow
+DRAWS_AT_ONCE = 2**18  # a few MB
 BOOTSTRAP = {"resamples": RESAMPLES, "level": LEVEL, "seed": SEED}
 
 
@@ -32,12 +33,15 @@ def bootstrap_means(values: Floats, resamples: int = RESAMPLES, seed: int = SEED
     queries = len(values)
     present = ~np.isnan(values)
     filled = np.where(present, values, 0.0)
-    means = np.empty((resamples, values.shape[1]))
-    for row in means:
-        drawn = np.bincount(random.integers(queries, size=queries), minlength=queries).astype(np.float64)
+    at_once = max(1, DRAWS_AT_ONCE // queries)  # resamples
+    means = []
+    for start in range(0, resamples, at_once):
+        rows = min(at_once, resamples - start)
+        drawn = random.integers(queries, size=(rows, queries)) + queries * np.arange(rows)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=rows * queries).reshape(rows, queries).astype(np.float64)
         with np.errstate(invalid="ignore"):
-            row[:] = (drawn @ filled) / (drawn @ present)
-    return means
+            means.append((times @ filled) / (times @ present))
+    return np.concatenate(means)
 
 
 def intervals(values: Floats) -> Floats:

@@ -69,12 +69,14 @@ LINE: dict[str, tuple[str, Check]] = {  # key -> what it must hold
     "mode": (f"one of {', '.join(get_args(Scored))}", lambda value: is_text(value) and value in get_args(Scored)),
     "docids": ("a list of strings", list_of(is_text, least=1)),
     "ranks": ("a list of whole numbers", list_of(is_count)),
+    "grades": ("a list of numbers and nulls", or_none(list_of(or_none(is_number)))),
     "scores": ("a list of numbers", list_of(is_number)),
     "docid_tokens": ("a list of whole numbers", list_of(is_count)),
     "num_negatives": ("a whole number", is_count),
     "dropped_docs": ("a whole number", is_count),
     "near_ties": ("a whole number", is_count),
     "valid_mass_by_step": ("a list of numbers", or_none(list_of(is_number))),
+    "logprobs": ("a list of numbers", or_none(list_of(is_number, least=1))),
     "diagnostics": ("what eval.diagnostics=true writes", or_none(objects_of(objects_of(list_of(is_number))))),
     "generation": ("what eval.generation=true writes", or_none(_is_generation)),
 }
@@ -87,7 +89,10 @@ def check_line(line: Mapping[str, Any]) -> None:
         what, check = LINE.get(key, ("a number", is_number))
         if not check(value):
             raise ValueError(f"has a {reprlib.repr(key)} that is not {what}")
-    if len({len(line[key]) for key in PARALLEL}) > 1:
+    if len({len(line[key]) for key in (*PARALLEL, *(["grades"] if line.get("grades") else []))}) > 1:
         raise ValueError(f"has {', '.join(PARALLEL)} of different lengths")
-    if line["num_negatives"] >= len(line["docids"]):
+    listed = len(line["docids"]) - line["num_negatives"]
+    if listed < 1:
         raise ValueError("has no document that is not a negative")
+    if line.get("logprobs") and len(line["logprobs"]) != listed:
+        raise ValueError("has logprobs of other documents than those that are not negatives")

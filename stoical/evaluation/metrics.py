@@ -1,112 +1,20 @@
-"""Ranking metrics of section 5.1, one query at a time, and the one table of them. Fractions, not percentages.
+"""The one table of metrics, of one query at a time. Fractions, not percentages.
 
-Dimension letters: D documents of one query, the most relevant first, negatives last; scores [D] are log-probabilities
-(nats), higher is better; ranks [D] are the gold ranks from 1; `num_negatives` of the documents are negatives.
+`paper.py` has section 5.1's, `standard.py` the field's, `tie_orders.py` both in expectation over equal scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.floating]
-Ints = npt.NDArray[np.integer]
-
-NEAR_TIE = 1e-3  # nats
-
-
-def predicted_order(scores: Floats) -> Ints:
-    """[D] document places by descending score; ties go against the model: the less relevant document comes first.
-
-    Which of two documents with one score and one gold rank comes first makes no difference to any metric.
-    """
-    return (len(scores) - 1 - np.argsort(-scores[::-1], kind="stable")).astype(np.int64)
-
-
-def violates(scores: Floats, num_negatives: int) -> bool:
-    """True where a relevant document's score is below a negative's. The mean over queries is CVR."""
-    positives = len(scores) - num_negatives
-    return bool(scores[:positives].min() < scores[positives:].max())
-
-
-def gold_gains(ranks: Ints, num_negatives: int) -> Floats:
-    """[D] log(n_q + 1) for rank 1 down to log 2 for rank n_q, and log 1 = 0 for negatives."""
-    positives = len(ranks) - num_negatives
-    gains = np.log(np.maximum(positives + 2 - ranks, 1.0))
-    gains[positives:] = 0.0
-    return gains
-
-
-def ndcg(scores: Floats, gains: Floats) -> float:
-    """DCG of the predicted order over DCG of the ideal one, discount 1 / log2(place + 1), gains linear."""
-    discounts = 1 / np.log2(np.arange(len(gains)) + 2)
-    ideal = float(np.sort(gains)[::-1] @ discounts)
-    return float(gains[predicted_order(scores)] @ discounts) / ideal
-
-
-def recall_at_k(scores: Floats, ranks: Ints, k: int, num_negatives: int = 0) -> float:
-    """|gold top k and predicted top k in common| / k, to the letter: 3 relevant documents have R@5 = 3 / 5 at best.
-
-    The prediction ranks negatives among the documents; the gold ranking holds relevant documents only. Where the gold
-    top k ends within a rank that several documents share, each of them is as good: those of better ranks count, and of
-    that rank as many as the gold top k has places left for. So ranks 1, 2, 2 at k = 2 give the prediction {1st, a 2nd}
-    1.0 and {2nd, 2nd} 0.5, in whatever order the list has them.
-    """
-    positives = len(scores) - num_negatives
-    gold = ranks[:positives]
-    last = np.sort(gold)[min(k, positives) - 1]
-    places = min(k, positives) - int((gold < last).sum())
-    found = predicted_order(scores)[:k]
-    found_ranks = gold[found[found < positives]]
-    return float((found_ranks < last).sum() + min(places, int((found_ranks == last).sum()))) / k
-
-
-def near_ties(scores: Floats) -> int:
-    """How many neighbours in the predicted order are within 1e-3 nats, so that less exact arithmetic may swap them."""
-    return int((np.diff(np.sort(scores)) <= NEAR_TIE).sum())
-
-
-@dataclass(frozen=True, slots=True)
-class FreeRun:
-    """What the model writes for one query by itself.
-
-    beam_scores [D]: of the docIDs that a constrained beam search finds, -inf for the others. valid_mass: the
-    probability of writing one of the query's docIDs; valid_mass_by_step: of writing a valid token, along the top docID
-    (the mean of those that share the first rank).
-    greedy_is_valid: True where unconstrained greedy decoding writes one of the docIDs or negatives.
-    """
-
-    beam_scores: Floats
-    valid_mass: float
-    valid_mass_by_step: list[float]
-    greedy_is_valid: bool
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedQuery:
-    """One query as a model judged it, which its metrics are computed from. Exact mode alone knows the free run."""
-
-    scores: Floats
-    ranks: Ints
-    num_negatives: int
-    free_run: FreeRun | None = None
-
-    @property
-    def gains(self) -> Floats:
-        """[D] see `gold_gains`."""
-        return gold_gains(self.ranks, self.num_negatives)
-
-    @property
-    def written(self) -> FreeRun:
-        """The free run, where a metric is `exact_only`."""
-        assert self.free_run is not None
-        return self.free_run
-
+from stoical.common.fields import alike, unknown
+from stoical.evaluation import paper, standard, tie_orders
+from stoical.evaluation.judged import JudgedQuery, relevance
 
 Place = Literal["tables", "comparison", "curves", "bar"]
 
@@ -119,7 +27,9 @@ class Metric:
     `JudgedQuery`, None where the query does not have it; with `has_cutoff`, of a query and a cutoff k. better: which
     values are. shown: in every table and line of results ("tables"), after those where runs are compared
     ("comparison"), as a training curve ("curves"), beside the progress bar ("bar"). exact_only: computed of the free
-    run. metrics.json and per_query.jsonl hold all metrics.
+    run. over_ties: the expectation of `compute` over all orders of documents with equal scores, for rows that no model
+    makes. asked_only: computed where eval.metrics names it, of the user's grades where it needs_grades; some of these
+    are there with a cutoff and without (cutoff_optional). metrics.json and per_query.jsonl hold all metrics.
     """
 
     name: str
@@ -130,11 +40,22 @@ class Metric:
     full_title: str | None = None
     has_cutoff: bool = False
     exact_only: bool = False
+    over_ties: Callable[..., float | None] | None = None
+    asked_only: bool = False
+    needs_grades: bool = False
+    cutoff_optional: bool = False
 
     def at(self, k: int) -> Metric:
         """The metric at one cutoff: `recall@5`, R@5."""
+        name, title = f"{self.name}@{k}", f"{self.title}@{k}"
+        over_ties = partial(self.over_ties, k=k) if self.over_ties else None
         compute = partial(self.compute, k=k)
-        return replace(self, name=f"{self.name}@{k}", title=f"{self.title}@{k}", compute=compute, has_cutoff=False)
+        return replace(self, name=name, title=title, compute=compute, over_ties=over_ties, has_cutoff=False)
+
+    @property
+    def spellings(self) -> list[str]:
+        """How eval.metrics may name it."""
+        return [self.name] * (not self.has_cutoff or self.cutoff_optional) + [f"{self.name}@K"] * self.has_cutoff
 
     @property
     def column(self) -> str:
@@ -143,15 +64,15 @@ class Metric:
 
 
 def _cvr(query: JudgedQuery) -> float | None:
-    return float(violates(query.scores, query.num_negatives)) if query.num_negatives else None
+    return float(paper.violates(query.scores, query.num_negatives)) if query.num_negatives else None
 
 
 def _ndcg(query: JudgedQuery) -> float:
-    return ndcg(query.scores, query.gains)
+    return paper.ndcg(query.scores, query.gains)
 
 
 def _recall(query: JudgedQuery, k: int) -> float:
-    return recall_at_k(query.scores, query.ranks, k, query.num_negatives)
+    return paper.recall_at_k(query.scores, query.ranks, k, query.num_negatives)
 
 
 def _valid_mass(query: JudgedQuery) -> float:
@@ -160,17 +81,113 @@ def _valid_mass(query: JudgedQuery) -> float:
 
 def _free_run_ndcg(query: JudgedQuery) -> float:
     """Of what beam search finds; what it does not comes last, the least relevant first."""
-    return ndcg(query.written.beam_scores, query.gains)
+    return paper.ndcg(query.written.beam_scores, query.gains)
 
 
 def _invalid(query: JudgedQuery) -> float:
     return float(not query.written.greedy_is_valid)
 
 
+def _cvr_over_ties(query: JudgedQuery) -> float | None:
+    return tie_orders.expected_violation(query.scores, query.num_negatives) if query.num_negatives else None
+
+
+def _ndcg_over_ties(query: JudgedQuery) -> float:
+    return tie_orders.expected_ndcg(query.scores, query.gains)
+
+
+def _recall_over_ties(query: JudgedQuery, k: int) -> float:
+    return tie_orders.expected_common(query.scores, query.ranks, k, query.num_negatives) / k
+
+
+def _graded_ndcg(query: JudgedQuery, k: int | None = None) -> float:
+    return standard.graded_ndcg(query.graded_gains[query.order], k)
+
+
+def _graded_ndcg_over_ties(query: JudgedQuery, k: int | None = None) -> float:
+    return tie_orders.expected_ndcg(query.scores, query.graded_gains, k)
+
+
+def _mrr(query: JudgedQuery) -> float:
+    return standard.reciprocal_rank(query.relevant[query.order])
+
+
+def _mrr_over_ties(query: JudgedQuery) -> float:
+    return tie_orders.expected_reciprocal_rank(query.scores, query.relevant)
+
+
+def _map(query: JudgedQuery) -> float:
+    return standard.average_precision(query.relevant[query.order])
+
+
+def _map_over_ties(query: JudgedQuery) -> float:
+    return tie_orders.expected_average_precision(query.scores, query.relevant)
+
+
+def _precision(query: JudgedQuery, k: int) -> float:
+    return standard.precision(query.relevant[query.order], k)
+
+
+def _precision_over_ties(query: JudgedQuery, k: int) -> float:
+    return tie_orders.expected_hits(query.scores, query.relevant, k) / k
+
+
+def _standard_recall(query: JudgedQuery, k: int) -> float:
+    return standard.recall(query.relevant[query.order], k)
+
+
+def _standard_recall_over_ties(query: JudgedQuery, k: int) -> float:
+    return tie_orders.expected_hits(query.scores, query.relevant, k) / max(1, int(query.relevant.sum()))
+
+
+def _kendall_tau(query: JudgedQuery) -> float | None:
+    return standard.kendall_tau(query.scores, -relevance(query.ranks, query.num_negatives, None))
+
+
 METRICS = (  # in the order of files and tables
-    Metric("cvr", "CVR", _cvr, "lower", ("tables", "curves", "bar"), "constraint violation rate"),
-    Metric("ndcg", "nDCG", _ndcg, shown=("tables", "curves")),
-    Metric("recall", "R", _recall, shown=("tables",), has_cutoff=True),
+    Metric(
+        "cvr",
+        "CVR",
+        _cvr,
+        "lower",
+        ("tables", "curves", "bar"),
+        "constraint violation rate",
+        over_ties=_cvr_over_ties,
+    ),
+    Metric("ndcg", "nDCG", _ndcg, shown=("tables", "curves"), over_ties=_ndcg_over_ties),
+    Metric("recall", "R", _recall, shown=("tables",), has_cutoff=True, over_ties=_recall_over_ties),
+    Metric(
+        "graded_ndcg",
+        "graded nDCG",
+        _graded_ndcg,
+        shown=("tables",),
+        has_cutoff=True,
+        cutoff_optional=True,
+        over_ties=_graded_ndcg_over_ties,
+        asked_only=True,
+        needs_grades=True,
+    ),
+    Metric("mrr", "MRR", _mrr, shown=("tables",), over_ties=_mrr_over_ties, asked_only=True),
+    Metric("map", "MAP", _map, shown=("tables",), over_ties=_map_over_ties, asked_only=True),
+    Metric(
+        "precision",
+        "P",
+        _precision,
+        shown=("tables",),
+        has_cutoff=True,
+        over_ties=_precision_over_ties,
+        asked_only=True,
+    ),
+    Metric(
+        "standard_recall",
+        "standard recall",
+        _standard_recall,
+        shown=("tables",),
+        has_cutoff=True,
+        over_ties=_standard_recall_over_ties,
+        asked_only=True,
+    ),
+    Metric("kendall_tau", "Kendall τ", _kendall_tau, shown=("tables",), over_ties=_kendall_tau, asked_only=True),
     Metric("valid_mass", "valid mass", _valid_mass, exact_only=True),
     Metric("free_run_ndcg", "free-run nDCG", _free_run_ndcg, shown=("comparison",), exact_only=True),
     Metric("invalid_rate", "invalid", _invalid, "lower", shown=("comparison",), exact_only=True),
@@ -181,19 +198,69 @@ def metrics_among(names: Iterable[str], *places: Place) -> list[Metric]:
     """Those of METRICS that `names` has and one of `places` shows (all, without places); cutoffs ascending."""
     known, found = set(names), []
     for metric in METRICS:
+        if metric.name in known and (not metric.has_cutoff or metric.cutoff_optional):
+            found.append(metric)
         if metric.has_cutoff:
             start = f"{metric.name}@"
             found += [metric.at(k) for k in sorted(int(n.removeprefix(start)) for n in known if n.startswith(start))]
-        elif metric.name in known:
-            found.append(metric)
     return [metric for metric in found if not places or set(places) & set(metric.shown)]
 
 
-def query_metrics(query: JudgedQuery, cutoffs: Sequence[int]) -> dict[str, float]:
-    """All metrics that one query has, by name: `cvr` (0 or 1) only where there is a negative."""
-    metrics = [one for metric in METRICS for one in (map(metric.at, cutoffs) if metric.has_cutoff else [metric])]
-    known = [metric for metric in metrics if query.free_run or not metric.exact_only]
-    values = ((metric.name, metric.compute(query)) for metric in known)
+ALIASES = {
+    "ndcg": "graded_ndcg",
+    "rr": "mrr",
+    "ap": "map",
+    "p": "precision",
+    "r": "standard_recall",
+    "tau": "kendall_tau",
+}
+
+
+def asked_metrics(names: Iterable[str]) -> list[Metric]:
+    """The metrics that eval.metrics names, beside those that are always computed, in the table's order.
+
+    Raises `ValueError` for a name that is not known, and for a cutoff that is missing or not a whole number from 1.
+    """
+    names = list(names)
+    asked = [metric for metric in METRICS if metric.asked_only]
+    spellings = [spelling for metric in asked for spelling in metric.spellings]
+    for name in names:
+        start, at, k = name.partition("@")
+        if any(metric.name == start and not metric.asked_only for metric in METRICS) and start != "ndcg":
+            raise ValueError(
+                f"eval.metrics: {name} is one of the paper's metrics, which are always there (cutoffs: "
+                f"eval.recall_at); drop it, or use any of {', '.join(spellings)}"
+            )
+        if start + "@K" * bool(at) not in spellings:
+            names_of = {spelling.partition("@")[0]: spelling for spelling in reversed(spellings)}
+            meant = alike(start.lower(), [*names_of, *ALIASES])
+            close = names_of[ALIASES.get(meant, meant)] if meant else None
+            what, hint = f"eval.metrics={name}", f" Use any of {', '.join(spellings)}."
+            raise unknown("metric", what, spellings, hint, close)
+        if at and not (k.isascii() and k.isdecimal() and 0 < int(k) < 10**9):
+            raise ValueError(f"eval.metrics: {name} must have a whole number from 1 after the @, such as {start}@10")
+    return metrics_among(names)
+
+
+def _of_query(query: JudgedQuery, cutoffs: Sequence[int], asked: Sequence[Metric]) -> Iterator[Metric]:
+    """The metrics that one query may have, in the order of files: those asked for before those of its free run."""
+    always = [metric for metric in METRICS if not metric.asked_only]
+    chosen = [one for metric in always for one in (map(metric.at, cutoffs) if metric.has_cutoff else [metric])]
+    yield from (metric for metric in chosen if not metric.exact_only)
+    yield from asked
+    yield from (metric for metric in chosen if metric.exact_only and query.free_run)
+
+
+def query_metrics(query: JudgedQuery, cutoffs: Sequence[int], asked: Sequence[Metric] = ()) -> dict[str, float]:
+    """All metrics that one query has, by name, `asked` ones too: `cvr` (0 or 1) only where there is a negative."""
+    values = ((metric.name, metric.compute(query)) for metric in _of_query(query, cutoffs, asked))
+    return {name: value for name, value in values if value is not None}
+
+
+def expected_metrics(query: JudgedQuery, cutoffs: Sequence[int], asked: Sequence[Metric] = ()) -> dict[str, float]:
+    """`query_metrics` in expectation over the orders of documents with equal scores; none of a free run."""
+    known = _of_query(query, cutoffs, asked)
+    values = ((metric.name, metric.over_ties(query)) for metric in known if metric.over_ties)
     return {name: value for name, value in values if value is not None}
 
 

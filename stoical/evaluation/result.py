@@ -22,8 +22,9 @@ class QueryResult:
 
     metrics: those of `metrics.METRICS` that the query has, fractions. docids, ranks (from 1), scores (nats) and
     docid_tokens (how many of a docID's tokens its score counts): in the order of the list, its `num_negatives`
-    negatives last. dropped_docs: by truncation. near_ties: see `metrics.near_ties`. Exact mode adds valid_mass_by_step,
-    see `metrics.FreeRun`. diagnostics and generation: where the evaluation was asked for them.
+    negatives last. dropped_docs: by truncation. near_ties: see `paper.near_ties`. grades: the user's own, where a
+    document has one. Exact mode adds valid_mass_by_step, see `judged.FreeRun`. diagnostics and generation: where the
+    evaluation was asked for them; so are logprobs, log p(docID) in nats of the documents that are not negatives.
     """
 
     query_id: str
@@ -36,6 +37,8 @@ class QueryResult:
     num_negatives: int
     dropped_docs: int
     near_ties: int
+    grades: list[float | None] | None = None
+    logprobs: list[float] | None = None
     valid_mass_by_step: list[float] | None = None
     diagnostics: Diagnostics | None = None
     generation: Generation | None = None
@@ -58,10 +61,12 @@ class QueryResult:
         line |= {name: value for name, value in self.metrics.items() if name not in exact_only}
         for name in ("docids", "ranks", "scores", "docid_tokens", "num_negatives", "dropped_docs", "near_ties"):
             line[name] = getattr(self, name)
+            if name == "ranks" and self.grades is not None:
+                line["grades"] = self.grades
         if self.valid_mass_by_step is not None:  # beside the mass whose steps it has
             line |= {"valid_mass": self.metrics["valid_mass"], "valid_mass_by_step": self.valid_mass_by_step}
         line |= {name: value for name, value in self.metrics.items() if name in exact_only}
-        asked = {"diagnostics": self.diagnostics, "generation": self.generation}
+        asked = {"logprobs": self.logprobs, "diagnostics": self.diagnostics, "generation": self.generation}
         return line | {name: value for name, value in asked.items() if value is not None}
 
     @classmethod
@@ -74,6 +79,17 @@ class QueryResult:
         check_line(line)
         known = {field.name: line[field.name] for field in own if field.name in line}
         return cls(**known, metrics={name: value for name, value in line.items() if name not in known})
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """The means of the same metrics for orders that no model made, by name, in `evaluation.references`' order.
+
+    bm25: which BM25 made its row, or why none did; None where the documents have no texts.
+    """
+
+    metrics: dict[str, dict[str, float]]
+    bm25: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +122,14 @@ class Evaluation:
     metrics: `num_queries`, `dropped_docs` (by truncation), the mean of each of `metrics.METRICS` over the queries that
     have it (`cvr`, `ndcg`, `recall@k`; in exact mode `valid_mass`, `free_run_ndcg` and `invalid_rate`), and
     `near_ties`, a sum. settings: how documents were scored: `mode`, `score`, `terminator`, `count_terminator`,
-    `num_beams`. rows: one a query, in the split's order. data: what it was made on, where that is known.
+    `num_beams`. rows: one a query, in the split's order. data: what it was made on, where that is known. references:
+    what the same metrics are for orders that no model made, where they were computed. order: what
+    `order_sensitivity.order_sensitivity` found, where it was asked for.
     """
 
     metrics: dict[str, float | int]
-    settings: dict[str, str | bool | int]
+    settings: dict[str, str | bool | float]
     rows: list[QueryResult]
     data: EvaluatedData | None = None
+    references: References | None = None
+    order: dict[str, Any] | None = None

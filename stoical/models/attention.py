@@ -1,6 +1,6 @@
 """Attention over a prompt and trie nodes: the kernel, and the masks in the form that each implementation wants.
 
-Dimension letters: B queries, I node columns, T columns in all.
+Dimension letters: B queries, I node columns, T columns in all, N tokens of a flat row (`flat_row`), A heads of size E.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ def trie_sdpa_attention(
     """SDPA that takes a mask for the last rows only, [B, 1, I, T]: the T - I rows before them are plain causal.
 
     The prompt's rows then run on the fast causal kernel and no [T, T] mask exists. Given a mask for every row, or none,
-    it is transformers' own `sdpa`.
+    it is transformers' own `sdpa`. Given one row and the mask of several, it is a flat row, with `FlatRow.mask`.
     """
+    if attention_mask is not None and query.shape[0] == 1 < attention_mask.shape[0]:
+        return _flat_attention(module, query, key, value, attention_mask, **kwargs)
     rows = query.shape[2]
     masked = 0 if attention_mask is None else attention_mask.shape[-2]
     if masked in (0, rows) or key.shape[2] != rows:
@@ -38,20 +40,43 @@ def trie_sdpa_attention(
     return torch.cat([causal, nodes], dim=1), None
 
 
+def _flat_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """[1, N, A, E] attention of a flat row, [1, A, N, E], in the rectangle [B, A, T, E] that the mask describes."""
+    rows, _, _, total = mask.shape
+    place = torch.nonzero_static(mask[:, 0, 0].reshape(-1), size=query.shape[2])[:, 0]
+
+    def unfold(flat: Tensor) -> Tensor:
+        heads, size = flat.shape[1], flat.shape[3]
+        spread = flat.new_zeros(rows * total, heads, size).index_copy(0, place, flat[0].transpose(0, 1))
+        return spread.view(rows, total, heads, size).transpose(1, 2)
+
+    nodes = mask[:, :, 1:] if mask.shape[2] > 1 else None
+    result, _ = trie_sdpa_attention(module, unfold(query), unfold(key), unfold(value), nodes, **kwargs)
+    return result.flatten(0, 1).index_select(0, place)[None], None
+
+
 def register() -> None:
     """Tell transformers of `trie_sdpa`, so that models can be made with it; once more changes nothing."""
     AttentionInterface.register(TRIE_ATTENTION, trie_sdpa_attention)
     AttentionMaskInterface.register(TRIE_ATTENTION, sdpa_mask)
 
 
+def attention_of(model: nn.Module) -> str:
+    """The name of a model's attention implementation, whatever wraps the model."""
+    return str(extract_model_from_parallel(model).config._attn_implementation)
+
+
 def trie_mask(model: nn.Module, batch: PackedBatch) -> Tensor | None:
     """The mask in the form that the model's attention wants: node rows only, all rows, or all rows additive."""
-    attention = extract_model_from_parallel(model).config._attn_implementation
-    rows, nodes, total = batch.node_mask.shape
+    attention = attention_of(model)
+    mask = batch.node_mask
+    rows, nodes, total = mask.shape
     if attention == TRIE_ATTENTION:
-        return batch.node_mask[:, None] if nodes else None
-    causal = torch.ones(total - nodes, total, dtype=torch.bool, device=batch.node_mask.device).tril()
-    mask = torch.cat([causal.expand(rows, -1, -1), batch.node_mask], dim=1)[:, None]
+        return mask[:, None] if nodes else None
+    causal = torch.ones(total - nodes, total, dtype=torch.bool, device=mask.device).tril()
+    mask = torch.cat([causal.expand(rows, -1, -1), mask], dim=1)[:, None]
     if attention == "sdpa":
         return mask
     return additive(mask, next(model.parameters()).dtype)

@@ -5,7 +5,8 @@ prompt token, slot 1 + i is node column i), M trie nodes, V vocabulary, H hidden
 
 Three layouts compute the same log-probabilities:
 
-- `sequence`: prompt and nodes in one sequence, nodes attending to the prompt and to their ancestors;
+- `sequence`: prompts and nodes at once, nodes attending to the prompt and to their ancestors. Where the attention is
+  ours, all queries are one row of tokens without padding (`flat_row`), elsewhere a rectangle of a row a query;
 - `cache`: the prompt first, its keys and values kept, then the nodes over them (gradients flow through the cache);
 - `pointwise`: one row per docID and a plain causal mask, as the paper trains. The reference for the other two.
 """
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from stoical.encoding.packing import PackedBatch
-from stoical.models.attention import register, trie_mask
+from stoical.models.attention import attention_of, register, trie_mask
+from stoical.models.flat_row import FlatRow, is_flat, noise_by_query
 from stoical.models.layouts import Layout
 from stoical.models.mixtures import Mixture, embedded
 from stoical.models.prompt_cache import model_inputs, nodes_pass, prompt_pass, virtual_tokens
@@ -31,8 +33,8 @@ class NodeOutput:
     """logprobs [M] float32, nats: log p(node | its prefix, prompt), 0 at roots.
 
     `logits[row, slot]`, over the vocabulary, and `hidden[row, slot]`, if asked for, are what the model has at a node's
-    parent: row and slot are [M], logits [B, S, V] in the model's precision, hidden [B, S, H]. In the `pointwise` layout
-    rows are docIDs, not queries.
+    parent: row and slot are [M], logits [R, S, V] in the model's precision, hidden [R, S, H]. The R rows are those that
+    the model ran: one flat row, a query each, or, in the `pointwise` layout, a docID each.
     """
 
     logprobs: Tensor
@@ -62,6 +64,8 @@ def node_logprobs(
     if layout == "pointwise":
         return _pointwise(model, batch)
     mixed = None if mixture is None else embedded(model, batch.input_ids, mixture)
+    if layout == "sequence" and is_flat(attention_of(model), len(batch.input_ids)):
+        return _flat(model, batch, hidden, mixed)
     logits, states = (_cached if layout == "cache" else _one_sequence)(model, batch, hidden, mixed)
     slot = (batch.node_col - batch.prompt_width + 1).clamp(min=0)
     logprobs = _read_nodes(logits, batch.node_row, slot, batch.node_token)
@@ -73,6 +77,23 @@ def _read_nodes(logits: Tensor, row: Tensor, slot: Tensor, token: Tensor) -> Ten
     normalizer = torch.logsumexp(logits.float(), dim=-1)
     picked = logits[row, slot, token.clamp(min=0)].float() - normalizer[row, slot]
     return torch.where(token >= 0, picked, 0.0)
+
+
+def _flat(model: nn.Module, batch: PackedBatch, hidden: bool, embeddings: Tensor | None) -> NodeOutput:
+    row = FlatRow.of(batch)
+    with noise_by_query(model, row.lengths):
+        output = model(
+            **model_inputs(row.pick(batch.input_ids), None if embeddings is None else row.pick(embeddings)),
+            position_ids=row.pick(batch.position_ids),
+            attention_mask=row.mask,
+            logits_to_keep=row.read,
+            use_cache=False,
+            output_hidden_states=hidden,
+        )
+    first = torch.zeros_like(row.slot)
+    logprobs = _read_nodes(output.logits, first, row.slot, batch.node_token)
+    states = output.hidden_states[-1][:, row.read] if hidden else None
+    return NodeOutput(logprobs, output.logits, first, row.slot, states)
 
 
 def _one_sequence(
@@ -105,7 +126,7 @@ def _cached(
     width = batch.prompt_width
     last = batch.prompt_lengths[:, None] - 1
     cache, logits, states = prompt_pass(model, batch.input_ids[:, :width], last, hidden)
-    if batch.node_mask.shape[1]:
+    if batch.node_sees.shape[1]:
         columns = batch.input_ids[:, width:], batch.position_ids[:, width:]
         nodes = None if embeddings is None else embeddings[:, width:]
         node_logits, node_states = nodes_pass(model, cache, *columns, batch.node_mask, hidden, nodes)

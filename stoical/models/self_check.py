@@ -7,6 +7,7 @@ depends on a token's place in the row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -42,6 +43,8 @@ def self_check(model: nn.Module, batch: PackedBatch, layout: Layout, precision: 
             "layout=pointwise, a row a docID"
         ) from error
     limit = max(LIMIT[precision], LIMIT.get(next(model.parameters()).dtype, 0.0))
+    if not math.isfinite(difference):
+        raise ValueError(f"{name} gives log-probabilities that are not finite; its weights are broken")
     if not difference < limit:
         raise ValueError(
             f"self-check: {layout} and plain log-probabilities differ by {difference:.1e} nats, over the {limit:g} "

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from omegaconf import OmegaConf
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Trainer
@@ -20,6 +19,7 @@ from stoical.build.encoder import build_encoder, build_tokenizer
 from stoical.build.evaluator import build_evaluator
 from stoical.build.model import load_model
 from stoical.config.recipe import Recipe
+from stoical.config.values import recipe_yaml
 from stoical.data.dataset import load_split
 from stoical.data.files import load_manifest
 from stoical.encoding.tokenization import pad_id
@@ -101,7 +101,7 @@ def build_preference_trainer(
         processing_class=tokenizer,
         callbacks=trackers,
         evaluator=build_evaluator(recipe, load_split(recipe.data.path, "test"), encoder, recipe.eval.num_queries),
-        recipe_yaml=OmegaConf.to_yaml(recipe),
+        recipe_yaml=recipe_yaml(recipe),
         card=CardSource(recipe, load_manifest(recipe.data.path), start.adapter, method),
         fingerprint=fingerprint(recipe) | {"preferences": record},
     )

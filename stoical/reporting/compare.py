@@ -12,14 +12,20 @@ from typing import Any, get_args
 
 import numpy as np
 
+from stoical.common.arrays import Floats
 from stoical.common.files import put_back
 from stoical.decoding.choices import Mode
 from stoical.evaluation.intervals import BOOTSTRAP, columns, intervals
-from stoical.evaluation.metrics import Floats, metrics_among
+from stoical.evaluation.metrics import Metric, metrics_among
 from stoical.evaluation.result import QueryResult
 from stoical.reporting.evaluation_dir import SHOWN, evaluated_data, read_evaluation
 from stoical.reporting.generation import generation_table, summarise_generation
-from stoical.reporting.tables import data_label, header, markdown, percent
+from stoical.reporting.tables import data_label, header, markdown, percent, reference_cells
+
+GRADE_READERS = {  # key of metrics.json -> the metrics that it changes
+    "gains": ("graded_ndcg",),
+    "relevant_above": ("mrr", "map", "precision", "standard_recall"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,7 @@ def compare_runs(runs: Sequence[Run]) -> str:
     widths = {run.metrics["num_beams"] for run in runs if "free_run_ndcg" in run.metrics}
     if len(widths) > 1:
         shown = [metric for metric in shown if metric.name != "free_run_ndcg"]
+    shown, unlike = _read_alike(runs, shown)
     names = [metric.name for metric in shown]
     labels = _labels(runs)
     body = [
@@ -83,11 +90,12 @@ def compare_runs(runs: Sequence[Run]) -> str:
     ]
     for label, other in zip(labels[1:], others, strict=True):
         body.append([f"{label} − {labels[0]}", "", *differences(first, other, names), ""])
+    body += [[name, "", *cells, ""] for name, *cells in reference_cells(first.metrics, shown)]
     title, *rest = header(shown, data_label([run.metrics for run in runs]))
     note = (
         f"In per cent; differences in percentage points with {BOOTSTRAP['level']:.0%} intervals, by a paired "
         f"percentile bootstrap over {len(first.rows):,} queries ({BOOTSTRAP['resamples']:,} resamples, seed "
-        f"{BOOTSTRAP['seed']}). Bold: the interval excludes 0.{_beams(widths)}"
+        f"{BOOTSTRAP['seed']}). Bold: the interval excludes 0.{_beams(widths)}{unlike}"
     )
     return f"{markdown([[title, 'scored', *rest], *body])}\n\n{note}"
 
@@ -98,6 +106,19 @@ def compare_generations(runs: Sequence[Run]) -> str:
         return ""
     written = [summarise_generation(run.rows.values()) for run in runs]
     return generation_table(list(zip(_labels(runs), written, strict=True)), data_label([run.metrics for run in runs]))
+
+
+def _read_alike(runs: Sequence[Run], shown: Sequence[Metric]) -> tuple[list[Metric], str]:
+    """The metrics whose reading of grades is the same in all runs, and the note's words on those left out."""
+    kept, note = list(shown), ""
+    for key, starts in GRADE_READERS.items():
+        readers = [metric for metric in kept if metric.name.partition("@")[0] in starts]
+        found = {str(run.metrics.get(key)) for run in runs if any(metric.name in run.metrics for metric in readers)}
+        if len(found) > 1:
+            kept = [metric for metric in kept if metric not in readers]
+            titles = ", ".join(metric.title for metric in readers)
+            note += f" Left out, as eval.{key} differs ({', '.join(sorted(found))}): {titles}."
+    return kept, note
 
 
 def _beams(widths: set[int]) -> str:

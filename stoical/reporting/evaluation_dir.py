@@ -13,7 +13,7 @@ from typing import Any
 
 from stoical.common.files import check_writable, put_back
 from stoical.evaluation.intervals import FEW
-from stoical.evaluation.line_checks import Check, is_count, is_number, is_text
+from stoical.evaluation.line_checks import Check, is_count, is_number, is_text, objects_of, or_none
 from stoical.evaluation.metrics import METRICS
 from stoical.evaluation.result import EvaluatedData, QueryResult
 
@@ -25,9 +25,14 @@ FIGURES = {
     "ndcg_by_length.png": f"nDCG by length of the list and of the top docID, with intervals from {FEW} queries on",
     "valid_mass.png": "probability on valid tokens, along the top docID",
 }
+ASKED_FIGURES = {"reliability.png": "probabilities among a query's documents beside the target"}
 DIAGNOSTICS = ("diagnostics.json", "mismatch.png")
 GENERATION = "generation.json"
-FILES = frozenset({METRICS_FILE, PER_QUERY, SUMMARY, RUN, QRELS, *FIGURES, *DIAGNOSTICS, GENERATION})
+CALIBRATION = ("calibration.json", "reliability.png")
+ORDER = "order_sensitivity.json"
+FILES = frozenset(
+    {METRICS_FILE, PER_QUERY, SUMMARY, RUN, QRELS, *FIGURES, *DIAGNOSTICS, *CALIBRATION, GENERATION, ORDER}
+)
 NEEDED = {"num_queries", "mode", "score", "terminator", "count_terminator", "data", "per_query_sha256"}
 AGAIN = "evaluate again"
 SHOWN = 5  # names in an error message
@@ -149,6 +154,7 @@ def _checks(metrics: Mapping[str, Any]) -> dict[str, Check]:
     checks |= {key: _never for key in cut if not re.fullmatch(r"\w+@[1-9][0-9]{0,8}", key, re.ASCII)}
     checks |= dict.fromkeys(("mode", "score", "terminator", "per_query_sha256"), is_text)
     checks |= {"num_queries": is_count, "count_terminator": lambda value: isinstance(value, bool)}
+    checks["references"] = or_none(objects_of(objects_of(is_number)))
     if "free_run_ndcg" in metrics:
         checks["num_beams"] = is_count
     return checks

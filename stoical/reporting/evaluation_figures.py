@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from stoical.common.arrays import Floats, Ints
 from stoical.evaluation.intervals import FEW, intervals
-from stoical.evaluation.metrics import Floats, Ints, metrics_among
+from stoical.evaluation.metrics import metrics_among
 from stoical.evaluation.result import QueryResult
 from stoical.reporting.figure import FADED, error_bars, plt, save
 
 MAX_ROWS = 40  # labels of more would overlap
+WIDE = 12  # letters of a label that takes several lines
 
 
 def plot_metrics(metrics: Mapping[str, Any], name: str, output: Path) -> None:
-    """CVR, nDCG and R@k in per cent, out of what metrics.json holds, written to `output`."""
+    """The metrics in per cent, out of what metrics.json holds, and those of a random order, written to `output`."""
     shown = metrics_among(metrics, "tables")
     values = 100 * np.array([metrics[metric.name] for metric in shown])
     intervals = 100 * np.array([metrics["intervals"][metric.name] for metric in shown])
@@ -27,8 +29,16 @@ def plot_metrics(metrics: Mapping[str, Any], name: str, output: Path) -> None:
     axis.errorbar(range(len(shown)), values, error_bars(values, intervals), fmt="none", ecolor="black", capsize=4)
     for place, (value, high) in enumerate(zip(values, intervals[:, 1], strict=True)):
         axis.text(place, max(value, high) + 1.5, f"{value:.1f}", ha="center", fontsize=9)
-    axis.set_xticks(range(len(shown)), [metric.column for metric in shown])
-    axis.set(ylabel="%", ylim=(0, 110), yticks=range(0, 101, 20))
+    random = (metrics.get("references") or {}).get("random order", {})
+    marks = [100 * random.get(metric.name, np.nan) for metric in shown]
+    if random:
+        places = np.arange(len(shown))
+        axis.hlines(marks, places - 0.45, places + 0.45, color="black", linestyle=":", label="random order")
+        figure.legend(fontsize=8, frameon=False, loc="outside lower right")
+    columns = [metric.column if len(metric.column) < WIDE else metric.column.replace(" ", "\n") for metric in shown]
+    axis.set_xticks(range(len(shown)), columns)
+    low = min(0.0, float(intervals.min()) - 5)
+    axis.set(ylabel="%", yticks=range(20 * int(low // 20), 101, 20), ylim=(low, 110))
     axis.set_title(f"{name}: {metrics['num_queries']} queries, mode {metrics['mode']}", fontsize=10)
     axis.grid(axis="y", alpha=0.3)
     axis.set_axisbelow(True)

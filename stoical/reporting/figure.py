@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # after the backend is chosen, so that no display is needed
 from matplotlib.figure import Figure
 
-from stoical.evaluation.metrics import Floats
+from stoical.common.arrays import Floats
 
 __all__ = ["FADED", "error_bars", "plt", "save"]
 

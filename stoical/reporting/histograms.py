@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stoical.evaluation.metrics import Ints
+from stoical.common.arrays import Ints
 from stoical.reporting.figure import plt, save
 
 BINS = 50

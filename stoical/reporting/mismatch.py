@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from stoical.evaluation.metrics import Floats
+from stoical.common.arrays import Floats
 from stoical.evaluation.result import Diagnostics, QueryResult
 from stoical.reporting.evaluation_dir import DIAGNOSTICS
 from stoical.reporting.figure import FADED, plt, save

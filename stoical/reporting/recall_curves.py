@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from stoical.common.arrays import Floats
 from stoical.evaluation.intervals import intervals
-from stoical.evaluation.metrics import Floats, recall_at_k
+from stoical.evaluation.paper import recall_at_k
 from stoical.reporting.compare import load_run
 from stoical.reporting.figure import error_bars, plt, save
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -11,11 +11,15 @@ from typing import Any, get_args
 from stoical.common.files import file_sha256, staged, writing
 from stoical.decoding.choices import Mode
 from stoical.evaluation.intervals import BOOTSTRAP, metric_intervals
-from stoical.evaluation.metrics import NEAR_TIE, metrics_among
-from stoical.evaluation.result import Evaluation
+from stoical.evaluation.metrics import metrics_among
+from stoical.evaluation.paper import NEAR_TIE
+from stoical.evaluation.result import Evaluation, References
+from stoical.reporting.calibration import calibration_words, write_calibration
 from stoical.reporting.evaluation_dir import (
+    ASKED_FIGURES,
     FIGURES,
     METRICS_FILE,
+    ORDER,
     PER_QUERY,
     QRELS,
     RUN,
@@ -26,8 +30,8 @@ from stoical.reporting.evaluation_dir import (
 from stoical.reporting.evaluation_figures import plot_metrics, plot_ndcg_breakdown, plot_rank_map, plot_valid_mass
 from stoical.reporting.generation import write_generation
 from stoical.reporting.mismatch import write_diagnostics
-from stoical.reporting.tables import data_label, header, markdown, percent
-from stoical.reporting.trec import write_trec
+from stoical.reporting.tables import data_label, header, markdown, meaning, percent, reference_cells
+from stoical.reporting.trec import are_grades, write_trec
 from stoical.trie.node_weights import TargetSettings
 
 
@@ -63,8 +67,14 @@ def _write(evaluation: Evaluation, directory: Path, name: str, target: TargetSet
         write_diagnostics(rows, target, directory, title)
     if any(row.generation for row in rows):
         write_generation(rows, directory)
-    figures = [figure for figure in FIGURES if (directory / figure).exists()]
-    (directory / SUMMARY).write_text(summary(name, metrics, figures), encoding="utf-8")
+    notes = []
+    if target is not None and any(row.logprobs for row in rows):
+        notes += calibration_words(write_calibration(rows, target, directory, label))
+    if evaluation.order is not None:
+        (directory / ORDER).write_text(json.dumps(evaluation.order, indent=2) + "\n", encoding="utf-8")
+        notes += order_words(evaluation.order)
+    figures = [figure for figure in (*FIGURES, *ASKED_FIGURES) if (directory / figure).exists()]
+    (directory / SUMMARY).write_text(summary(name, metrics, figures, notes), encoding="utf-8")
     return metrics
 
 
@@ -80,15 +90,24 @@ def metrics_file(evaluation: Evaluation) -> dict[str, Any]:
         "data": asdict(evaluation.data) if evaluation.data else None,
         "intervals": found,
         "bootstrap": BOOTSTRAP,
+        "qrels": "grades" if are_grades(evaluation.rows) else "ranks",
+        **_references(evaluation.references),
     }
 
 
+def _references(found: References | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    return {"references": found.metrics, **({"bm25": found.bm25} if found.bm25 else {})}
+
+
 def results_table(name: str, metrics: Mapping[str, Any]) -> str:
-    """One evaluation as the paper's table, in per cent, with a second row of 95% intervals."""
+    """One evaluation as the paper's table, in per cent, with a row of 95% intervals and the reference rows."""
     columns = metrics_among(metrics, "tables")
     means = [name, *(percent(metrics[metric.name]) for metric in columns), str(metrics["num_queries"])]
     ranges = ["95% interval", *(interval(metrics["intervals"][metric.name]) for metric in columns), ""]
-    return markdown([header(columns, data_label([metrics])), means, ranges])
+    references = [[*cells, ""] for cells in reference_cells(metrics, columns)]
+    return markdown([header(columns, data_label([metrics])), means, ranges, *references])
 
 
 def interval(pair: tuple[float, float]) -> str:
@@ -106,8 +125,45 @@ def describe_scores(metrics: Mapping[str, Any]) -> str:
     return f"mode {metrics['mode']}, {metrics['score']} of log-probabilities, {end}"
 
 
-def summary(name: str, metrics: Mapping[str, Any], figures: list[str]) -> str:
-    """summary.md."""
+def _gains(metrics: Mapping[str, Any]) -> list[str]:
+    """What nDCG gains, and what others find in the TREC files."""
+    by_grade = metrics.get("qrels") == "grades"
+    found = "the data's grades" if by_grade else "n + 1 − r"
+    lines = [
+        f"nDCG is section 5.1's: gains log(n + 2 − r) for rank r of n relevant documents. ir_measures and trec_eval "
+        f"find another value in {RUN} and {QRELS}, whose relevances are {found}. docs/evaluation.md defines all."
+    ]
+    if "gains" in metrics:
+        lines.append(f"Graded nDCG: on the data's grades, gains {metrics['gains']}.")
+    if "relevant_above" in metrics:
+        lines.append(f"Relevant: documents with a grade above {metrics['relevant_above']:g}.")
+    return lines
+
+
+def _references_said(metrics: Mapping[str, Any]) -> list[str]:
+    """What the rows below the model's are."""
+    if "references" not in metrics:
+        return []
+    said = ["Random order: the exact expectation over all orders. Input order: as the prompts list the documents."]
+    said += [f"BM25 over the documents' texts: {metrics['bm25']}."] if metrics.get("bm25") else []
+    return [*meaning(metrics), *said]
+
+
+def order_words(found: Mapping[str, Any]) -> list[str]:
+    """A line of the summary on how much the order in the prompt decides."""
+    if found["flip_rate"] is None:
+        return []
+    ndcg = found["metrics"]["ndcg"]
+    return [
+        f"Order in the prompt, over {found['shuffles']} shuffles: nDCG {percent(ndcg['mean'])}% ± "
+        f"{percent(ndcg['std'])} ({percent(ndcg['min'])} – {percent(ndcg['max'])}); two shuffles order "
+        f"{percent(found['flip_rate'])}% of the pairs of documents differently, and put another document first for "
+        f"{percent(found['first_flip_rate'])}% of the queries."
+    ]
+
+
+def summary(name: str, metrics: Mapping[str, Any], figures: list[str], notes: Sequence[str] = ()) -> str:
+    """summary.md; `notes` are further lines of it."""
     data = evaluated_data(metrics)
     lines = [f"# {name} on {data}" if data else f"# {name}", ""]
     lines += [f"Scores: {describe_scores(metrics)}. In per cent:", "", results_table(name, metrics), ""]
@@ -124,11 +180,7 @@ def summary(name: str, metrics: Mapping[str, Any], figures: list[str]) -> str:
             f"greedy decoding writes none of the docIDs and negatives for {percent(metrics['invalid_rate'])}% of the "
             f"queries ({interval(metrics['intervals']['invalid_rate'])})."
         )
-    lines.append(
-        "- nDCG is section 5.1's: gains log(n + 2 − r) for rank r of n relevant documents. ir_measures and trec_eval "
-        f"find another value in {RUN} and {QRELS}: they take the relevance there, n + 1 − r, as the gain. "
-        "docs/evaluation.md defines both."
-    )
+    lines += [f"- {line}" for line in (*_gains(metrics), *_references_said(metrics), *notes)]
     lines.append(
         f"- Near-ties: {metrics['near_ties']:,} of {metrics['neighbours']:,} neighbouring scores are within "
         f"{NEAR_TIE:g} nats of each other. Equal scores count against the model."
@@ -145,5 +197,5 @@ def summary(name: str, metrics: Mapping[str, Any], figures: list[str]) -> str:
             f"- {', '.join(flat)}: the same for every query, so the interval has no width. Up to 3 in n other queries "
             "may still differ (rule of three, n queries)."
         )
-    lines += ["", *(f"![{FIGURES[figure]}]({figure})" for figure in figures), ""]
+    lines += ["", *(f"![{(FIGURES | ASKED_FIGURES)[figure]}]({figure})" for figure in figures), ""]
     return "\n".join(lines)

@@ -9,13 +9,28 @@ from stoical.evaluation.metrics import Metric, metrics_among
 
 
 def metrics_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """One row a (name, metrics); a metric that a row lacks is an en dash."""
+    """One row a (name, metrics), and the reference rows of the first; a metric that a row lacks is an en dash."""
     columns = metrics_among((name for _, metrics in rows for name in metrics), "tables")
     body = [
         [name, *(percent(metrics.get(column.name)) for column in columns), str(metrics["num_queries"])]
         for name, metrics in rows
     ]
+    body += [[*cells, ""] for cells in reference_cells(rows[0][1], columns)]
     return markdown([header(columns, data_label([metrics for _, metrics in rows])), *body])
+
+
+def reference_cells(metrics: Mapping[str, Any], columns: Sequence[Metric]) -> list[list[str]]:
+    """Name and values, by column, of the rows that metrics.json has for orders that no model made."""
+    references: Mapping[str, Mapping[str, float]] = metrics.get("references") or {}
+    return [[name, *(percent(own.get(column.name)) for column in columns)] for name, own in references.items()]
+
+
+def meaning(metrics: Mapping[str, Any]) -> list[str]:
+    """A line on how high nDCG is for any order, where metrics.json has the random one."""
+    random = (metrics.get("references") or {}).get("random order", {}).get("ndcg")
+    if random is None:
+        return []
+    return [f"nDCG has the paper's logarithmic gains: a random order of these lists has {percent(random)}."]
 
 
 def data_label(found: Sequence[Mapping[str, Any]]) -> str:

@@ -16,8 +16,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from stoical.common.files import json_object, write_whole
-from stoical.config.loading import recipe_yaml
 from stoical.config.recipe import Recipe
+from stoical.config.values import recipe_yaml
 from stoical.data.files import load_manifest
 from stoical.runs.checkpoints import UNFINISHED
 from stoical.runs.provenance import device_name, git_state, package_versions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from stoical.config.loading import recipe_yaml
 from stoical.config.recipe import LossSettings, Recipe
 from stoical.config.self_training import BashSettings, RacSettings
+from stoical.config.values import recipe_yaml
 from stoical.objectives.build import MitigationSettings
 from stoical.reporting.tables import metrics_table
-from stoical.runs.provenance import git_state
+from stoical.runs.provenance import git_state, package_versions
 
 PACKAGES = ("stoical", "torch", "transformers", "peft", "accelerate")
 LAMBDA = {
@@ -218,7 +217,8 @@ def _plain(value: Any) -> str:
 def training_section(recipe: Recipe, step: int) -> str:
     """What a card says of a training after `step` steps: batch, seed, versions, commit, and the resolved recipe."""
     unit = "queries" if recipe.encoder is None else "pairs"
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    installed = package_versions()
+    versions = ", ".join(f"{name} {installed[name]}" for name in PACKAGES)
     git = git_state()
     changed = ", with changes that are not committed" if git.get("dirty") else ""
     commit = f"\n- commit of stoical: {git['commit']}{changed}" if git else ""

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import platform
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from accelerate import PartialState
 PACKAGES = ("stoical", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
 
 
+@cache
 def package_versions() -> dict[str, str]:
     """Versions of stoical and of what its numbers depend on."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
@@ -28,12 +30,17 @@ def device_name() -> str:
     return f"{device.type} ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
 
 
+@cache
 def git_state() -> dict[str, Any]:
-    """Commit of the source tree, and whether and how it differs from it; empty where there is no git."""
+    """Commit of the source tree, and whether and how it differs from it; empty where there is no git.
+
+    As it was when first asked: what a process has imported does not change with the files.
+    """
 
     def git(*words: str) -> str:
         folder = Path(__file__).parent
-        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        quiet = ["git", "--no-optional-locks", *words]  # the user may be committing
+        return subprocess.run(quiet, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)  # installed somewhere inside another's tree?

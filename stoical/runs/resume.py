@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from omegaconf import OmegaConf
 
 from stoical.common.differences import describe, differences, flat
 from stoical.common.files import file_sha256, json_object
@@ -16,6 +15,7 @@ from stoical.config.encoders import CONSTANT
 from stoical.config.loading import build_recipe, read_layer
 from stoical.config.recipe import Recipe
 from stoical.config.training_fields import METRIC_DRIVEN
+from stoical.config.values import recipe_values
 from stoical.data.files import split_sha256
 from stoical.encoding.prompts import load_template
 from stoical.runs.checkpoints import RECORD, UNFINISHED, damaged_files, last_checkpoint, read_record
@@ -114,8 +114,8 @@ def changed(checkpoint: Path, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
     """Key to (value in the checkpoint, value now), for all that differs and can change the weights."""
     saved = build_recipe([read_layer(checkpoint / "recipe.yaml")])
     record = read_record(checkpoint)
-    before = flat(OmegaConf.to_container(OmegaConf.structured(saved)))
-    after = flat(OmegaConf.to_container(OmegaConf.structured(recipe)))
+    before = flat(recipe_values(saved))
+    after = flat(recipe_values(recipe))
     now = fingerprint(recipe)
     before |= flat({name: record.get(name) for name in now})
     after |= flat(now)

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from omegaconf import OmegaConf
 
 from stoical.common.differences import describe, differences
 from stoical.common.files import check_writable, write_whole
 from stoical.config.recipe import Recipe
 from stoical.config.self_training import SelfTrainingSettings
+from stoical.config.values import recipe_yaml
 from stoical.encoding.generated_rows import RECORD_FILE, ROWS_FILE, read_provenance
 from stoical.encoding.prompts import load_template
 from stoical.runs.checkpoints import last_checkpoint
@@ -90,7 +90,7 @@ def _keep_recipe(recipe: Recipe) -> None:
     state, output = PartialState(), Path(str(recipe.output))
     if state.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
-        write_whole(output / "recipe.yaml", OmegaConf.to_yaml(recipe))
+        write_whole(output / "recipe.yaml", recipe_yaml(recipe))
     state.wait_for_everyone()
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
-from omegaconf import OmegaConf
 from peft import PeftModel
 from transformers import (
     PreTrainedTokenizerBase,
@@ -21,6 +20,7 @@ from stoical.build.evaluator import build_evaluator
 from stoical.build.model import build_config, build_trainable, meta_model
 from stoical.config.recipe import Recipe
 from stoical.config.self_training import BashSettings
+from stoical.config.values import recipe_yaml
 from stoical.data.dataset import RankingDataset, load_split
 from stoical.data.files import load_manifest, split_sha256
 from stoical.data.negatives import NegativeSampler
@@ -50,8 +50,8 @@ def training_collator(
     return TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune)
 
 
-def build_trainer(recipe: Recipe) -> StoicalTrainer:
-    """Everything, ready for `.train()`."""
+def build_trainer(recipe: Recipe, began: float | None = None) -> StoicalTrainer:
+    """Everything, ready for `.train()`; `began` as `RunTrainer` takes it."""
     arguments = training_arguments(recipe)
     trackers = build_trackers(recipe, arguments)
     train, test = load_split(recipe.data.path, "train"), load_split(recipe.data.path, "test")
@@ -81,7 +81,7 @@ def build_trainer(recipe: Recipe) -> StoicalTrainer:
         loss_normalizer=recipe.loss.normalizer,
         evaluator=build_evaluator(recipe, test, encoder, recipe.eval.num_queries),
         layout=recipe.layout,
-        recipe_yaml=OmegaConf.to_yaml(recipe),
+        recipe_yaml=recipe_yaml(recipe),
         card=CardSource(
             recipe,
             load_manifest(recipe.data.path),
@@ -89,6 +89,7 @@ def build_trainer(recipe: Recipe) -> StoicalTrainer:
             generated=rows_made_from(recipe),
         ),
         fingerprint=fingerprint(recipe),
+        began=began,
     )
 
 

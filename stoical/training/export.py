@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -15,7 +15,9 @@ from stoical.build.encoder import build_tokenizer
 from stoical.build.model import load_model
 from stoical.common.files import check_writable, staged
 from stoical.config.recipe import DType, ModelSettings, Recipe
+from stoical.config.values import recipe_yaml
 from stoical.encoding.packing import PackedBatch
+from stoical.encoding.prompts import TEMPLATE_FILE, load_template, template_yaml
 from stoical.encoding.tokenization import save_tokenizer
 from stoical.models.forward import node_logprobs
 from stoical.models.layouts import Layout
@@ -37,6 +39,7 @@ def export(checkpoint: Path, output: Path, dtype: DType = "float32") -> float:
     check_writable(output)
     recipe, adapter = load_checkpoint(checkpoint, {})
     recipe.quantization = None
+    template = template_yaml(load_template(recipe.prompt.template))
     tokenizer = build_tokenizer(recipe)
     batch = probe_batch(len(tokenizer), recipe.prompt.max_length)
     model = load_model(recipe, tokenizer, adapter).float().eval()
@@ -47,12 +50,15 @@ def export(checkpoint: Path, output: Path, dtype: DType = "float32") -> float:
         written = _pointed_at(recipe, draft, dtype)
         found = _logprobs(load_model(written, tokenizer).float().eval(), batch, written.layout)
         difference = float((found - expected).abs().max())
+        if not math.isfinite(difference):
+            raise ValueError(f"{checkpoint} gives log-probabilities that are not finite; its weights are broken")
         if not difference < LIMIT[dtype]:
             raise ValueError(
                 f"the written model's log-probabilities differ from {checkpoint}'s by {difference:.1e} nats, over the "
                 f"{LIMIT[dtype]:g} that {dtype} explains; nothing was kept"
             )
-        (draft / "recipe.yaml").write_text(OmegaConf.to_yaml(_pointed_at(recipe, output, dtype)))
+        (draft / TEMPLATE_FILE).write_text(template, encoding="utf-8")
+        (draft / "recipe.yaml").write_text(recipe_yaml(_pointed_at(recipe, output, dtype)))
     return difference
 
 

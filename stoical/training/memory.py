@@ -45,16 +45,22 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """The tensors of one micro-batch: rows, all input tokens (padding too), read-out slots, elements of the mask."""
+    """The tensors of one micro-batch.
+
+    tokens: what layers see, with padding where there is no flat row. attended: what attention sees, padding always.
+    slots: where logits are made. mask: its elements.
+    """
 
     rows: int
     tokens: int
+    attended: int
     slots: int
     mask: int
 
     def smaller(self, rows: int) -> MicroBatch:
         """The same with fewer rows."""
-        return MicroBatch(rows, *(size * rows // self.rows for size in (self.tokens, self.slots, self.mask)))
+        sizes = (self.tokens, self.attended, self.slots, self.mask)
+        return MicroBatch(rows, *(size * rows // self.rows for size in sizes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,9 @@ class TrainingSetup:
         return 2 if self.low_precision else 4
 
 
+INNER = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")  # as configs call it; None means 4 times hidden
+
+
 def model_shape(model: nn.Module, config: PreTrainedConfig) -> ModelShape:
     """The shape of a model of the Llama kind, which may be on the meta device and hold LoRA adapters."""
     config = config.get_text_config()
@@ -99,7 +108,7 @@ def model_shape(model: nn.Module, config: PreTrainedConfig) -> ModelShape:
         hidden=config.hidden_size,
         query_width=head_dim * heads,
         key_width=head_dim * (getattr(config, "num_key_value_heads", None) or heads),
-        intermediate=getattr(config, "intermediate_size", 4 * config.hidden_size),
+        intermediate=next((size for name in INNER if (size := getattr(config, name, None))), 4 * config.hidden_size),
         vocabulary=config.vocab_size,
         linear_sizes=sum(m.in_features + m.out_features for m in linear),
     )
@@ -141,9 +150,13 @@ def _casts(shape: ModelShape, others: float, setup: TrainingSetup) -> float:
 
 
 def _activations(shape: ModelShape, batch: MicroBatch, setup: TrainingSetup) -> float:
-    """Bytes saved for the backward pass; with checkpointing every layer's input, and one layer whole."""
+    """Bytes saved for the backward pass; with checkpointing every layer's input, and one layer whole.
+
+    Attention keeps queries, its result, and keys and values spread over all heads.
+    """
     stream = 4 if setup.frozen_bytes == 4 else 2  # the residual stream has the weights' precision
-    layer = batch.tokens * _per_token(shape, setup, stream) + batch.mask * setup.width
+    attention = batch.attended * (4 * shape.query_width + 2 * shape.key_width) + batch.mask
+    layer = batch.tokens * _per_token(shape, setup, stream) + attention * setup.width
     ends = 3 * batch.tokens * shape.hidden * stream
     if setup.checkpointing:
         return layer + shape.layers * batch.tokens * shape.hidden * stream + ends
@@ -151,15 +164,13 @@ def _activations(shape: ModelShape, batch: MicroBatch, setup: TrainingSetup) -> 
 
 
 def _per_token(shape: ModelShape, setup: TrainingSetup, stream: int) -> float:
-    """Bytes of one token in one layer: two norms, the inputs of the linear layers, attention, the gated MLP.
+    """Bytes of one token in one layer, without attention: two norms, the inputs of the linear layers, the gated MLP.
 
-    Attention keeps queries, its result, and keys and values spread over all heads. Under autocast every linear layer
-    keeps its own cast of its input; in float32 those with the same input share it.
+    Under autocast every linear layer keeps its own cast of its input; in float32 those with the same input share it.
     """
     norms = 2 * shape.hidden * (4 + (0 if setup.lora else stream))
-    attention = (4 * shape.query_width + 2 * shape.key_width) * setup.width
     if setup.lora:  # frozen layers keep no input; the adapter of each keeps a dropout mask and its own cast
         kept = (6 * shape.hidden + shape.intermediate) * (setup.dropout_bytes + setup.width)
-        return norms + kept + attention + 3 * shape.intermediate * setup.width
+        return norms + kept + 3 * shape.intermediate * setup.width
     inputs = (6 if setup.width != stream else 3) * shape.hidden * setup.width
-    return norms + inputs + attention + 4 * shape.intermediate * setup.width
+    return norms + inputs + 4 * shape.intermediate * setup.width

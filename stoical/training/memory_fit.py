@@ -16,6 +16,7 @@ from stoical.config.recipe import Recipe
 from stoical.encoding.packing import PackedBatch, TrieTargetCollator
 from stoical.encoding.queries import EncodedDataset
 from stoical.models.adapters import add_lora
+from stoical.models.flat_row import FlatRow, is_flat
 from stoical.models.layouts import Layout
 from stoical.runs.processes import sharding
 from stoical.training.memory import (
@@ -53,7 +54,7 @@ class RunMemory:
         trained = f", {self.shape.trainable / 1e6:,.1f}M of them trained" if self.shape.frozen else ""
         return (
             f"memory, estimated, for {self.shape.parameters / 1e6:,.1f}M parameters{trained} and a micro-batch of "
-            f"{self.batch.rows} x {self.batch.tokens // self.batch.rows} tokens: {self.total:.2f} GiB ({listed})"
+            f"{self.batch.rows} x {self.batch.attended // self.batch.rows} tokens: {self.total:.2f} GiB ({listed})"
         )
 
 
@@ -72,7 +73,7 @@ def run_memory(recipe: Recipe, model: PreTrainedModel, config: PreTrainedConfig,
         lora=recipe.lora is not None,
         dropout_bytes=_mask_bytes() if recipe.lora and recipe.lora.get("lora_dropout") else 0,
     )
-    return RunMemory(shape, _sizes(batch, recipe.layout), setup)
+    return RunMemory(shape, micro_batch(batch, recipe.layout, recipe.model.attn_implementation), setup)
 
 
 def _mask_bytes() -> int:
@@ -90,13 +91,18 @@ def _frozen_bytes(recipe: Recipe, shape: ModelShape) -> float:
     return whole * ends + quantized * (1 - ends)
 
 
-def _sizes(batch: PackedBatch, layout: Layout) -> MicroBatch:
-    rows, nodes, total = batch.node_mask.shape
-    if layout != "pointwise":
-        return MicroBatch(rows, batch.input_ids.numel(), rows * (nodes + 1), rows * nodes * total)
-    paths = len(batch.node_parent) - len(set(batch.node_parent.tolist()))  # one row a leaf
-    steps = int(batch.node_depth.max())
-    return MicroBatch(rows, paths * (batch.prompt_width + steps - 1), paths * steps, 0)
+def micro_batch(batch: PackedBatch, layout: Layout, attention: str) -> MicroBatch:
+    """The sizes of a packed batch as it runs in this layout, with this attention."""
+    (rows, total), nodes = batch.input_ids.shape, batch.node_sees.shape[1]
+    if layout == "pointwise":
+        paths = len(batch.node_parent) - len(set(batch.node_parent.tolist()))  # one row a leaf
+        steps = int(batch.node_depth.max())
+        tokens = paths * (batch.prompt_width + steps - 1)
+        return MicroBatch(rows, tokens, tokens, paths * steps, 0)
+    if layout == "sequence" and is_flat(attention, rows):
+        slots = len(FlatRow.of(batch).read)
+        return MicroBatch(rows, batch.num_tokens, rows * total, slots, rows * nodes * total)
+    return MicroBatch(rows, rows * total, rows * total, rows * (nodes + 1), rows * nodes * total)
 
 
 def largest_batch(dataset: EncodedDataset, rows: int, collate: TrieTargetCollator) -> PackedBatch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 from accelerate import PartialState
@@ -22,14 +23,15 @@ from stoical.training.build import build_trainer
 from stoical.training.trainer import StoicalTrainer
 
 
-def train(recipe: Recipe) -> Path | None:
+def train(recipe: Recipe, began: float | None = None) -> Path | None:
     """Train, or go on, or see that nothing is left to do; the run's last checkpoint, if the recipe has any saved.
 
-    Every process calls this. Raises `ValueError` as `resume_from` and `build_trainer` do.
+    began: when the command did, as `time.time` counts, for the line that says where the time went; None: now. Every
+    process calls this. Raises `ValueError` as `resume_from` and `build_trainer` do.
     """
     if recipe.encoder is not None:
         return train_encoder(recipe)
-    output = Path(str(recipe.output))
+    began, output = began or time.time(), Path(str(recipe.output))
     check_writable(output)
     micro = micro_batches(recipe, join_processes(recipe))
     with only_run(output):
@@ -42,7 +44,7 @@ def train(recipe: Recipe) -> Path | None:
                 "training.max_steps and set resume_force=true: the schedule then is the longer run's"
             )
             return checkpoint
-        trainer = build_trainer(recipe)
+        trainer = build_trainer(recipe, began)
         start_run(recipe, trainer.fingerprint, checkpoint, *micro)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         _share(trainer)

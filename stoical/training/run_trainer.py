@@ -19,12 +19,13 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from stoical.common.files import writing
+from stoical.common.time_spent import TimeSpent
 from stoical.encoding.prompts import TEMPLATE_FILE, template_yaml
 from stoical.encoding.tokenization import keep_probes
 from stoical.evaluation.evaluator import Evaluator
 from stoical.runs.checkpoints import UNFINISHED, last_checkpoint, prune, publish
 from stoical.runs.model_card import CardSource
-from stoical.training.callbacks import Cadence
+from stoical.training.callbacks import Cadence, Stages
 from stoical.training.loss_watch import LossWatch, broken_weights
 from stoical.training.movement import MovementCheck
 from stoical.training.progress import LogLines, MetricsFile, ProgressBar
@@ -49,7 +50,8 @@ def named(setting: str) -> Iterator[None]:
 class RunTrainer(Trainer):
     """A `transformers.Trainer`, or a subclass beside this one, that keeps a run directory as all commands read it.
 
-    Subclasses add every micro-batch's loss to `losses`. Every other argument is the next class's.
+    Subclasses add every micro-batch's loss to `losses`. began: when the command did (`time.time`), for the line that
+    says at the end what the time was spent on. Every other argument is the next class's.
     """
 
     control: TrainerControl
@@ -61,6 +63,7 @@ class RunTrainer(Trainer):
         recipe_yaml: str,
         card: CardSource,
         fingerprint: Mapping[str, Any],
+        began: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(eval_dataset=evaluator.dataset, **kwargs)
@@ -70,8 +73,9 @@ class RunTrainer(Trainer):
         bar = [] if self.args.disable_tqdm else [ProgressBar]
         for callback in (*bar, LogLines, MetricsFile, Cadence, MovementCheck):
             self.add_callback(callback)
-        self.termination = SaveOnTermination()
+        self.termination, self.spent = SaveOnTermination(), TimeSpent(began)
         self.add_callback(self.termination)
+        self.add_callback(Stages(self.spent))
         self.evaluator, self.card = evaluator, card
         self.recipe_yaml, self.fingerprint = recipe_yaml, fingerprint
 
@@ -100,6 +104,8 @@ class RunTrainer(Trainer):
                 saved = last_checkpoint(str(self.args.output_dir))
                 print(f"terminated: stopped and saved as {saved}; resume=auto continues from there", file=sys.stderr)
             raise SystemExit(143)
+        if self.is_world_process_zero():
+            print(self.spent)
         return result
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -111,6 +117,15 @@ class RunTrainer(Trainer):
                 "training.dataloader_drop_last=true drops them: there is nothing to train on; lower global_batch_size"
             )
         return loader
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], *arguments: Any, **kwargs: Any) -> Any:
+        """As transformers does; the wait for every micro-batch is the loader's."""
+        return super().get_batch_samples(self.spent.waiting_for(epoch_iterator, "loader"), *arguments, **kwargs)
+
+    def training_step(self, *arguments: Any, **kwargs: Any) -> Any:
+        """As transformers does, timed."""
+        with self.spent.on("forward and backward"):
+            return super().training_step(*arguments, **kwargs)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """As transformers does; the norm is kept, to be looked at before the next log, evaluation or save."""
@@ -143,7 +158,8 @@ class RunTrainer(Trainer):
     ) -> dict[str, float]:
         """Ranking metrics of the test split's sample (`eval.num_queries`)."""
         self._refuse_nan()
-        result = self.evaluator(self.model_wrapped)
+        with self.spent.on("evaluation"):
+            result = self.evaluator(self.model_wrapped)
         metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in result.metrics.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -201,16 +217,17 @@ class RunTrainer(Trainer):
         self._refuse_broken_weights(model)
         output, name = Path(str(self.args.output_dir)), f"checkpoint-{self.state.global_step}"
         staged, final = output / UNFINISHED / name, output / name
-        with writing(staged):
-            super()._save_checkpoint(model, trial)
-        if self.state.best_model_checkpoint == str(staged):
-            self.state.best_model_checkpoint = str(final)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
-            publish(staged, final, self.fingerprint)
-            prune(output, self.args.save_total_limit, self.state.best_model_checkpoint)
-        self.accelerator.wait_for_everyone()
+        with self.spent.on("saving"):
+            with writing(staged):
+                super()._save_checkpoint(model, trial)
+            if self.state.best_model_checkpoint == str(staged):
+                self.state.best_model_checkpoint = str(final)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
+                publish(staged, final, self.fingerprint)
+                prune(output, self.args.save_total_limit, self.state.best_model_checkpoint)
+            self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
             self._try_push(partial(super()._push_from_checkpoint, str(final)))
 

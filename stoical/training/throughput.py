@@ -25,29 +25,31 @@ class Throughput(TrainerCallback):
         self._restart()
 
     def _restart(self) -> None:
-        self._tokens = self._queries = 0
+        self._tokens = self._places = self._queries = 0
         self._away = 0.0  # seconds in evaluation and saving
         self._started = self._last_event = time.perf_counter()
 
     def count(self, batch: PackedBatch) -> None:
         """Add a micro-batch of this process."""
         self._tokens += batch.num_tokens
+        self._places += batch.input_ids.numel()
         self._queries += len(batch.query_ids)
 
     def since_last_log(self, accelerator: Accelerator) -> dict[str, float]:
-        """tokens_per_second, queries_per_second, and on CUDA peak_memory_gib: the most that a process ever held.
+        """tokens_per_second, queries_per_second, real_tokens and, on CUDA, peak_memory_gib.
 
-        A collective: every process calls it, and starts counting again.
+        real_tokens: the share of places that hold a token, in the rectangles that attention runs on. peak_memory_gib:
+        the most that a process ever held. A collective: every process calls it, and starts counting again.
         """
         seconds = time.perf_counter() - self._started - self._away
         cuda = accelerator.device.type == "cuda"
         peak = torch.cuda.max_memory_allocated() if cuda else 0
-        mine = torch.tensor([[self._tokens, self._queries, peak / GIB]], device=accelerator.device)
-        everyone = accelerator.gather(mine).cpu()  # [processes, 3]
+        mine = torch.tensor([[self._tokens, self._places, self._queries, peak / GIB]], device=accelerator.device)
+        everyone = accelerator.gather(mine).cpu()  # [processes, 4]
         self._restart()
-        tokens, queries, _ = (everyone.sum(dim=0) / max(seconds, 1e-9)).tolist()
-        rates = {"tokens_per_second": tokens, "queries_per_second": queries}
-        return rates | ({"peak_memory_gib": float(everyone[:, 2].max())} if cuda else {})
+        tokens, places, queries, _ = (everyone.sum(dim=0) / max(seconds, 1e-9)).tolist()
+        rates = {"tokens_per_second": tokens, "queries_per_second": queries, "real_tokens": tokens / max(places, 1e-9)}
+        return rates | ({"peak_memory_gib": float(everyone[:, 3].max())} if cuda else {})
 
     def on_train_begin(self, *arguments: Any, **kwargs: Any) -> None:
         """Start the clock."""

@@ -19,6 +19,7 @@ from stoical.models.modes import eval_mode
 from stoical.models.self_check import self_check
 from stoical.objectives.objective import Normalizer, Objective, StepContext, normalizer
 from stoical.training.callbacks import AfterStep, EpochShuffle
+from stoical.training.loader import Ahead, look_ahead
 from stoical.training.ragged_epochs import deal_exactly
 from stoical.training.run_trainer import RunTrainer
 from stoical.training.throughput import Throughput
@@ -35,6 +36,8 @@ class StoicalTrainer(RunTrainer):
     processes, so the loss is multiplied by their number. Every other argument is `RunTrainer`'s.
     """
 
+    train_dataset: Any
+    data_collator: Any
     loss_is_scaled_for_ga = True  # `_get_num_items_in_batch` counts the whole accumulation window
 
     def __init__(
@@ -94,10 +97,23 @@ class StoicalTrainer(RunTrainer):
             return node_logprobs(model, batch, self.layout)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """As transformers makes it; with several processes, an epoch's last queries are trained on once."""
-        loader = super().get_train_dataloader()
+        """As transformers makes it, its batches made ahead in a thread where it has no workers of its own.
+
+        With several processes, an epoch's last queries are trained on once.
+        """
+        loader = super().get_train_dataloader() if self.args.dataloader_num_workers else self._loader_ahead()
         if self.accelerator.num_processes > 1 and not self.args.dataloader_drop_last:
             deal_exactly(loader, self.accelerator.num_processes, self.accelerator.process_index)
+        return loader
+
+    def _loader_ahead(self) -> DataLoader[Any]:
+        dataset, collator = self.train_dataset, self.data_collator
+        self.train_dataset = self.data_collator = Ahead(dataset, collator, self.args.dataloader_pin_memory)
+        try:
+            loader = super().get_train_dataloader()
+        finally:
+            self.train_dataset, self.data_collator = dataset, collator
+        look_ahead(loader, self.args.gradient_accumulation_steps - 1)
         return loader
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, PackedBatch]], device: torch.device) -> Tensor:

@@ -110,6 +110,16 @@ def leaf_scores(ranks: Ints, beta: float) -> Floats:
     return ranks.astype(np.float64) ** -beta
 
 
+def doc_targets(ranks: Ints, settings: TargetSettings) -> Floats:
+    """[D] the distribution over docIDs that `settings` train towards: mu(r), or lambda(r) where targets are one-hot.
+
+    The product of `node_targets` along each docID's path, where terminators end all of them.
+    """
+    item = item_weights(ranks, settings.item, settings.alpha or 0.0)
+    scores = item if settings.beta is None else leaf_scores(ranks, settings.beta)
+    return scores / scores.sum()
+
+
 def best_ranks(trie: DocIDTrie, ranks: Ints) -> Ints:
     """[N] the best (smallest) of `ranks` [D] among the docIDs that end at or below each node."""
     below = trie.path >= 0

@@ -19,7 +19,7 @@ from stoical.baselines.evaluation import load_encoder
 from stoical.baselines.run import Run
 from stoical.build.encoder import build_tokenizer
 from stoical.config.loading import load_recipe
-from stoical.evaluation.metrics import gold_gains, ndcg
+from stoical.evaluation.paper import gold_gains, ndcg
 from stoical.runs.checkpoints import UNFINISHED, last_checkpoint
 from tests.support import forked
 from tests.support.commands import run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,14 @@ def test_the_result_stands_alone(adapted: Path, tmp_path: Path) -> None:
     recipe, adapter = load_checkpoint(merged, {})
     assert (recipe.lora, recipe.quantization, adapter) == (None, None, None)
     assert recipe.output == str(merged)
+
+
+def test_the_result_keeps_the_prompts_template(whole: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    export.main([f"checkpoint={run}", f"output={tmp_path / 'out'}"])
+    found = scores(tmp_path / "out")
+    shutil.rmtree(run)
+    assert scores(tmp_path / "out") == found
 
 
 @pytest.mark.parametrize("kind", ["adapted", "whole"])

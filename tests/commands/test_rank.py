@@ -42,8 +42,17 @@ def test_lines_become_results_in_order(loaded: Ranker) -> None:
     assert [list(each) for each in found] == [["query_id", "query", "results"], *[["query", "results"]] * 2]
     assert (found[0]["query_id"], found[2]["query"]) == (17, "query é")
     best = loaded.rank("query ba", DOCS)[0]
-    assert found[0]["results"] == [{"rank": 1, "docid": best.docid, "score": pytest.approx(best.score, abs=5e-6)}]
+    numbers = {name: pytest.approx(getattr(best, name), abs=5e-6) for name in ("score", "probability")}
+    assert found[0]["results"] == [{"rank": 1, "docid": best.docid, **numbers}]
     assert found[1]["results"][0].get("text") == ("the text" if found[1]["results"][0]["docid"] == "ba" else None)
+
+
+def test_a_line_without_a_probable_document_gets_no_results(loaded: Ranker) -> None:
+    asked = lines({"query": "query ba", "docs": DOCS}, {"query": "query ba", "docs": ["ba"]})
+    least = loaded.rank("query ba", DOCS)[0].probability + 1e-6
+    found = list(rank_lines(loaded, asked, "file", min_probability=least))
+    assert [len(each["results"]) for each in found] == [0, 1]
+    assert found[1]["results"][0]["probability"] == 1
 
 
 def test_one_batch_is_held_at_a_time(loaded: Ranker) -> None:
@@ -261,6 +270,8 @@ def test_the_command_reads_and_writes_files_and_pipes(
             ["checkpoint={run}", "batch_size=two"],
             "batch_size: Value 'two' of type 'str' could not be converted",
         ),
+        (["checkpoint={run}", "min_probability=1.5"], "min_probability=1.5 must be from 0 to 1"),
+        (["checkpoint={run}", "temperature=0"], "temperature=0.0 must be a finite number above 0"),
         (["checkpoint={run}", "topk=2"], "setting 'topk' does not exist."),
         (["checkpoint={run}", "input={file}"], "in.jsonl:1: not a JSON object"),
     ],

@@ -60,7 +60,7 @@ BAD = {
         "option 'own.sahre' does not exist. Did you mean 'own.share'?",
     ),
     "a type": (Options, {"top": "many"}, "top: Value 'many' of type 'str' could not be converted to Integer"),
-    "null": (Options, {"name": "null"}, "name: Incompatible value 'None'"),
+    "null": (Options, {"name": "null"}, "name=null says nothing; give it a value"),
     "a section's name": (Options, {"own": "3"}, "option 'own' does not exist."),
     "no YAML": (Options, {"name": "["}, "command line: name=[: while parsing a flow node"),
     "missing": (Needs, {}, "give output=, the directory to write"),

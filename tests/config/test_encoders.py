@@ -6,7 +6,8 @@ import pytest
 
 from stoical.common.differences import flat
 from stoical.config.encoders import acts
-from stoical.config.loading import list_recipes, load_recipe, recipe_yaml, resolved
+from stoical.config.loading import list_recipes, load_recipe
+from stoical.config.values import recipe_values, recipe_yaml
 from tests.support.commands import run
 
 ENCODERS = ["cross_encoder", *(f"dual_encoder_{dim}" for dim in (16, 32, 4, 8))]
@@ -37,7 +38,7 @@ def test_overlays_go_with_every_encoder(name: str, overlay: str) -> None:
 
 def test_the_resolved_recipe_has_what_acts_and_nothing_else(tmp_path: object) -> None:
     recipe = load_recipe("dual_encoder_32,alpha2")
-    found = flat(resolved(recipe))
+    found = flat(recipe_values(recipe))
     assert all(acts(key) for key in found)
     assert {"dual_encoder.dim", "loss.alpha", "training.max_steps", "eval.num_queries"} <= found.keys()
     assert not {key.partition(".")[0] for key in found} & {"model", "prompt", "tokenizer", "lora", "mitigations"}

@@ -43,6 +43,25 @@ def test_ranks_are_the_given_ones_or_the_positions() -> None:
     assert parse_row(row(docs=ranked(None, None, None)), WHERE).ranks == (1, 2, 3)
 
 
+def test_grades_are_kept_beside_the_ranks() -> None:
+    docs = [{"docid": "a", "grade": 3, "rank": 1}, {"docid": "b", "grade": -0.5, "rank": 2}, {"docid": "c", "rank": 3}]
+    parsed = parse_row(row(docs=docs, negatives=[{"docid": "x", "grade": 0}, {"docid": "y"}]), WHERE)
+    assert [doc.grade for doc in parsed.docs] == [3.0, -0.5, None]
+    assert [doc.grade for doc in parsed.negatives] == [0.0, None]
+    assert RankingRow.of("deer", [{"docid": "a", "grade": 2}]).docs[0].grade == 2.0
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "save_to_disk"])
+def test_grades_are_kept_in_every_format(kind: str, tmp_path: Path) -> None:
+    graded = row(
+        docs=[{"docid": "a", "grade": 2.5}, {"docid": "b", "grade": None}], negatives=[{"docid": "x", "grade": 0.0}]
+    )
+    write_as(kind, tmp_path / "deer", [graded, row(query_id="q2", docs=[{"docid": "a"}], negatives=[])])
+    first, second = load_split(tmp_path / "deer", "train")
+    assert [doc.grade for doc in (*first.docs, *first.negatives)] == [2.5, None, 0.0]
+    assert [doc.grade for doc in second.docs] == [None]
+
+
 def test_null_means_absent_where_a_field_is_optional() -> None:
     raw = row(docs=[{"docid": "a", "text": None, "rank": None}], negatives=None)
     assert parse_row(raw, WHERE) == RankingRow("q", "deer", (Doc("a"),))

@@ -71,6 +71,33 @@ def test_beir_becomes_a_dataset(beir: Path, tmp_path: Path, capsys: pytest.Captu
     assert DocIDTable.load(out / "items.parquet").text_of == documents
 
 
+def grades(out: Path) -> dict[str, dict[str, float | None]]:
+    rows = [*load_split(out, "train"), *load_split(out, "test")]
+    return {row.query_id: {doc.docid: doc.grade for doc in (*row.docs, *row.negatives)} for row in rows}
+
+
+def test_the_users_grades_are_kept(beir: Path, tmp_path: Path) -> None:
+    assert run("prepare", "beir", f"source={beir}", f"out={tmp_path / 'out'}") == 0
+    assert grades(tmp_path / "out") == {
+        "q1": {"d1": 1, "d2": 2, "d3": 0},
+        "q2": {"d3": 1},
+        "q3": {"d1": 1, "d2": 1, "d3": 2},
+    }
+
+
+@pytest.mark.parametrize("irrelevant", ["last", "negatives"])
+def test_what_a_run_retrieved_and_nobody_judged_has_no_grade(irrelevant: str, texts: list[str], tmp_path: Path) -> None:
+    """Its score is not a grade; a judgement that is not relevant keeps its own, retrieved or not."""
+    qrels = write(tmp_path / "qrels", "q1 0 d1 3\nq1 0 d2 1\nq1 0 d3 -1\nq2 0 d3 2\n")
+    retrieved = write(tmp_path / "run", "q1 Q0 d4 1 9.5 tag\nq1 Q0 d2 2 8.5 tag\nq2 Q0 d1 1 7.0 tag\n")
+    own = [f"qrels={qrels}", f"run={retrieved}", "relevant_above=1", f"irrelevant={irrelevant}", "test_size=1"]
+    assert run("prepare", "trec", *own, *texts, f"out={tmp_path / 'out'}") == 0
+    assert grades(tmp_path / "out") == {"q1": {"d1": 3, "d4": None, "d2": 1, "d3": -1}, "q2": {"d3": 2, "d1": None}}
+    alone = [f"run={retrieved}", "test_size=1", f"out={tmp_path / 'alone'}"]
+    assert run("prepare", "trec", *alone, *texts) == 0
+    assert grades(tmp_path / "alone") == {"q1": {"d4": None, "d2": None}, "q2": {"d1": None}}
+
+
 def test_the_same_input_gives_the_same_bytes(beir: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         assert run("prepare", "beir", f"source={beir}", f"out={tmp_path / name / 'out'}") == 0

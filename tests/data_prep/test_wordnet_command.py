@@ -108,7 +108,7 @@ BAD_ARGUMENTS = {
     "negatives=-1": "negatives=-1: must be at least 0",
     "subtree=mamal.n.01": "did you mean mammal.n.01?",
     "out={": "out={: ",
-    "out=": "out: Incompatible value",
+    "out=": "out= says nothing; give it a value",
     "seed=1 seed=2": "seed is given twice",
     "subtree=mammal.n.01": "test_size=5000: there are 1175 queries, so give less",
     "subtree=mammal.n.01 test_size=1175": "test_size=1175: there are 1175 queries, so give less",

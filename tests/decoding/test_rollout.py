@@ -1,4 +1,4 @@
-"""stoical/rollout.py and the greedy_path mode against a loop with one whole forward a step, the softmax by hand."""
+"""Free greedy rollouts and the free_greedy_path mode against a loop, one whole forward a step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, MistralForCausalLM
 
 from stoical.decoding.sampling import greedy_rollouts
-from stoical.decoding.scores import doc_scores, greedy_path_logprobs
+from stoical.decoding.scores import doc_scores, free_greedy_path_logprobs
 from stoical.encoding.packing import PackedBatch
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.models.forward import node_logprobs
@@ -66,7 +66,7 @@ def rollout(model: nn.Module, prompt: Sequence[int], steps: int) -> Tensor:
 
 def proxy(model: MistralForCausalLM, batch: PackedBatch, score: Any) -> Tensor:
     steps = greedy_rollouts(model, batch, int(batch.node_depth.max()))
-    return doc_scores(batch, greedy_path_logprobs(batch, steps), score)
+    return doc_scores(batch, free_greedy_path_logprobs(batch, steps), score)
 
 
 def test_every_step_is_that_of_a_whole_forward(model: MistralForCausalLM, plain: MistralForCausalLM) -> None:
@@ -172,7 +172,7 @@ def test_a_batch_of_prompts_is_run_together(model: MistralForCausalLM) -> None:
 
 def test_roots_have_no_log_probability(model: MistralForCausalLM) -> None:
     batch = pack(ragged_queries(), TargetSettings())
-    found = greedy_path_logprobs(batch, greedy_rollouts(model, batch, int(batch.node_depth.max())))
+    found = free_greedy_path_logprobs(batch, greedy_rollouts(model, batch, int(batch.node_depth.max())))
     assert (found[batch.node_token < 0] == 0).all()
     assert (found[batch.node_token >= 0] < 0).all()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +16,21 @@ from stoical.data.rows import Doc, RankingRow
 from stoical.decoding.beam_search import beam_search
 from stoical.decoding.device_trie import DeviceTrie
 from stoical.encoding.tokenized import TokenizedQuery
-from stoical.evaluation.metrics import JudgedQuery, gold_gains, near_ties, query_metrics
+from stoical.evaluation.judged import JudgedQuery
+from stoical.evaluation.metrics import query_metrics
+from stoical.evaluation.paper import gold_gains, near_ties
 from stoical.evaluation.result import Evaluation
 from stoical.trie.prefix_tree import build_trie
-from tests.support.small_evaluation import KS, WORDS, encoded, evaluator, greedy_scores, make_rows, token_logprobs
+from tests.support.small_evaluation import (
+    KS,
+    WORDS,
+    constrained_scores,
+    encoded,
+    evaluator,
+    greedy_scores,
+    make_rows,
+    token_logprobs,
+)
 from tests.support.tiny_model import VOCAB, tiny_model
 
 
@@ -84,20 +97,28 @@ def test_metrics_are_those_of_the_brute_force_scores(model: MistralForCausalLM, 
         assert 0 < result.metrics[name] < 1, "an untrained model is neither perfect nor always wrong"
 
 
-def test_greedy_path_is_scored_and_named(model: MistralForCausalLM, plain: MistralForCausalLM) -> None:
+@pytest.mark.parametrize("layout", ["sequence", "cache", "pointwise"])
+@pytest.mark.parametrize(("mode", "scores"), [("greedy_path", constrained_scores), ("free_greedy_path", greedy_scores)])
+def test_greedy_paths_are_scored_and_named(
+    mode: str,
+    scores: Callable[[Any, TokenizedQuery], list[float]],
+    layout: str,
+    model: MistralForCausalLM,
+    plain: MistralForCausalLM,
+) -> None:
     dataset = encoded(make_rows())
-    result = evaluator(dataset, mode="greedy_path")(model)
+    result = evaluator(dataset, mode=mode, layout=layout)(model)
     for index, row in enumerate(result.rows):
         query = dataset[index]
-        expected = greedy_scores(plain, query)
+        expected = scores(plain, query)
         np.testing.assert_allclose(row.scores, expected, atol=5e-6)
         metrics = query_metrics(JudgedQuery(np.array(expected), np.array(query.ranks), 1), KS)
         assert row.metrics == pytest.approx(metrics)
-        assert row.mode == "greedy_path"
+        assert row.mode == mode
         line = row.to_json()
         assert "free_run_ndcg" not in line and "invalid_rate" not in line
         assert "valid_mass" not in line and "valid_mass_by_step" not in line, "not what the model would write"
-    assert result.settings["mode"] == "greedy_path"
+    assert result.settings["mode"] == mode
     assert "valid_mass" not in result.metrics
     exact = evaluator(dataset)(model)
     assert exact.settings["mode"] == "exact" and {row.mode for row in exact.rows} == {"exact"}
@@ -134,7 +155,7 @@ def test_near_ties_are_counted(model: MistralForCausalLM) -> None:
 
 
 @pytest.mark.parametrize("num_queries", [None, 7])
-@pytest.mark.parametrize("mode", ["exact", "greedy_path"])
+@pytest.mark.parametrize("mode", ["exact", "greedy_path", "free_greedy_path"])
 def test_the_batch_size_changes_nothing(mode: str, num_queries: int | None, model: MistralForCausalLM) -> None:
     dataset = encoded(make_rows())
     chosen = {"mode": mode, "num_queries": num_queries}

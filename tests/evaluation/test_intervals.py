@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from stoical.common.arrays import Floats
 from stoical.evaluation.intervals import bootstrap_means, intervals, metric_intervals
-from stoical.evaluation.metrics import Floats
 
 
 def loop_means(values: Floats, resamples: int, seed: int) -> list[list[float]]:

@@ -13,18 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
-from stoical.evaluation.metrics import (
-    FreeRun,
-    JudgedQuery,
-    gold_gains,
-    mean_metrics,
-    metrics_among,
-    ndcg,
-    predicted_order,
-    query_metrics,
-    recall_at_k,
-    violates,
-)
+from stoical.evaluation.judged import FreeRun, JudgedQuery
+from stoical.evaluation.metrics import mean_metrics, metrics_among, query_metrics
+from stoical.evaluation.paper import gold_gains, ndcg, predicted_order, recall_at_k, violates
 
 
 def loop_order(scores: Sequence[float]) -> list[int]:

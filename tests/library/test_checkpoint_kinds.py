@@ -20,9 +20,10 @@ from stoical.decoding.logits_processor import TrieLogitsProcessor
 from stoical.ranker import Ranker
 from stoical.runs.find import load_checkpoint
 from stoical.trie.prefix_tree import build_trie
-from tests.support.small_evaluation import greedy_scores, token_logprobs
+from tests.support.small_evaluation import constrained_scores, greedy_scores, token_logprobs
 from tests.support.tiny_run import DOCS, one_forward_each, plain_model, save_adapter
 
+PATHS = {"greedy_path": constrained_scores, "free_greedy_path": greedy_scores}
 PROMPT = [1, 40, 41, 42, 43]
 DOCIDS = [[5, 6, 2], [5, 2], [5, 6, 7, 2], [9, 2], [8, 6, 2], [8, 7, 6, 2]]  # 2 is EOS
 KINDS: dict[str, PeftConfig | None] = {
@@ -61,14 +62,14 @@ def test_a_ranker_needs_the_directory_alone(kind: Loaded, loaded: Ranker) -> Non
     assert changed == 0 if kind.name == "full" else changed > 1e-3, "the adapter does something"
 
 
-@pytest.mark.parametrize("mode", ["exact", "greedy_path"])
+@pytest.mark.parametrize("mode", ["exact", "greedy_path", "free_greedy_path"])
 def test_an_evaluation_needs_the_directory_alone(mode: str, kind: Loaded, trained: Path, tmp_path: Path) -> None:
     evaluate.main([f"checkpoint={kind.run}", f"output={tmp_path}", f"eval.mode={mode}"])
     found = [json.loads(line) for line in (tmp_path / "per_query.jsonl").read_text().splitlines()]
     for row, asked in zip(found, load_split(str(trained.parent / "data"), "test"), strict=True):
         query = kind.ranker.encoder.encode(asked, negatives=True)
-        if mode == "greedy_path":
-            expected = greedy_scores(kind.plain, query)
+        if mode != "exact":
+            expected = PATHS[mode](kind.plain, query)
         else:
             each = [token_logprobs(kind.plain, list(query.prompt_ids), list(ids)) for ids in query.docid_ids]
             expected = [sum(logprobs) / len(logprobs) for logprobs in each]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,6 +63,39 @@ def test_top_k_is_the_head_of_the_ranking(loaded: Ranker) -> None:
     assert loaded.rank("query ba", DOCS, top_k=99) == results
     with pytest.raises(ValueError, match="top_k=0 must be at least 1"):
         loaded.rank("query ba", DOCS, top_k=0)
+
+
+def test_probabilities_are_a_softmax_of_the_docids_log_probabilities(loaded: Ranker) -> None:
+    """Of the sums, though the ranking goes by their means."""
+    sums = {row.docid: row.score for row in replace(loaded, score="sum").rank("query ba", DOCS)}
+    total = sum(math.exp(value) for value in sums.values())
+    results = loaded.rank("query ba", DOCS)
+    assert {row.docid: row.probability for row in results} == pytest.approx(
+        {docid: math.exp(value) / total for docid, value in sums.items()}, rel=1e-5
+    )
+    assert sum(row.probability for row in results) == pytest.approx(1)
+    assert loaded.rank("query ba", ["ba"])[0].probability == 1
+    scaled = replace(loaded, temperature=2.5)
+    total = sum(math.exp(value / 2.5) for value in sums.values())
+    expected = [math.exp(sums[row.docid] / 2.5) / total for row in results]
+    assert [row.probability for row in scaled.rank("query ba", DOCS)] == pytest.approx(expected, rel=1e-5)
+    assert [row.docid for row in scaled.rank("query ba", DOCS)] == [row.docid for row in results]
+    with pytest.raises(ValueError, match=r"temperature=0 must be a finite number above 0"):
+        replace(loaded, temperature=0)
+
+
+def test_a_ranker_abstains_below_a_probability(loaded: Ranker) -> None:
+    """By the probability of the document that it would put first."""
+    results = loaded.rank("query ba", DOCS)
+    first = results[0].probability
+    assert loaded.rank("query ba", DOCS, min_probability=first - 1e-6) == results
+    assert loaded.rank("query ba", DOCS, top_k=2, min_probability=first - 1e-6) == results[:2]
+    assert loaded.rank("query ba", DOCS, min_probability=first + 1e-6) == []
+    both = loaded.rank_batch([("query ba", DOCS), ("query ba", ["ba"])], min_probability=first + 1e-6)
+    assert [len(each) for each in both] == [0, 1]
+    for value in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match=r"min_probability=.* must be from 0 to 1"):
+            loaded.rank("query ba", DOCS, min_probability=value)
 
 
 def test_texts_come_back_and_enter_the_prompt_that_wants_them(loaded: Ranker) -> None:

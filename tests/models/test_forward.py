@@ -137,10 +137,10 @@ def test_bfloat16_weights_give_float32_logprobs():
     """The logits are bfloat16, their softmax is not: 1e-5 of float64's, where bfloat16 has steps of 0.03."""
     batch, model, seen = pack(ragged_queries(), ROWS["fractional"]), tiny_model().bfloat16(), []
     model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    low = node_logprobs(model, batch).logprobs
+    output = node_logprobs(model, batch)
+    low = output.logprobs
     assert (seen[0].dtype, low.dtype) == (torch.bfloat16, torch.float32)
-    slot = (batch.node_col - batch.prompt_width + 1).clamp(min=0)
-    expected = seen[0].double().log_softmax(-1)[batch.node_row, slot, batch.node_token.clamp(min=0)].float()
+    expected = seen[0].double().log_softmax(-1)[output.row, output.slot, batch.node_token.clamp(min=0)].float()
     node = batch.node_token >= 0
     assert torch.allclose(low[node], expected[node], atol=1e-5)
     assert torch.allclose(low, node_logprobs(tiny_model(), batch).logprobs, atol=0.3)
@@ -152,7 +152,7 @@ def test_no_logits_for_the_prompt(model):
     seen = []
     model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
     node_logprobs(model, batch)
-    assert seen == [batch.node_mask.shape[1] + 1]
+    assert seen == [batch.node_sees.shape[1] + 1]
 
 
 @pytest.mark.parametrize("layout", ["sequence", "cache"])
@@ -160,9 +160,8 @@ def test_hidden_states_are_those_of_the_read_out_slots(model, layout):
     batch = pack(ragged_queries(), ROWS["fractional"])
     output = node_logprobs(model, batch, layout, hidden=True)
     logits = model.lm_head(output.hidden)
-    slot = (batch.node_col - batch.prompt_width + 1).clamp(min=0)
     node = batch.node_token >= 0
-    read = logits.log_softmax(-1)[batch.node_row, slot, batch.node_token.clamp(min=0)]
+    read = logits.log_softmax(-1)[output.row, output.slot, batch.node_token.clamp(min=0)]
     assert torch.allclose(read[node], output.logprobs[node], atol=1e-5)
 
 
@@ -186,7 +185,7 @@ def test_self_check_sees_a_wrong_mask(model):
     assert self_check(model, batch, "sequence", torch.float32) < 1e-5
     assert self_check(model, batch, "cache", torch.float32) < 1e-5
     broken = type(batch)(**{name: getattr(batch, name) for name in batch.__dataclass_fields__} | {
-        "node_mask": torch.ones_like(batch.node_mask)
+        "node_sees": torch.ones_like(batch.node_sees)
     })  # fmt: skip
     with pytest.raises(ValueError, match="cannot branch"):
         self_check(model, broken, "sequence", torch.float32)

@@ -24,16 +24,16 @@ def test_a_model_stays_in_the_mode_that_it_was_in() -> None:
 
 
 class OfTheBatch(nn.Module):
-    """A model whose logits depend on how many rows it is given, as routing with a capacity would have it."""
+    """A model whose logits depend on how many tokens it is given, as routing with a capacity would have it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.inner = tiny_model()
         self.config = self.inner.config
 
-    def forward(self, *arguments, **kwargs):
-        output = self.inner(*arguments, **kwargs)
-        output.logits = output.logits * (1.0 + 0.1 * (len(output.logits) - 1))
+    def forward(self, input_ids, **kwargs):
+        output = self.inner(input_ids=input_ids, **kwargs)
+        output.logits = output.logits * (1.0 + 1e-3 * input_ids.numel())
         return output
 
 

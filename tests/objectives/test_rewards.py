@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stoical.evaluation.metrics import gold_gains
+from stoical.evaluation.paper import gold_gains
 from stoical.objectives.mitigations.rewards import best_below, docid_rewards, expected_reward, leaves
 from stoical.trie.node_weights import TargetSettings, item_weights
 from tests.support.made_up import made_up_logprobs

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from tests.support.commands import run
-from tests.support.malformed import Case, Maker
+from tests.support.malformed import KINDS, Case, Kind, Maker
+from tests.support.malformed_runs import QUICK, RUNS
 from tests.support.tiny_run import train_tiny
 
-SAMPLE, ALL = range(60), range(60, 660)
+SAMPLE, ALL = range(60), range(60, 960)  # of 19 kinds of input, of which two are too slow for the sample
 
 
 @pytest.fixture(scope="module")
@@ -36,19 +39,19 @@ def trouble(case: Case, capsys: pytest.CaptureFixture[str]) -> str | None:
     return "accepted" if case.wrong and code == 0 else None
 
 
-def check(seeds: range, maker: Maker, capsys: pytest.CaptureFixture[str]) -> None:
+def check(seeds: range, kinds: Sequence[Kind], maker: Maker, capsys: pytest.CaptureFixture[str]) -> None:
     found = {}
     for seed in seeds:
-        case = maker.case(seed)
+        case = maker.case(seed, kinds)
         if (what := trouble(case, capsys)) is not None:
             found[seed, case.kind, case.words] = what[:300]
     assert not found, "\n".join(f"{case}: {what}" for case, what in found.items())
 
 
 def test_a_sample_of_malformed_inputs_is_one_line_each(maker: Maker, capsys: pytest.CaptureFixture[str]) -> None:
-    check(SAMPLE, maker, capsys)
+    check(SAMPLE, (*KINDS, *QUICK), maker, capsys)
 
 
 @pytest.mark.slow
-def test_six_hundred_malformed_inputs_are_one_line_each(maker: Maker, capsys: pytest.CaptureFixture[str]) -> None:
-    check(ALL, maker, capsys)
+def test_nine_hundred_malformed_inputs_are_one_line_each(maker: Maker, capsys: pytest.CaptureFixture[str]) -> None:
+    check(ALL, (*KINDS, *RUNS), maker, capsys)

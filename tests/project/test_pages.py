@@ -73,13 +73,13 @@ def test_the_worked_mitigation_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_worked_metric_is_one() -> None:
-    code = block_with("_reciprocal_rank").partition("METRICS")[0]
+    code = block_with("_first_rank").partition("METRICS")[0]
     names = dict(vars(metrics))
     exec(compile(code, "docs/extending.md", "exec"), names)
     query = metrics.JudgedQuery(np.array([-2.0, -4.0, -3.0, -1.0]), np.array([1, 1, 3, 5]), num_negatives=1)
-    metric = metrics.Metric("reciprocal_rank", "MRR", names["_reciprocal_rank"], shown=("tables",))
-    assert metric.compute(query) == 0.5
-    assert metric.column == "MRR (↑)"
+    metric = metrics.Metric("first_rank", "rank of the first", names["_first_rank"], "lower", shown=("tables",))
+    assert metric.compute(query) == 5
+    assert metric.column == "rank of the first (↓)"
 
 
 def test_the_worked_dataset_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,15 @@ def test_a_table_marks_what_is_better_or_worse_in_every_seed(tmp_path: Path) -> 
     assert [run["hit"] for run in kept["rows"]["mixed"]] == [0.6, 0.1]
 
 
+def test_a_table_ends_with_the_rows_that_no_model_made(tmp_path: Path) -> None:
+    """Of the first evaluation, where they have some of the columns."""
+    faked(tmp_path, []).make([0], steps=3)
+    references = {"random order": {"hit": 0.125, "ndcg": 0.9}, "BM25": {"ndcg": 0.95}}
+    (tmp_path / "base-0" / "eval" / "metrics.json").write_text(json.dumps({"references": references}))
+    last = faked(tmp_path, []).make([0], steps=3).splitlines()[-1]
+    assert [cell.strip() for cell in last.strip("|").split("|")] == ["random order", "12.5", ""]
+
+
 def test_an_interrupted_table_goes_on_with_the_run_it_was_in(tmp_path: Path) -> None:
     calls: list[str] = []
     with pytest.raises(KeyboardInterrupt):

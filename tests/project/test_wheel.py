@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -22,6 +23,8 @@ from tests.support.root import ROOT
 
 HOMES = {"stoical": "stoical"} | {name: f"stoical/{name}" for name in ("accelerate_configs", "data_prep", "recipes")}
 """Folder of the checkout -> where the wheel has it."""
+BUILD = "import sys, setuptools.build_meta as backend; getattr(backend, f'build_{sys.argv[1]}')(sys.argv[2])"
+"""What pip and build run, without the processes around it."""
 MAMMALS = ("subtree=mammal.n.01", "test_size=20")
 
 
@@ -42,7 +45,7 @@ def environment(directory: Path, *install: str | Path) -> Path:
     seen = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
     (packages / "seen.pth").write_text("\n".join(seen) + "\n")
     if install:
-        pip = [sys.executable, "-m", "pip", "--python", directory / "bin" / "python", "install", "--quiet"]
+        pip = [directory / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-compile"]
         run(*pip, "--no-deps", "--no-index", "--no-build-isolation", *install, cwd=directory)
     return directory / "bin"
 
@@ -67,10 +70,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built of the source distribution as an index would have it."""
     out = tmp_path_factory.mktemp("dist")
-    build = "import sys, setuptools.build_meta as backend; backend.build_sdist(sys.argv[1])"
-    run(sys.executable, "-c", build, out, cwd=checkout)
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
-    run(*pip, "--wheel-dir", out, *out.glob("*.tar.gz"), cwd=out)
+    run(sys.executable, "-c", BUILD, "sdist", out, cwd=checkout)
+    (source,) = out.glob("*.tar.gz")
+    with tarfile.open(source) as file:
+        file.extractall(out, filter="data")
+    run(sys.executable, "-c", BUILD, "wheel", out, cwd=out / source.name.removesuffix(".tar.gz"))
     (built,) = out.glob("*.whl")
     return built
 

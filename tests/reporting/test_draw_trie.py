@@ -46,6 +46,7 @@ def test_every_docid_has_a_row_and_no_two_share_one(docids: set[tuple[int, ...]]
         assert drawn.column[place] == drawn.column[drawn.parent[place]] + 1
 
 
+@pytest.mark.paints
 def test_the_command_writes_the_figure_and_the_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_dataset(tmp_path / "data")
     row = make_rows(24, 0)[5]

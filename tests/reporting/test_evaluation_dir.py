@@ -14,6 +14,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from stoical.evaluation.generation_metrics import compare_texts
+from stoical.evaluation.order_sensitivity import order_sensitivity
 from stoical.evaluation.result import EvaluatedData, Evaluation
 from stoical.reporting import report
 from stoical.reporting.compare import compare_runs, load_run
@@ -27,6 +28,10 @@ Cli = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_out_figures(monkeypatch)
+
+
+def leave_out_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figures and no resampling: they are tested elsewhere, and take a second."""
     monkeypatch.setattr(report, "metric_intervals", lambda rows, names: {name: [0.0, 1.0] for name in names})
     for name in ("plot_metrics", "plot_rank_map", "plot_ndcg_breakdown", "plot_valid_mass"):
@@ -175,6 +180,7 @@ def test_an_evaluation_on_other_data_is_not_replaced(tmp_path: Path) -> None:
         check(tmp_path / "eval", BIRD)
 
 
+@pytest.mark.paints
 def test_the_data_are_named_wherever_the_evaluation_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(plt, "close", drawn.append)
@@ -182,11 +188,17 @@ def test_the_data_are_named_wherever_the_evaluation_is_shown(tmp_path: Path, mon
     kinds = ("teacher_forced", "gold", "free_running", "common", "unconstrained")
     own = {kind: {key: [1.0, 0.5] for key in ("prefixes", "kl", "valid")} for kind in kinds}
     whole = evaluation()
-    rows = [replace(row, generation=texts, diagnostics=own) for row in whole.rows]
-    metrics = write_report(replace(whole, rows=rows), tmp_path / "run" / "eval", r"$\alfa|2$", report.TargetSettings())
+    rows = [
+        replace(row, generation=texts, diagnostics=own, logprobs=[-1.0 - place for place in range(row.num_listed)])
+        for row in whole.rows
+    ]
+    order = order_sensitivity([whole, whole])
+    metrics = write_report(
+        replace(whole, rows=rows, order=order), tmp_path / "run" / "eval", r"$\alfa|2$", report.TargetSettings()
+    )
     monkeypatch.undo()
     titles = [figure._suptitle or figure.axes[0].title for figure in drawn]
-    assert len(drawn) == len(report.FIGURES) + 1
+    assert len(drawn) == len(report.FIGURES) + 2
     assert all(title.get_text().startswith(r"$\alfa|2$ on mammal/test") for title in titles)
     for figure in drawn:
         plt.close(figure)
@@ -291,8 +303,10 @@ LINES = {
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("whole")
-    for name in ("one", "two"):
-        write_report(evaluation(len(name)), directory / name / "eval", name)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        leave_out_figures(monkeypatch)
+        for name in ("one", "two"):
+            write_report(evaluation(len(name)), directory / name / "eval", name)
     return directory
 
 

@@ -21,6 +21,8 @@ from stoical.reporting.evaluation_figures import (
 from tests.support.figures import drawn
 from tests.support.small_rows import result
 
+pytestmark = pytest.mark.paints
+
 
 def make_rows() -> list[QueryResult]:
     """Two lists of two documents, one with a negative, and one of three with a tie."""

@@ -29,6 +29,7 @@ def test_bars_hold_every_value_once() -> None:
     assert [bars(np.array([5]))[part].tolist() for part in (0, 1)] == [[5, 6], [1]]
 
 
+@pytest.mark.paints
 def test_the_command_counts_both_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_dataset(tmp_path / "data")
     settings = [f"data.path={tmp_path / 'data'}", "tokenizer.name=bpe", "tokenizer.vocab_size=300"]

@@ -60,6 +60,7 @@ def test_where_nothing_is_in_common_there_is_no_mismatch() -> None:
     assert found["alive"] == pytest.approx([1.0, 0.0])
 
 
+@pytest.mark.paints
 def test_the_figure_shows_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = summarise_diagnostics(make_rows())
     found["mismatch"][1] = None

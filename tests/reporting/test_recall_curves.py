@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stoical.evaluation.metrics import recall_at_k
+from stoical.evaluation.paper import recall_at_k
 from stoical.reporting.recall_curves import mean_recall, plot_recall
 from stoical.reporting.report import write_report
 from tests.support.figures import drawn

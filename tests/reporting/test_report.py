@@ -11,10 +11,11 @@ import pytest
 from matplotlib import image
 from matplotlib import pyplot as plt
 
-from stoical.evaluation.result import Evaluation, QueryResult
+from stoical.evaluation.result import Evaluation, QueryResult, References
+from stoical.reporting.compare import compare_runs, load_run
 from stoical.reporting.curves import plot_curves, read_curve
 from stoical.reporting.report import FIGURES, results_table, write_report
-from stoical.reporting.tables import markdown, metrics_table
+from stoical.reporting.tables import markdown, meaning, metrics_table
 from tests.support.small_rows import make_evaluation
 
 FULL = {
@@ -110,6 +111,7 @@ def test_a_step_logged_twice_keeps_its_last_value(tmp_path: Path) -> None:
     assert read_curve(path, "eval_cvr") == ([20, 30, 40], [0.45, 0.35, 0.3])
 
 
+@pytest.mark.paints
 def test_curves_are_drawn_in_per_cent_with_a_label_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_log(tmp_path / "a", {"step": 1, "eval_cvr": 0.5, "eval_ndcg": 0.75}, {"step": 2, "eval_cvr": 0.25})
     write_log(tmp_path / "b", {"step": 1, "eval_cvr": 0.1, "eval_ndcg": 0.9})
@@ -151,6 +153,7 @@ def test_curves_on_different_data_are_labelled_with_it(tmp_path: Path, monkeypat
     plt.close(figure)
 
 
+@pytest.mark.paints
 def test_drawing_leaves_no_figure_open(tmp_path: Path) -> None:
     write_log(tmp_path / "a", {"step": 1, "eval_cvr": 0.5})
     before = plt.get_fignums()
@@ -220,6 +223,7 @@ def test_without_valid_mass_there_is_no_figure_of_it_nor_an_old_one(tmp_path: Pa
     assert "- 1,234 documents did not fit into the prompt" in text
 
 
+@pytest.mark.paints
 def test_every_figure_is_a_picture_and_none_stays_open(tmp_path: Path) -> None:
     before = plt.get_fignums()
     write_report(make_evaluation(), tmp_path, "name")
@@ -230,6 +234,49 @@ def test_every_figure_is_a_picture_and_none_stays_open(tmp_path: Path) -> None:
         assert pixels.std() > 0.05, "something is drawn"
 
 
+RANDOM = {"cvr": 0.5, "ndcg": 0.875, "recall@1": 0.25}
+
+
+def test_the_reference_rows_are_in_every_table(tmp_path: Path) -> None:
+    """With the columns that they have, below the model's; a line says how high nDCG is for any order."""
+    found = References({"random order": RANDOM, "BM25": RANDOM | {"ndcg": 0.9}}, "bm25s 0.3")
+    metrics = write_report(replace(make_evaluation(), references=found), tmp_path / "a", "alpha")
+    assert metrics["references"] == found.metrics
+    for table in (results_table("alpha", metrics), metrics_table([("alpha", metrics), ("other", FULL)])):
+        *_, random, bm25 = table.splitlines()
+        assert cells(random)[:4] == ["random order", "50.00", "87.50", "25.00"]
+        assert cells(random)[-1] == ""
+        assert cells(random)[4] == "\N{EN DASH}"
+        assert cells(bm25)[:3] == ["BM25", "50.00", "90.00"]
+    assert meaning(metrics) == ["nDCG has the paper's logarithmic gains: a random order of these lists has 87.50."]
+    assert meaning(FULL) == []
+    summary = (tmp_path / "a" / "summary.md").read_text()
+    assert "BM25 over the documents' texts: bm25s 0.3." in summary
+    assert "a random order of these lists has 87.50" in summary
+    compared = compare_runs([load_run(str(tmp_path / "a"))] * 2).splitlines()
+    rows = [cells(line) for line in compared if line.startswith("|")]
+    assert [row[0] for row in rows[-2:]] == ["random order", "BM25"]
+    assert rows[-2][1:5] == ["", "50.00", "87.50", "25.00"]
+
+
+def test_metrics_that_read_grades_otherwise_are_not_compared(tmp_path: Path) -> None:
+    whole = make_evaluation()
+    rows = [replace(row, metrics=row.metrics | {"graded_ndcg@3": 0.5, "map": 0.25}) for row in whole.rows]
+    for name, gains in (("a", "linear"), ("b", "exponential"), ("c", "linear")):
+        metrics = whole.metrics | {"graded_ndcg@3": 0.5, "map": 0.25}
+        write_report(
+            replace(whole, rows=rows, metrics=metrics, settings=whole.settings | {"gains": gains}),
+            tmp_path / name,
+            name,
+        )
+    runs = {name: load_run(str(tmp_path / name)) for name in "abc"}
+    same = compare_runs([runs["a"], runs["c"]])
+    assert "graded nDCG@3 (↑)" in same and "MAP (↑)" in same and "Left out" not in same
+    other = compare_runs([runs["a"], runs["b"]])
+    assert "graded nDCG@3 (↑)" not in other and "MAP (↑)" in other
+    assert "Left out, as eval.gains differs (exponential, linear): graded nDCG@3." in other
+
+
 def test_an_interval_without_width_is_explained(tmp_path: Path) -> None:
     evaluation = make_evaluation(noise=0.01)
     metrics = write_report(evaluation, tmp_path, "perfect")
@@ -238,6 +285,7 @@ def test_an_interval_without_width_is_explained(tmp_path: Path) -> None:
     assert said in (tmp_path / "summary.md").read_text()
 
 
+@pytest.mark.paints
 def test_a_single_query_can_be_reported(tmp_path: Path) -> None:
     metrics = write_report(make_evaluation(queries=1), tmp_path, "one")
     assert metrics["intervals"]["ndcg"] == [metrics["ndcg"]] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 from ir_measures import P, nDCG
 
-from stoical.evaluation.metrics import JudgedQuery, ndcg, query_metrics
+from stoical.evaluation.judged import JudgedQuery
+from stoical.evaluation.metrics import query_metrics
+from stoical.evaluation.paper import ndcg
 from stoical.evaluation.result import QueryResult
-from stoical.reporting.trec import escape, qrels_lines, run_lines, write_trec
+from stoical.reporting.trec import are_grades, escape, qrels_lines, run_lines, strictly_falling, write_trec
 from tests.support.small_rows import make_row, result
 
 ROW = result(
@@ -46,6 +49,26 @@ def test_graded_documents_share_their_relevance() -> None:
 def test_a_tie_is_listed_against_the_model() -> None:
     lines = list(run_lines(replace(ROW, scores=[-1.0, -1.0, -1.0]), "tag"))
     assert [line.split()[2] for line in lines] == ["100%25", "7", "25,%2036"]
+    graded = replace(ROW, scores=[-1.0, -1.0, -1.0], grades=[1.0, 2.0, None])
+    assert [line.split()[2] for line in run_lines(graded, "tag")] == ["100%25", "25,%2036", "7"], "by its grade"
+
+
+def test_scores_that_tie_in_float32_are_set_apart() -> None:
+    """trec_eval reads floats of 24 bits, and breaks ties by docID."""
+    close = [-0.1, -0.1 - 1e-12, -0.1 - 2e-12, -7.0, -7.0]
+    found = strictly_falling(close)
+    assert all(isinstance(score, np.float32) for score in found)
+    assert all(after < before for before, after in pairwise(found))
+    assert np.allclose(found, close, rtol=3e-7)
+    assert [str(score) for score in strictly_falling([-0.1, -2.0])] == ["-0.1", "-2.0"]
+
+
+def test_grades_are_the_relevances_where_all_queries_have_whole_ones() -> None:
+    graded = replace(ROW, grades=[3.0, None, 0.0])
+    assert [line.split()[2:] for line in qrels_lines(graded, by_grade=True)] == [["25,%2036", "3"], ["100%25", "0"]]
+    assert are_grades([graded])
+    assert not are_grades([graded, ROW])
+    assert not are_grades([replace(ROW, grades=[2.5, 1.0, 0.0])])
 
 
 ODD = [*"\0\a\b\x1b\x1f\x7f\x80\x85\x9f\u200b\u200e\u2028\u2029\u202e\u2060\ufeff\v\f", "\r\n", "a\0b", "\ufeffq1"]

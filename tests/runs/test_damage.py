@@ -126,6 +126,36 @@ def test_a_config_that_asks_for_more_layers_is_refused(copy: Path, capsys) -> No
     assert "which config.json asks for" in one_line(capsys, "evaluate", f"checkpoint={copy}")
 
 
+def test_layers_that_the_config_leaves_out_are_named(copy: Path, capsys) -> None:
+    """A model cut short by its config would score, and otherwise."""
+    (copy / "resume.json").unlink()
+    weights = load_file(copy / "model.safetensors")
+    deeper = {
+        name.replace("layers.0.", "layers.1."): value.clone() for name, value in weights.items() if "layers.0." in name
+    }
+    save_file(weights | deeper, copy / "model.safetensors", metadata={"format": "pt"})
+    for words in (["evaluate"], ["export", f"output={copy.parent / 'out'}"]):
+        said = one_line(capsys, *words, f"checkpoint={copy}")
+        assert "model.layers.1.input_layernorm.weight" in said
+        assert "config.json has no place" in said
+
+
+def test_weights_that_are_not_numbers_are_said_to_be_broken(copy: Path, capsys) -> None:
+    (copy / "resume.json").unlink()
+    weights = load_file(copy / "model.safetensors")
+    weights["model.norm.weight"][:] = float("nan")
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    for words in (["evaluate"], ["export", f"output={copy.parent / 'out'}"]):
+        assert "weights are broken" in one_line(capsys, *words, f"checkpoint={copy}")
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "{}", '{"version": 1}', '"x"'])
+def test_a_tokenizer_that_is_none_is_one_line(copy: Path, text: str, capsys) -> None:
+    (copy / "resume.json").unlink()
+    (copy / "tokenizer.json").write_text(text)
+    assert "tokenizer" in one_line(capsys, "evaluate", f"checkpoint={copy}")
+
+
 def test_a_second_run_in_a_run_directory_is_refused_and_the_next_is_not(tmp_path: Path) -> None:
     with (
         only_run(tmp_path / "run"),

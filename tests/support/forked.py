@@ -1,6 +1,7 @@
 """Processes forked from a server that has imported everything, so that each starts at once.
 
-One alone, or two with the environment that accelerate's launcher would give them.
+One alone, or two with the environment that accelerate's launcher would give them. The server itself is forked from the
+process that runs the tests, after it has imported their modules and before the first of them (`start_server`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver
-from multiprocessing.connection import wait
+from multiprocessing.connection import arbitrary_address, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,15 @@ from typing import Any
 import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
+from matplotlib.figure import Figure
 
 import stoical.evaluating
 import stoical.self_training.loop
 import stoical.training.run  # noqa: F401 (for the server, as those above)
 from stoical.commands.main import main
+from tests.support.unpainted import savefig
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.support.forked", "tests.support.launched_adapters"])
 
 
 def start(
@@ -96,6 +98,25 @@ def wait_for_one(processes: Sequence[BaseProcess], seconds: float = 120) -> list
     return codes
 
 
+def start_server() -> None:
+    """Fork the server from this process: one that multiprocessing starts would import everything once more."""
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    address = arbitrary_address("AF_UNIX")
+    end, held = os.pipe()  # the server ends when nobody holds the other end of this any more
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        child = os.fork()
+        if not child:
+            try:
+                os.close(held)
+                forkserver.main(listener.fileno(), end, [])
+            finally:
+                os._exit(0)
+    os.close(end)
+    server._forkserver_address, server._forkserver_alive_fd, server._forkserver_pid = address, held, child
+
+
 def stop_server() -> None:
     """End the server, if there is one, and wait for it: so its processor time is counted with that of the tests."""
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
@@ -105,5 +126,6 @@ def _child(target: Callable[..., Any], arguments: Sequence[Any], log: Path, envi
     os.environ.update(environment, CUDA_VISIBLE_DEVICES="")
     torch.set_num_threads(1)
     gc.freeze()
+    Figure.savefig = savefig  # as in `quick_figures` of conftest.py
     with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         sys.exit(target(*arguments))

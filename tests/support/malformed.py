@@ -1,4 +1,4 @@
-"""Malformed inputs of every command, made from a seed: settings, data, checkpoints, streams, results.
+"""Malformed inputs, made from a seed: settings, data, checkpoints, streams, results. `malformed_runs` has further ones.
 
 Everything is written below one folder, and every path in a command lies in it.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,16 +93,34 @@ class Maker:
 
     folder: Path
 
-    def case(self, seed: int) -> Case:
-        """The case of a seed, its files written."""
+    def case(self, seed: int, kinds: Sequence[Kind] = ()) -> Case:
+        """The case of a seed, its files written: of `kinds`, or of those below."""
         rng = random.Random(seed)
         own = self.folder / f"case-{seed}"
         own.mkdir()
-        makers: tuple[Callable[[random.Random, Path], Case], ...] = (
-            *(self.setting, self.rows, self.manifest, self.checkpoint, self.truncated, self.stream, self.results),
-            *(self.template, self.recipe_file, self.table, self.trec, self.text),
-        )
-        return rng.choice(makers)(rng, own)
+        return rng.choice(kinds or KINDS)(self, rng, own)
+
+    def damaged_checkpoint(self, rng: random.Random, own: Path) -> tuple[Path, bool]:
+        """A checkpoint with damage in one of its files, and whether its sums tell."""
+        copy = self._copy(own)
+        path = rng.choice(sorted(path for path in copy.iterdir() if path.name != "README.md"))
+        before = path.read_bytes()
+        path.write_bytes(damaged(before, rng))
+        return copy, path.read_bytes() != before and path.name != "resume.json"
+
+    def damaged_data(self, rng: random.Random, own: Path) -> Path:
+        """A dataset with damage in one of its files, or in one of its rows' values."""
+        data = Path(shutil.copytree(self.folder / "data", own / "data"))
+        if rng.random() < 0.5:
+            path = rng.choice(sorted(data.iterdir()))
+            path.write_bytes(damaged(path.read_bytes(), rng))
+            return data
+        path = data / rng.choice(["train.jsonl", "test.jsonl"])
+        lines = path.read_text().splitlines()
+        at = rng.randrange(len(lines))
+        lines[at] = json.dumps(spoiled(json.loads(lines[at]), rng))
+        path.write_text("\n".join(lines) + "\n")
+        return data
 
     def setting(self, rng: random.Random, own: Path) -> Case:
         """One setting of a recipe with a value of another kind."""
@@ -133,20 +151,21 @@ class Maker:
 
     def checkpoint(self, rng: random.Random, own: Path) -> Case:
         """A checkpoint with damage in one of its files, as its sums tell."""
-        copy = self._copy(own)
-        path = rng.choice(sorted(path for path in copy.iterdir() if path.name != "README.md"))
-        before = path.read_bytes()
-        path.write_bytes(damaged(before, rng))
-        wrong = path.read_bytes() != before and path.name != "resume.json"
+        copy, wrong = self.damaged_checkpoint(rng, own)
         return Case("checkpoint", ("evaluate", f"checkpoint={copy}", f"output={own / 'eval'}"), wrong)
 
-    def truncated(self, rng: random.Random, own: Path) -> Case:
-        """Weights, config or tokenizer cut short in a directory that has no sums."""
+    def truncated_checkpoint(self, rng: random.Random, own: Path) -> Path:
+        """Weights, config, tokenizer or recipe cut short in a directory that has no sums."""
         copy = self._copy(own)
         (copy / "resume.json").unlink()
         path = copy / rng.choice(["model.safetensors", "config.json", "tokenizer.json", "recipe.yaml"])
         data = path.read_bytes()
         path.write_bytes(data[: rng.randrange(len(data) - 1) if path.suffix != ".yaml" else 0])
+        return copy
+
+    def truncated(self, rng: random.Random, own: Path) -> Case:
+        """A checkpoint without sums, a file of which is cut short, to be evaluated."""
+        copy = self.truncated_checkpoint(rng, own)
         return Case("truncated", ("evaluate", f"checkpoint={copy}", f"output={own / 'eval'}"), True)
 
     def stream(self, rng: random.Random, own: Path) -> Case:
@@ -165,16 +184,15 @@ class Maker:
         copy = Path(shutil.copytree(kept, own / "eval"))
         path = copy / rng.choice(["metrics.json", "per_query.jsonl"])
         path.write_bytes(damaged(path.read_bytes(), rng))
-        return Case("results", ("compare", str(copy), str(kept), f"output={own / 'compared'}"), False)
+        return Case("results", ("compare", str(copy), str(kept)), False)
 
     def template(self, rng: random.Random, own: Path) -> Case:
         """A prompt template that is none."""
-        text = "system: s\nprompt: '{query} {documents}'\ndoc: '{docid}'\n"
+        text = "prompt: 'Q {query} D {docs} A'\ndoc: '{docid}'\ndelimiter: ' | '\n"
         (own / "t.yaml").write_bytes(damaged(text.encode(), rng))
-        data = self.folder / "data" / "train.jsonl"
-        return Case(
-            "template", ("validate", str(data), f"prompt.template={own / 't.yaml'}", "tokenizer.vocab_size=300"), False
-        )
+        data = self.folder / "data"
+        words = ("recipe=wordnet_alpha2,small", "tokenizer.vocab_size=300", f"prompt.template={own / 't.yaml'}")
+        return Case("template", ("validate", str(data), *words), False)
 
     def recipe_file(self, rng: random.Random, own: Path) -> Case:
         """A recipe of one's own that is damaged."""
@@ -206,3 +224,10 @@ class Maker:
         return Case(
             "text", ("prepare", "text", f"input={own / 'in.jsonl'}", f"out={own / 'out'}", "test_size=0"), False
         )
+
+
+Kind = Callable[[Maker, random.Random, Path], Case]
+KINDS: tuple[Kind, ...] = (
+    *(Maker.setting, Maker.rows, Maker.manifest, Maker.checkpoint, Maker.truncated, Maker.stream, Maker.results),
+    *(Maker.template, Maker.recipe_file, Maker.table, Maker.trec, Maker.text),
+)

@@ -76,6 +76,29 @@ def token_logprobs(model: nn.Module, prompt: list[int], docid: list[int]) -> lis
     return found
 
 
+def next_tokens(query: TokenizedQuery, written: list[int]) -> set[int]:
+    """What the query's docIDs have after these tokens."""
+    longer = [list(ids) for ids in query.docid_ids if len(ids) > len(written)]
+    return {ids[len(written)] for ids in longer if ids[: len(written)] == written}
+
+
+def constrained_scores(model: nn.Module, query: TokenizedQuery) -> list[float]:
+    """One greedy rollout that keeps to the query's docIDs, and the mean of the log-probabilities of its steps.
+
+    A docID's tokens after the end of the rollout are left out.
+    """
+    written, distributions = [], []
+    while options := next_tokens(query, written):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([[*query.prompt_ids, *written]])).logits[0, -1].double()
+        distributions.append(logits - math.log(float(logits.exp().sum())))
+        written.append(max(sorted(options), key=lambda token: float(logits[token])))
+    return [
+        sum(float(step[token]) for step, token in zip(distributions, ids, strict=False)) / min(len(ids), len(written))
+        for ids in query.docid_ids
+    ]
+
+
 def greedy_scores(model: nn.Module, query: TokenizedQuery) -> list[float]:
     """Section 5.1's proxy: one greedy rollout, and the mean over a docID's tokens of their steps' log-probabilities."""
     written, distributions = list(query.prompt_ids), []

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from stoical.evaluation.metrics import JudgedQuery, mean_metrics, near_ties, query_metrics
+from stoical.evaluation.judged import JudgedQuery
+from stoical.evaluation.metrics import mean_metrics, query_metrics
+from stoical.evaluation.paper import near_ties
 from stoical.evaluation.result import Evaluation, QueryResult
 
 KS = [1, 2, 5]

@@ -27,9 +27,10 @@ def what_is_reported(trainer: StoicalTrainer) -> dict[str, Any]:
         broken = step == 4 or rank == PartialState().num_processes - 1
         watch.add(torch.tensor(float("nan") if broken else 1.0), step, (f"step {step} of process {rank}",))
     first = watch.first_broken(trainer.accelerator)
-    meter.count(SimpleNamespace(num_tokens=10 * (rank + 1), query_ids=("a",)))
+    meter.count(SimpleNamespace(num_tokens=10 * (rank + 1), query_ids=("a",), input_ids=torch.zeros(2, 10)))
     rates = meter.since_last_log(trainer.accelerator)
-    return {"broken": first.query_ids, "tokens_a_query": rates["tokens_per_second"] / rates["queries_per_second"]}
+    tokens = rates["tokens_per_second"] / rates["queries_per_second"]
+    return {"broken": first.query_ids, "tokens_a_query": tokens, "real_tokens": rates["real_tokens"]}
 
 
 def train_and_evaluate(output: Path, words: Sequence[str]) -> None:
@@ -45,13 +46,13 @@ def train_and_evaluate(output: Path, words: Sequence[str]) -> None:
     torch.save(kept, output / f"objectives{PartialState().process_index}.pt")
     exact = trainer.evaluator(trainer.model_wrapped)
     generation = replace(trainer.evaluator, generation=True)(trainer.model)  # as evaluate.py: not wrapped
-    proxy = replace(trainer.evaluator, mode="greedy_path")(trainer.model_wrapped)
+    proxy = replace(trainer.evaluator, mode="free_greedy_path")(trainer.model_wrapped)
     reported = what_is_reported(trainer)
     if PartialState().is_main_process:
         torch.save(seen[0], output / "gradient.pt")
         losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
         facts = {"processes": PartialState().num_processes, "loss": losses[0], **reported}
-        for name, result in (("exact", exact), ("greedy_path", proxy), ("generation", generation)):
+        for name, result in (("exact", exact), ("free_greedy_path", proxy), ("generation", generation)):
             facts[name] = {"metrics": result.metrics, "rows": [row.to_json() for row in result.rows]}
         (output / "facts.json").write_text(json.dumps(facts))
     end_processes()

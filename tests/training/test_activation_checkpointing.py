@@ -58,11 +58,11 @@ def test_the_reentrant_kind_reaches_adapters_too(tmp_path: Path) -> None:
         assert (gradient - expected).norm() < 1e-6 * expected.norm()
 
 
-@pytest.mark.parametrize("mode", ["exact", "greedy_path"])
+@pytest.mark.parametrize("mode", ["exact", "greedy_path", "free_greedy_path"])
 def test_evaluations_during_training_are_those_without(
     mode: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The rollouts of greedy_path keep a cache, which checkpointing drops in training mode."""
+    """The rollouts of free_greedy_path keep a cache, which checkpointing drops in training mode."""
     found = []
     for extra in ([], [ON]):
         trainer = build_trainer(MAKE["lora"](tmp_path, f"eval.mode={mode}", "training.eval_steps=1", *extra))

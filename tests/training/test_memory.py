@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from accelerate import PartialState
 from peft import LoraConfig, get_peft_model
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import stoical.build.model
 import stoical.training.build
@@ -29,8 +31,17 @@ from stoical.training.arguments import micro_batches
 from stoical.training.build import build_trainer, training_rows
 from stoical.training.dry_run import show
 from stoical.training.memory import GIB, MicroBatch, ModelShape, TrainingSetup, model_shape, step_memory
-from stoical.training.memory_fit import RunMemory, device_memory, largest_batch, run_memory, savings, shortage
+from stoical.training.memory_fit import (
+    RunMemory,
+    device_memory,
+    largest_batch,
+    micro_batch,
+    run_memory,
+    savings,
+    shortage,
+)
 from stoical.trie.node_weights import TargetSettings
+from tests.support.commands import run
 from tests.support.small_data import TINY, write_dataset
 from tests.support.tiny_model import tiny_model
 from tests.support.tiny_recipe import tiny_recipe
@@ -44,6 +55,32 @@ MIDDLE = {
     "num_key_value_heads": 2,
 }
 SEVEN_B = ModelShape(7_248_023_552, 0, 2 * 32768 * 4096, 32, 4096, 4096, 1024, 14336, 32768, 1_664_000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "inner"),
+    [
+        ("gpt2", {"n_embd": 16, "n_layer": 1, "n_head": 2}, 64),
+        ("gpt2", {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_inner": 24}, 24),
+        ("gpt2", {"n_embd": 16, "n_layer": 1, "n_head": 2, "intermediate_size": None}, 64),
+        ("gptj", {"n_embd": 16, "n_layer": 1, "n_head": 2, "rotary_dim": 4}, 64),
+        ("opt", {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "ffn_dim": 24}, 24),
+        ("falcon", {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_hidden_size": 24}, 24),
+        ("mistral", {"hidden_size": 32, "num_hidden_layers": 1}, 14336),
+    ],
+)
+def test_the_width_of_the_inner_layer_whatever_a_config_calls_it(kind: str, given: dict[str, Any], inner: int) -> None:
+    config = AutoConfig.for_model(kind, vocab_size=100, **given)
+    with torch.device("meta"):
+        assert model_shape(AutoModelForCausalLM.from_config(config), config).intermediate == inner
+
+
+def test_a_model_without_some_of_the_small_ones_settings_trains(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data")
+    nulls = (f"model.config.{key}=null" for key in ("intermediate_size", "num_key_value_heads", "sliding_window"))
+    kept = (word for word in TINY if not word.startswith(("model.config.intermediate", "model.config.num_key_value")))
+    words = (*kept, *nulls, "model.name=gpt2", f"data.path={tmp_path / 'data'}", f"output={tmp_path / 'run'}")
+    assert run("train", "recipe=wordnet_alpha2,small", *words) == 0
 
 
 def peak_bytes(model, optimizer, step):
@@ -78,7 +115,7 @@ def test_the_estimate_is_what_a_step_allocates(bf16, checkpointing, layout):
     model = tiny_model(**MIDDLE, initializer_range=0.02)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    queries = [random_query(seed, 120, 8, MIDDLE["vocab_size"]) for seed in range(2)]
+    queries = [random_query(seed, prompt, 8, MIDDLE["vocab_size"]) for seed, prompt in enumerate((120, 30))]
     batch = TrieTargetCollator(TargetSettings(item="stepwise"), 0, prune=True)(queries)["batch"]
     recipe = Recipe(layout=layout, optimizer="trainer")
     recipe.training |= {"bf16": bf16, "activation_checkpointing": checkpointing}
@@ -111,7 +148,6 @@ def test_the_estimate_holds_for_adapters(dtype, dropout, checkpointing):
     model = get_peft_model(model, settings).train()
     queries = [random_query(seed, 120, 8, MIDDLE["vocab_size"]) for seed in range(2)]
     batch = TrieTargetCollator(TargetSettings(item="stepwise"), 0, prune=True)(queries)["batch"]
-    rows, nodes, total = batch.node_mask.shape
 
     def step():
         with torch.autocast("cpu", torch.bfloat16):
@@ -121,8 +157,7 @@ def test_the_estimate_holds_for_adapters(dtype, dropout, checkpointing):
     setup = TrainingSetup(
         True, 2, checkpointing, frozen_bytes=dtype.itemsize, lora=True, dropout_bytes=4 * (dropout > 0)
     )
-    sizes = MicroBatch(rows, batch.input_ids.numel(), rows * (nodes + 1), rows * nodes * total)
-    parts = step_memory(model_shape(model, model.config), sizes, setup)
+    parts = step_memory(model_shape(model, model.config), micro_batch(batch, "sequence", "trie_sdpa"), setup)
     trained = [p for p in model.parameters() if p.requires_grad]
     measured = peak_bytes(model, torch.optim.AdamW(trained), step) / GIB
     assert sum(parts.values()) == pytest.approx(measured, rel=0.15)
@@ -133,7 +168,7 @@ def test_the_estimate_holds_for_adapters(dtype, dropout, checkpointing):
 
 
 def test_shards_copies_and_adapters():
-    batch = MicroBatch(rows=8, tokens=8 * 400, slots=8 * 80, mask=8 * 80 * 400)
+    batch = MicroBatch(rows=8, tokens=8 * 400, attended=8 * 400, slots=8 * 80, mask=8 * 80 * 400)
     setup = TrainingSetup(low_precision=True, states=1)
 
     def parts(**changes):
@@ -160,7 +195,7 @@ def test_shards_copies_and_adapters():
 
 def test_advice_is_sorted_by_what_it_saves(monkeypatch):
     monkeypatch.setattr(stoical.training.memory_fit, "_mask_bytes", lambda: 1)  # a GPU's
-    batch = MicroBatch(rows=8, tokens=8 * 400, slots=8 * 80, mask=8 * 80 * 400)
+    batch = MicroBatch(rows=8, tokens=8 * 400, attended=8 * 400, slots=8 * 80, mask=8 * 80 * 400)
     run = RunMemory(SEVEN_B, batch, TrainingSetup(low_precision=True, states=1))
     found = savings(run, 110.0, "sequence", devices=8)
     assert [advice.split("=")[0].split(" ")[0] for _, advice in found] == [
@@ -221,7 +256,7 @@ def test_a_small_run_fits_this_machine():
     assert limit > 0.5
     assert place.startswith("of this machine")
     model = tiny_model()
-    run = RunMemory(model_shape(model, model.config), MicroBatch(2, 100, 20, 2000), TrainingSetup(False, 2))
+    run = RunMemory(model_shape(model, model.config), MicroBatch(2, 100, 100, 20, 2000), TrainingSetup(False, 2))
     assert shortage(run, "sequence") is None
 
 

@@ -67,7 +67,9 @@ def test_rates_leave_out_evaluation_and_saving(accelerator, clock, batch):
     meter.count(batch)
     meter.on_step_end()
     rates = meter.since_last_log(accelerator)
-    assert rates == pytest.approx({"tokens_per_second": 3 * batch.num_tokens / 5, "queries_per_second": 9 / 5})
+    real = batch.num_tokens / batch.input_ids.numel()
+    expected = {"tokens_per_second": 3 * batch.num_tokens / 5, "queries_per_second": 9 / 5, "real_tokens": real}
+    assert rates == pytest.approx(expected)
     clock[0] += 20
     meter.on_evaluate()  # at a step that was logged
     clock[0] += 4

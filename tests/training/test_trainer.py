@@ -186,7 +186,7 @@ def test_self_check_refuses_a_model_that_sees_too_much(tmp_path, capsys):
     def leaky(queries):
         batch = collator(queries)["batch"]
         fields = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
-        return {"batch": type(batch)(**fields | {"node_mask": torch.ones_like(batch.node_mask)})}
+        return {"batch": type(batch)(**fields | {"node_sees": torch.ones_like(batch.node_sees)})}
 
     trainer.data_collator = leaky
     with pytest.raises(ValueError, match=r"self-check: sequence and plain log-probabilities differ by"):

@@ -48,7 +48,7 @@ def docid_rewards(batch: PackedBatch, kind: Reward) -> Tensor:
 
 
 def _gains(batch: PackedBatch, leaf: Tensor) -> Tensor:
-    """[M] `metrics.gold_gains` at leaves."""
+    """[M] `evaluation.paper.gold_gains` at leaves."""
     docs = torch.zeros(len(batch.query_ids), device=leaf.device, dtype=torch.float64)
     docs = docs.index_add(0, batch.node_row, leaf.double())[batch.node_row]
     return (docs + 2 - batch.node_rank).clamp(min=1).log()
