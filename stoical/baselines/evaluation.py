@@ -22,7 +22,7 @@ from stoical.evaluation.grading import Grading, as_grades
 from stoical.evaluation.judged import JudgedQuery
 from stoical.evaluation.metrics import Metric, mean_metrics, query_metrics
 from stoical.evaluation.paper import near_ties
-from stoical.evaluation.references import reference_rows
+from stoical.evaluation.references import INPUT, reference_rows
 from stoical.evaluation.result import Evaluation, QueryResult
 
 WEIGHTS = "model.safetensors"
@@ -104,4 +104,5 @@ def evaluate_encoder(
     references = reference_rows(
         evaluation.rows, test, recipe.seed, recipe.eval.recall_at, evaluator.asked, evaluator.grading, shown
     )
-    return replace(evaluation, references=references)
+    orders = {name: found for name, found in references.metrics.items() if name != INPUT}  # there is no prompt
+    return replace(evaluation, references=replace(references, metrics=orders))

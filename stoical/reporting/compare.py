@@ -8,19 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from stoical.common.arrays import Floats
 from stoical.common.files import put_back
-from stoical.decoding.choices import Mode
 from stoical.evaluation.intervals import BOOTSTRAP, columns, intervals
 from stoical.evaluation.metrics import Metric, metrics_among
 from stoical.evaluation.result import QueryResult
 from stoical.reporting.evaluation_dir import SHOWN, evaluated_data, read_evaluation
 from stoical.reporting.generation import generation_table, summarise_generation
-from stoical.reporting.tables import data_label, header, markdown, percent, reference_cells
+from stoical.reporting.tables import data_label, header, markdown, percent, reference_cells, score_unit
 
 GRADE_READERS = {  # key of metrics.json -> the metrics that it changes
     "gains": ("graded_ndcg",),
@@ -40,7 +39,7 @@ class Run:
     @property
     def scored(self) -> str:
         """How its documents were scored."""
-        if self.metrics["mode"] not in get_args(Mode):
+        if not score_unit(self.metrics["mode"]):
             return f"{self.metrics['mode']}, {self.metrics['score']}"
         ends = {"none": ", no terminator"}.get(self.metrics["terminator"], ", terminator not counted")
         return f"{self.metrics['mode']}, {self.metrics['score']}{'' if self.metrics['count_terminator'] else ends}"

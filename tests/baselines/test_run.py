@@ -263,7 +263,9 @@ def test_a_dry_run_shows_pairs_and_items_and_trains_nothing(folder: Path, capsys
 def test_the_untrained_encoder_is_evaluated_by_recipe(folder: Path) -> None:
     assert run("evaluate", *words(folder)) == 0
     first = json.loads((folder / "run/eval/metrics.json").read_text())
-    assert first["mode"] == "dual_encoder"
+    assert first["mode"] == "dual_encoder" and first["references"].keys() == {"random order"}
+    summary = (folder / "run/eval/summary.md").read_text()
+    assert "Scores: dual encoder, inner product" in summary and "nats" not in summary and "Input order" not in summary
 
 
 def test_a_loaded_encoder_scores_as_the_trained_one(folder: Path) -> None:
