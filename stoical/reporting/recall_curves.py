@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from stoical.evaluation.paper import recall_at_k
 from stoical.reporting.compare import load_run
 from stoical.reporting.figure import error_bars, plt, save
 
+MARKERS = "os^Dvx*+"  # lines stay apart in black and white, too
+STYLE: dict[str, Any] = {"markersize": 4, "linewidth": 1.2, "capsize": 2}
 Groups = Mapping[str, Sequence[Path]]
 """Label -> the directories of its runs, or of their evaluations."""
 
@@ -33,7 +36,7 @@ def plot_recall(panels: Mapping[str, Groups], cutoffs: Sequence[int], output: Pa
             means = recall.mean(axis=0)
             shifted = np.array(cutoffs) + 0.06 * (place - (len(groups) - 1) / 2)  # so that bars do not hide each other
             bars = error_bars(means, intervals(recall))
-            axis.errorbar(shifted, means, bars, marker="o", markersize=3, linewidth=1.2, capsize=2, label=label)
+            axis.errorbar(shifted, means, bars, marker=MARKERS[place % len(MARKERS)], label=label, **STYLE)
         axis.set(xlabel="k", title=title, xticks=cutoffs)
         axis.grid(alpha=0.3)
         axis.legend(frameon=False, fontsize="small", loc="lower right")
