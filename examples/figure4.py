@@ -2,8 +2,9 @@
 
 Figure 4 of the SToICaL paper in small: three seeds of every setting, one table, one figure. Two data sets with the same
 test queries: in data/mammal these are held out, in data/mammal_seen they are trained on too, without which a lookup
-table has nothing to say of most of them. About 25 minutes of one quiet core; generative=false leaves out the language
-models (another half hour), of which those that are there are shown all the same. What is there is not made again.
+table has nothing to say of most of them. The encoders take 7 minutes of one core; generative=false leaves out the
+language models (another half hour), of which those that are there are shown all the same. What is there is not made
+again.
 """
 
 from __future__ import annotations
