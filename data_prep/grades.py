@@ -29,12 +29,17 @@ Grades = dict[str, dict[str, "Judgement"]]
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The grade of a document for a query, or its score in a run (more is better), and where that stands."""
+    """The grade of a document for a query, or its score in a run (more is better), and where that stands.
+
+    weight: how much it counts in training. teacher: another model's score of it.
+    """
 
     query: str
     document: str
     grade: float
     where: str
+    weight: float | None = None
+    teacher: float | None = None
 
 
 def parse_labels(words: str) -> dict[str, float]:

@@ -21,6 +21,7 @@ from .dropped import Dropped, print_dropped
 from .grades import Grades, Ranked, competition_ranks, known, rank_all, rank_run
 from .item_texts import ItemText, TextChoice
 from .list_options import DOCID_CHOICES, ListOptions
+from .marks import Marks, collect_marks
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Collection:
     documents: Mapping[str, ItemText]
     docid_of: Mapping[str, str | None]
     text: TextChoice
+    marks: Marks = Marks()
 
 
 def choose_docids(choice: str, documents: Mapping[str, ItemText]) -> dict[str, str | None]:
@@ -75,9 +77,19 @@ def make_rows(ranked: Mapping[str, Ranked], collection: Collection, dropped: Dro
             off_list = [_document(document, collection, its) for document in negatives]
             text = collection.queries[query].chosen("both")
             row = {"query_id": query, "query": text, "docs": docs, "negatives": off_list}
+            _mark(row, query, kept, negatives, collection.marks)
             parse_row(row, f"query {query!r} ({where})")  # what is written can be read
             rows.append(row)
     return rows
+
+
+def _mark(row: Row, query: str, kept: Sequence[str], negatives: Sequence[str], marks: Marks) -> None:
+    """Give a row, its documents and its negatives their weights and a teacher's scores."""
+    row |= marks.of_row(query)
+    for doc, document in zip(row["docs"], kept, strict=True):
+        doc |= marks.of_document(query, document)
+    for doc, document in zip(row["negatives"], negatives, strict=True):
+        doc |= marks.of_negative(query, document)
 
 
 def _usable(
@@ -113,15 +125,18 @@ def build_lists(
     queries: Mapping[str, ItemText],
     documents: Mapping[str, ItemText],
     dropped: Dropped,
+    weights: Mapping[str, float] | None = None,
 ) -> None:
     """Rank the documents of every query, split the queries and write the dataset.
 
     `grades` are by split: `train` and `test`, or `test` alone to be split by the seed, or none to rank by the run.
-    `inputs`: the files that were read, by the option that named them. ValueError where no list is left.
+    `inputs`: the files that were read, by the option that named them; `weights`: of the queries that have one.
+    ValueError where no list is left.
     """
     queries = {query: item for query, item in queries.items() if item.chosen("both")}
     text = options.text if any(item.chosen(options.text) for item in documents.values()) else "none"
-    collection = Collection(queries, documents, choose_docids(options.docids, documents), text)
+    marks = collect_marks(grades.values(), run, weights or {})
+    collection = Collection(queries, documents, choose_docids(options.docids, documents), text, marks)
     run = known(run, queries, documents, dropped)
     of_split = {split: known(its, queries, documents, dropped) for split, its in grades.items()}
     for query in sorted(of_split.get("train", Grades()).keys() & of_split.get("test", Grades()).keys()):

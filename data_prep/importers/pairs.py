@@ -11,7 +11,7 @@ and listed in dropped.parquet; items.parquet says which document has which docID
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,10 @@ from ..grades import Grades, Judgement, group, parse_grade
 from ..item_texts import ItemText, read_texts
 from ..list_options import ListOptions
 from ..lists import build_lists
+from ..marks import parse_weight
 
 TOOL = "stoical prepare pairs"
+MARKS = ("weight", "query_weight", "teacher")  # columns that are read where an option names them
 USUAL = {
     "query": ("query", "anchor", "question", "sentence1", "sentence_A"),
     "document": ("document", "positive", "passage", "answer", "sentence2", "sentence_B"),
@@ -47,6 +49,9 @@ class PairOptions(ListOptions):
         "", f"the column of the document; if not given, the first of {', '.join(USUAL['document'])}"
     )
     score_column: str = option("", f"the column of the score; if not given, the first of {', '.join(USUAL['score'])}")
+    weight_column: str = option("", "the column of the document's weight in training (docs/data.md), if there is one")
+    query_weight_column: str = option("", "the column of the query's weight, the same in all rows of a query")
+    teacher_column: str = option("", "the column of another model's score, for losses that learn from a teacher")
     id_column: str = option(
         "",
         "the column of the document's id; if not given, the document itself is its id. With documents= the column of "
@@ -64,7 +69,7 @@ def build(options: PairOptions) -> None:
     options.check(TOOL)
     _check(options)
     inputs = {key: Path(getattr(options, key)) for key in ("input", "test_input", "documents") if getattr(options, key)}
-    pairs, dropped = Pairs({}, {}), Dropped()
+    pairs, dropped = Pairs({}, {}, {}), Dropped()
     names = {"input": "train" if options.test_input else "test", "test_input": "test"}
     grades = {
         split: group(pairs.read(inputs[key], options, dropped), dropped, options.twice)
@@ -74,7 +79,7 @@ def build(options: PairOptions) -> None:
     documents = pairs.documents
     if options.documents:
         documents = read_texts(inputs["documents"], "document", documents.keys(), dropped, options.text_columns())
-    build_lists(options, TOOL, inputs, grades, Grades(), pairs.queries, documents, dropped)
+    build_lists(options, TOOL, inputs, grades, Grades(), pairs.queries, documents, dropped, pairs.weights)
 
 
 def _check(options: PairOptions) -> None:
@@ -88,10 +93,11 @@ def _check(options: PairOptions) -> None:
 
 @dataclass
 class Pairs:
-    """The queries and documents of pairs, by id, as they come: a query's id is q1, q2, ..."""
+    """The queries and documents of pairs, by id, as they come: a query's id is q1, q2, ...; and weights of queries."""
 
     queries: dict[str, ItemText]
     documents: dict[str, ItemText]
+    weights: dict[str, float]
 
     def read(self, path: Path, options: PairOptions, dropped: Dropped) -> Iterator[Judgement]:
         """The judgements of a file. A row without query or document is noted. ValueError for a bad file or score."""
@@ -99,9 +105,8 @@ class Pairs:
         table, labels = read_columns(path, columns), options.labels()
         known = {item.text: number for number, item in self.queries.items()}
         id_key = "id" if "id" in columns else "document"
-        for where, (query, document, score, number) in progress(
-            table.rows("query", "document", "score", id_key), f"reading {path}"
-        ):
+        cells = table.rows("query", "document", "score", id_key, *MARKS)
+        for where, (query, document, score, number, *marks) in progress(cells, f"reading {path}"):
             texts = [_text(query, where, "the query"), _text(document, where, "the document")]
             item = as_id(number, where, "the document's id")
             if not (all(texts) and item):
@@ -113,14 +118,26 @@ class Pairs:
             if before.text != texts[1]:
                 dropped.add("another text of the same document id", where, " / ".join([*texts, item]))
                 continue
-            yield Judgement(query_id, item, parse_grade(score, where, "score", labels), where)
+            weight, teacher = self._marks(query_id, marks, where)
+            yield Judgement(query_id, item, parse_grade(score, where, "score", labels), where, weight, teacher)
+
+    def _marks(self, query_id: str, cells: Sequence[Any], where: str) -> tuple[float | None, float | None]:
+        """The document's weight and the teacher's score; keeps the query's weight. ValueError for two of a query."""
+        weight, of_query, teacher = cells
+        own = parse_weight(of_query, where, "the query's weight")
+        if own is not None and self.weights.setdefault(query_id, own) != own:
+            text = self.queries[query_id].text
+            raise ValueError(f"{where}: query {text!r} has weight {own:g}, and {self.weights[query_id]:g} before")
+        scored = None if teacher is None or teacher == "" else parse_grade(teacher, where, "the teacher's score")
+        return parse_weight(weight, where, "the weight"), scored
 
 
 def _columns(options: PairOptions) -> dict[str, Column]:
     """The columns of a file of pairs: with documents= the document column holds ids."""
     found = {key: Column.of(f"{key}_column", getattr(options, f"{key}_column"), usual) for key, usual in USUAL.items()}
-    own_ids = options.id_column and not options.documents
-    return found | ({"id": Column.of("id_column", options.id_column, ())} if own_ids else {})
+    optional = {key: f"{key}_column" for key in MARKS} | ({} if options.documents else {"id": "id_column"})
+    given = {key: name for key, name in optional.items() if getattr(options, name)}
+    return found | {key: Column.of(name, getattr(options, name), ()) for key, name in given.items()}
 
 
 def _text(cell: Any, where: str, what: str) -> str:

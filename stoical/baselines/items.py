@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stoical.common.arrays import Floats
 from stoical.common.files import json_file
 from stoical.common.progress import progress
 from stoical.data.dataset import RankingDataset
@@ -89,14 +90,14 @@ class Pairs:
 
     @classmethod
     def of(cls, split: RankingDataset, items: Items, loss: TargetSettings) -> Pairs:
-        """Every (query, document) of a split with the item weight that `loss` gives its rank."""
+        """Every (query, document) of a split with the item weight that `loss` gives its rank, times the data's own."""
         queries: list[str] = []
         docs: list[str] = []
         weights = []
         for row in progress(split, f"pairing {split.name}"):
             queries += [row.query] * len(row.docs)
             docs += [doc.docid for doc in row.docs]
-            weights.append(item_weights(np.array(row.ranks), loss.item, loss.alpha or 0.0))
+            weights.append(item_weights(np.array(row.ranks), loss.item, loss.alpha or 0.0) * _counts(row))
         weight = torch.from_numpy(np.concatenate(weights)).float()
         return cls(items.places(queries), items.places(docs), weight)
 
@@ -113,6 +114,12 @@ class Pairs:
         epoch, place = divmod(step, a_epoch)
         picked = shuffle(len(self), seed, epoch)[place * size : (place + 1) * size]
         return self.query[picked], self.doc[picked], self.weight[picked]
+
+
+def _counts(row: RankingRow) -> Floats:
+    """[D] how much each document counts by the data: its weight times its query's, 1 where there is none."""
+    own = np.array([1.0 if doc.weight is None else doc.weight for doc in row.docs])
+    return own if row.weight is None else row.weight * own
 
 
 @lru_cache(maxsize=2)

@@ -20,6 +20,7 @@ from stoical.config.recipe import Recipe
 from stoical.data.dataset import RankingDataset, load_split
 from stoical.data.files import check_dataset
 from stoical.data.rows import RankingRow
+from stoical.encoding.packing import doc_counts
 from stoical.trie.node_weights import node_weights
 from stoical.trie.prefix_tree import build_trie
 
@@ -53,7 +54,7 @@ def draw(recipe: Recipe, query_id: str | None, output: Path) -> str:
     by_docid = {doc.docid: doc for doc in row.docs}
     docs = [by_docid[docid] for docid in query.docids]
     labels = [f"{doc.docid} {doc.text or ''}"[:LABEL_LENGTH] for doc in docs]
-    weights = node_weights(trie, ranks, recipe.loss)
+    weights = query.weight * node_weights(trie, ranks, recipe.loss, doc_counts(query))
     plot_trie(trie, weights, ranks, prefixes(trie, tokenizer), labels, held, output / "trie.png")
     (output / "prompt.txt").write_text(encoder.render(row, docs, epoch=0) + "\n", encoding="utf-8")
     return held

@@ -39,6 +39,7 @@ def check_recipe(recipe: Recipe) -> None:
         _check_encoder(recipe)
         return
     recipe.mitigations.check(recipe.loss, recipe.tokenizer.terminator, recipe.data.num_negatives)
+    _check_ranking(recipe)
     _check_numbers(recipe)
     _check_training(recipe)
     _check_eval(recipe)
@@ -90,6 +91,24 @@ def _check_encoder(recipe: Recipe) -> None:
     _check_numbers(recipe)
     _check_eval(recipe)
     check_encoder_training(recipe.training)
+
+
+def _check_ranking(recipe: Recipe) -> None:
+    loss = recipe.loss
+    if loss.ranking is None:
+        return
+    for key, rows in (("data.generated", recipe.data.generated), ("self_training", recipe.self_training)):
+        if rows is not None:
+            raise ValueError(
+                f"loss.ranking={loss.ranking} conflicts with {key}, whose rows hold other prefixes; drop one"
+            )
+    own = {"item": loss.item != "indicator", "token": loss.token != "one_hot"}
+    if loss.ranking_alone and not recipe.mitigations.chosen and any(own.values()):
+        key = next(key for key, given in own.items() if given)
+        raise ValueError(
+            f"loss.{key}={getattr(loss, key)} has no effect with loss.ranking={loss.ranking} in the loss's place; set "
+            "loss.ranking_weight (1, say) to train both, or start from the recipe wordnet_ranking"
+        )
 
 
 def _check_self_training(recipe: Recipe, settings: SelfTrainingSettings) -> None:

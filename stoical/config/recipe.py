@@ -16,8 +16,7 @@ from stoical.decoding.choices import Mode, Reduction
 from stoical.encoding.tokenized import Terminator
 from stoical.models.layouts import MASKABLE, TRIE_ATTENTION, Layout
 from stoical.objectives.build import MitigationSettings
-from stoical.objectives.objective import Normalizer
-from stoical.trie.node_weights import TargetSettings
+from stoical.objectives.settings import LossSettings
 
 DType = Literal["float32", "bfloat16"]
 
@@ -77,17 +76,6 @@ class ModelSettings:
     dtype: DType = option(
         "float32",
         "of the weights. bfloat16 is for those that LoRA leaves alone: a small learning rate does not move it",
-    )
-
-
-@dataclass
-class LossSettings(TargetSettings):
-    """The paper's loss: a row of the weight table, and what the sum is divided by."""
-
-    normalizer: Normalizer = option(
-        "points",
-        "what the summed loss is divided by, over the global batch: queries, points (docIDs that carry loss) or "
-        "weights (of the nodes)",
     )
 
 

@@ -5,8 +5,8 @@ A row is a query with its relevant documents, most relevant first:
     {"query_id": "q1", "query": "deer", "docs": [{"docid": "ruminant"}, {"docid": "mammal", "text": "..."}],
      "negatives": [{"docid": "solarization"}]}
 
-`text`, `rank`, `grade` and `negatives` are optional. Negatives are never in the prompt: evaluation scores them, and
-training may compare with them.
+`text`, `rank`, `grade`, `negatives`, `weight` and `teacher_score` (see `rows`) are optional. Negatives are never in the
+prompt: evaluation scores them, and training may compare with them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stoical.common.lazy import pa, pc
 from stoical.common.progress import progress
 from stoical.common.text_files import kind
 from stoical.data.files import BATCH_ROWS, decoded, find_split, jsonl_lines, open_table, table_records
-from stoical.data.rows import Doc, RankingRow, parse_row
+from stoical.data.rows import Doc, RankingRow, check_teacher, parse_row
 
 if TYPE_CHECKING:
     import datasets
@@ -50,7 +50,7 @@ class RankingDataset(Sequence[RankingRow]):
         record = self._table[index]
         docs = tuple(Doc(**doc) for doc in record["docs"])
         negatives = tuple(Doc(**doc) for doc in record.get("negatives") or ())
-        return RankingRow(record["query_id"], record["query"], docs, negatives)
+        return RankingRow(record["query_id"], record["query"], docs, negatives, record.get("weight"))
 
     def docids(self) -> list[str]:
         """The distinct docIDs of the split's documents (negatives not among them), sorted."""
@@ -59,14 +59,27 @@ class RankingDataset(Sequence[RankingRow]):
             found.update(pc.struct_field(pc.list_flatten(batch["docs"]), "docid").unique().to_pylist())
         return sorted(found)
 
+    @property
+    def weighted(self) -> bool:
+        """True where a row or a document has a weight other than 1."""
+        return any(_weighs(batch) for batch in self._table.with_format("arrow").iter(BATCH_ROWS))
+
     def longest_list(self) -> int:
         """The most documents that a row has."""
         batches = self._table.select_columns("docs").with_format("arrow").iter(BATCH_ROWS)
         return max(pc.max(pc.list_value_length(batch["docs"])).as_py() for batch in batches)
 
 
-def load_split(directory: str | Path, split: str) -> RankingDataset:
-    """The split of a dataset directory, every row of it validated.
+def _weighs(batch: pa.Table) -> bool:
+    docs = pc.list_flatten(batch["docs"])
+    columns = [batch["weight"]] if "weight" in batch.column_names else []
+    if "weight" in (field.name for field in docs.type):
+        columns.append(pc.struct_field(docs, "weight"))
+    return any(pc.any(pc.not_equal(column, 1.0)).as_py() for column in columns)
+
+
+def load_split(directory: str | Path, split: str, teacher: bool = False) -> RankingDataset:
+    """The split of a dataset directory, every row of it validated; with `teacher`, all documents have its scores.
 
     Reads `<directory>/<split>.jsonl` (or `.jsonl.gz`), `<split>.parquet` or `<split>/` (from `datasets`'
     `save_to_disk`).
@@ -75,10 +88,10 @@ def load_split(directory: str | Path, split: str) -> RankingDataset:
     """
     path = find_split(Path(directory), split)
     if kind(path) == ".jsonl":
-        table = _table(_checked(jsonl_lines(path), path))
+        table = _table(_checked(jsonl_lines(path), path, teacher))
     else:
         table = open_table(path)
-        for _ in _checked(table_records(table, path), path):
+        for _ in _checked(table_records(table, path), path, teacher):
             pass
     if len(table) == 0:
         raise ValueError(f"{path} holds no rows")
@@ -87,10 +100,10 @@ def load_split(directory: str | Path, split: str) -> RankingDataset:
 
 def row_schema() -> pa.Schema:
     """The Arrow schema of rows, with the keys that are optional."""
-    negative = {"docid": pa.string(), "text": pa.string(), "grade": pa.float64()}
-    lists = {"docs": negative | {"rank": pa.int64()}, "negatives": negative}
-    texts = {"query_id": pa.string(), "query": pa.string()}
-    return pa.schema(texts | {key: pa.list_(pa.struct(fields)) for key, fields in lists.items()})
+    negative = {"docid": pa.string(), "text": pa.string(), "grade": pa.float64(), "teacher_score": pa.float64()}
+    lists = {"docs": negative | {"rank": pa.int64(), "weight": pa.float64()}, "negatives": negative}
+    own = {"query_id": pa.string(), "query": pa.string(), "weight": pa.float64()}
+    return pa.schema(own | {key: pa.list_(pa.struct(fields)) for key, fields in lists.items()})
 
 
 def _table(records: Iterable[Mapping[str, Any]]) -> datasets.Dataset:
@@ -103,12 +116,15 @@ def _table(records: Iterable[Mapping[str, Any]]) -> datasets.Dataset:
     return datasets.Dataset(pa.Table.from_batches(batches, schema=schema))
 
 
-def _checked(records: Iterable[tuple[str, Any]], path: Path) -> Iterator[Mapping[str, Any]]:
+def _checked(records: Iterable[tuple[str, Any]], path: Path, teacher: bool) -> Iterator[Mapping[str, Any]]:
     """The records, while valid and of different query_id; rank 0 shows its progress."""
     first: dict[str, str] = {}  # query_id -> where
     for where, row in progress(records, f"checking {path}", shown=os.environ.get("RANK", "0") == "0"):
         record = decoded(row, where)
-        query_id = parse_row(record, where).query_id
+        parsed = parse_row(record, where)
+        if teacher:
+            check_teacher(parsed, where)
+        query_id = parsed.query_id
         if query_id in first:
             raise ValueError(f"{where}: query_id {query_id!r} was used before, at {first[query_id]}")
         first[query_id] = where

@@ -11,34 +11,42 @@ from typing import Any, Self
 
 from stoical.common.fields import alike
 
-ROW_KEYS = frozenset({"query_id", "query", "docs", "negatives"})
-DOC_KEYS = frozenset({"docid", "text", "rank", "grade"})
-NEGATIVE_KEYS = frozenset({"docid", "text", "grade"})
+ROW_KEYS = frozenset({"query_id", "query", "docs", "negatives", "weight"})
+DOC_KEYS = frozenset({"docid", "text", "rank", "grade", "weight", "teacher_score"})
+NEGATIVE_KEYS = frozenset({"docid", "text", "grade", "teacher_score"})
 ROW_EXAMPLE = '{"query_id": ..., "query": ..., "docs": [...]}'
 MAX_RANK = 2**31 - 1
+MAX_NUMBER = 1e15  # of weights and scores: their products still are float32
 
 
 @dataclass(frozen=True, slots=True)
 class Doc:
     """A document: its identifier, and where the data gives them its text, its rank (1 = best) and the user's own grade.
 
-    A grade (more is better) is for evaluation alone; None: nobody judged the document.
+    A grade (more is better) is what metrics and gains read; None: nobody judged the document. weight: how much it
+    counts in training (None: 1). teacher_score: another model's score of it, to learn from.
     """
 
     docid: str
     text: str | None = None
     rank: int | None = None
     grade: float | None = None
+    weight: float | None = None
+    teacher_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RankingRow:
-    """A query, its relevant documents in rank order (most relevant first) and its off-list negatives."""
+    """A query, its relevant documents in rank order (most relevant first) and its off-list negatives.
+
+    weight: how much the query counts in training (None: 1).
+    """
 
     query_id: str
     query: str
     docs: tuple[Doc, ...]
     negatives: tuple[Doc, ...] = ()
+    weight: float | None = None
 
     @classmethod
     def of(
@@ -47,19 +55,21 @@ class RankingRow:
         docs: Iterable[str | Mapping[str, Any]],
         negatives: Iterable[str | Mapping[str, Any]] = (),
         query_id: str | None = None,
+        weight: float | None = None,
     ) -> Self:
         """A row of documents, best first; its id is the query unless one is given.
 
             RankingRow.of("deer", ["ruminant", "mammal"], negatives=["solarization"])
             RankingRow.of("deer", [{"docid": "ruminant", "text": "chews twice"}, {"docid": "mammal", "text": "..."}])
 
-        A document is its docID, or a mapping with `docid` and, if wanted, `text`, `rank` and `grade`. Raises
-        `ValueError` as `parse_row` does.
+        A document is its docID, or a mapping with `docid` and, if wanted, `text`, `rank`, `grade`, `weight` and
+        `teacher_score`. Raises `ValueError` as `parse_row` does.
         """
         where = f"query {query!r}"
         listed = {"docs": _objects(docs, where), "negatives": _objects(negatives, where)}
-        row = parse_row({"query_id": query if query_id is None else query_id, "query": query, **listed}, where)
-        return cls(row.query_id, row.query, row.docs, row.negatives)
+        own = {"query_id": query if query_id is None else query_id, "query": query, "weight": weight}
+        row = parse_row(own | listed, where)
+        return cls(row.query_id, row.query, row.docs, row.negatives, row.weight)
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -77,8 +87,9 @@ def parse_row(raw: Mapping[str, Any], where: str) -> RankingRow:
     """A validated row. `where` (such as `data/foo/train.jsonl:17`) opens every message.
 
     Raises ValueError for a field that is missing, blank or of the wrong type, an unknown key, a docID that
-    occurs twice (negatives included), a grade that is not a finite number, and a rank that is not a positive integer,
-    that is lower than the one before or higher than its place, or that is missing where other docs have one.
+    occurs twice (negatives included), a rank that is not a positive integer, that is lower than the one before or
+    higher than its place, or that is missing where other docs have one, a grade, a weight or a teacher's score that is
+    not a finite number, and a weight below 0.
     """
     _check_object(raw, ROW_KEYS, where, ROW_EXAMPLE)
     query_id, query = _string(raw, "query_id", where), _string(raw, "query", where)
@@ -86,7 +97,7 @@ def parse_row(raw: Mapping[str, Any], where: str) -> RankingRow:
     negatives = () if raw.get("negatives") is None else _documents(raw, "negatives", NEGATIVE_KEYS, where)
     _check_distinct(docs, negatives, where)
     _check_ranks(docs, where)
-    return RankingRow(query_id, query, docs, negatives)
+    return RankingRow(query_id, query, docs, negatives, _weight(raw, where))
 
 
 def row_problems(raw: Any, where: str) -> list[str]:
@@ -104,6 +115,7 @@ def row_problems(raw: Any, where: str) -> list[str]:
         return problems
     for key in ("query_id", "query"):
         passed(_string, raw, key, where)
+    passed(_weight, raw, where)
     valid: list[Doc] = []
     for key, known in (("docs", DOC_KEYS), ("negatives", NEGATIVE_KEYS)):
         optional = key == "negatives" and raw.get(key) is None
@@ -165,7 +177,36 @@ def _document(raw: Any, known: frozenset[str], where: str) -> Doc:
     rank = raw.get("rank")
     if rank is not None and not (type(rank) is int and 1 <= rank <= MAX_RANK):
         raise ValueError(f"{where}: 'rank' must be a positive integer (1 = best), got {reprlib.repr(rank)}")
-    return Doc(_string(raw, "docid", where), text, rank, _grade(raw, where))
+    own = {"grade": _grade(raw, where), "weight": _weight(raw, where)}
+    return Doc(_string(raw, "docid", where), text, rank, **own, teacher_score=_number(raw, "teacher_score", where))
+
+
+def _weight(raw: Mapping[str, Any], where: str) -> float | None:
+    """The weight, if there is one: a finite number, 0 or more."""
+    weight = _number(raw, "weight", where)
+    if weight is not None and weight < 0:
+        raise ValueError(f"{where}: 'weight' must not be negative, got {weight:g}; 0 leaves it out of the loss")
+    return weight
+
+
+def _number(raw: Mapping[str, Any], key: str, where: str) -> float | None:
+    value = raw.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
+        raise ValueError(f"{where}: {key!r} must be a finite number, got {reprlib.repr(value)}")
+    return float(value)
+
+
+def check_teacher(row: RankingRow, where: str) -> None:
+    """Raise ValueError where a document or negative of the row has no teacher's score."""
+    for key, docs in (("docs", row.docs), ("negatives", row.negatives)):
+        for place, doc in enumerate(docs):
+            if doc.teacher_score is None:
+                raise ValueError(
+                    f"{where}: {key}[{place}] ({doc.docid!r}) has no 'teacher_score', and the loss learns from a "
+                    "teacher's scores; give one to every document and negative, or choose another loss.ranking"
+                )
 
 
 def _grade(raw: Mapping[str, Any], where: str) -> float | None:

@@ -43,6 +43,9 @@ class Counts:
     text_of: dict[str, str] = field(default_factory=dict)
     several_texts: set[str] = field(default_factory=set)
     tied_queries: int = 0
+    weighted: int = 0
+    without_teacher: int = 0
+    with_teacher: int = 0
     graded_queries: int = 0
     without_text: int = 0
 
@@ -52,8 +55,11 @@ class Counts:
         self.negatives[len(row.negatives)] += 1
         self.queries[row.query] += 1
         self.tied_queries += len(set(row.ranks)) < len(row.ranks)
+        self.weighted += row.weight is not None or any(doc.weight is not None for doc in row.docs)
         self.graded_queries += any(doc.grade is not None for doc in (*row.docs, *row.negatives))
         for doc in (*row.docs, *row.negatives):
+            self.with_teacher += doc.teacher_score is not None
+            self.without_teacher += doc.teacher_score is None
             self.docids[doc.docid] += 1
             if doc.text is None:
                 self.without_text += 1
@@ -74,6 +80,9 @@ class Counts:
             "queries with one document, which leave nothing to rank": self.lengths[1],
             "queries with ties": self.tied_queries,
             "queries with grades": self.graded_queries,
+            "queries with weights, their own or of documents": self.weighted,
+            "documents and negatives with a teacher's score": self.with_teacher,
+            "documents and negatives without one": self.without_teacher if self.with_teacher else 0,
             f"queries whose text comes again, such as {repeated[:1]}": len(repeated),
             "documents and negatives without text": self.without_text,
             f"docIDs with several texts, such as {sorted(self.several_texts)[:1]}": len(self.several_texts),

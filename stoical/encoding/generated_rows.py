@@ -95,6 +95,9 @@ def rac_query(record: Mapping[str, Any], row: RankingRow, encoder: QueryEncoder)
         docid_ids=[ids],
         counted=[encoder.docid_tokenizer.counted(ids)],
         ranks=[1],
+        grades=(),
+        doc_weights=(),
+        teacher_scores=(),
     )
 
 
@@ -111,6 +114,9 @@ def without(query: TokenizedQuery, docid: str) -> TokenizedQuery:
         docid_ids=_but(query.docid_ids, place),
         counted=_but(query.counted, place),
         ranks=_but(ranks, place),
+        grades=_but(query.grades, place),
+        doc_weights=_but(query.doc_weights, place),
+        teacher_scores=_but(query.teacher_scores, place),
     )
 
 

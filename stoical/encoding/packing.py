@@ -46,18 +46,20 @@ class PackedBatch:
     the I columns hold tokens; node_sees [B, I, I] bool: which node columns each attends to. Per trie node, [M] int64:
     node_row its query, node_col the column of [B, T] where its parent stands (so its log-probability is read there),
     node_token (-1 at roots), node_parent (an index into M; a root is its own), node_depth, node_rank the best rank of
-    the docIDs at or below it (`targets.UNLISTED` if all are negatives); float32: node_weights, and node_target, its
-    share of the target at its parent (`targets.node_targets`).
+    the docIDs at or below it (`targets.UNLISTED` if all are negatives); float32: node_weights, which the weights of
+    query and docID multiply, and node_target, its share of the target at its parent (`targets.node_targets`).
     doc_path [D, L] the counted nodes of each docID (indices into M, padded with -1); doc_query, doc_rank [D];
-    doc_negative [D] bool. num_tokens: input tokens that are not padding; num_points: Eq. 11's points in the batch;
-    num_dropped: documents that truncation dropped; num_pruned: docIDs whose nodes are not all here;
-    filler: the batch counts nothing (`training.ragged_epochs`).
+    doc_negative [D] bool; doc_grade, doc_weight, doc_teacher [D] float32: the user's grade (NaN: none), how much it
+    counts, and a teacher's score (NaN: none).
+    query_weight [B] float32. num_tokens: input tokens that are not padding; num_points: Eq. 11's points in the batch,
+    each counted by its weight; num_dropped: documents that truncation dropped; num_pruned: docIDs whose nodes are not
+    all here; filler: the batch counts nothing (`training.ragged_epochs`).
     """
 
     query_ids: tuple[str, ...]
     prompt_width: int
     num_tokens: int
-    num_points: int
+    num_points: float
     num_dropped: int
     num_pruned: int
     filler: bool
@@ -66,6 +68,7 @@ class PackedBatch:
     prompt_lengths: Tensor
     node_counts: Tensor
     node_sees: Tensor
+    query_weight: Tensor
     node_row: Tensor
     node_col: Tensor
     node_token: Tensor
@@ -78,6 +81,9 @@ class PackedBatch:
     doc_query: Tensor
     doc_rank: Tensor
     doc_negative: Tensor
+    doc_grade: Tensor
+    doc_weight: Tensor
+    doc_teacher: Tensor
 
     @property
     def holds_tokens(self) -> Tensor:
@@ -159,22 +165,29 @@ class TrieTargetCollator:
             ) from error
         listed = build_trie(query.docid_ids[: query.num_listed]) if query.num_negatives else trie
         ranks, place = np.asarray(query.ranks[: query.num_listed]), places(listed, trie)
-        targets = node_targets(listed, ranks, self.targets)
-        weights = _spread(self._weights(query, listed, ranks, targets), place, trie.num_nodes)
-        kept = self._kept(trie, weights) if self.prune else np.arange(1, trie.num_nodes)
+        counts = doc_counts(query)
+        targets = node_targets(listed, ranks, self.targets, counts)
+        weights = _spread(self._weights(query, listed, ranks, targets, counts), place, trie.num_nodes)
+        if counts is None:
+            trained = weights
+        else:  # what a weight of 0 leaves out of the loss stays in the batch
+            trained = _spread(self._weights(query, listed, ranks, targets, None), place, trie.num_nodes)
+        kept = self._kept(trie, trained) if self.prune else np.arange(1, trie.num_nodes)
         kept = np.concatenate([[0], kept])
         return _PackedQuery(
             query=query,
             trie=trie,
-            weights=weights,
+            weights=query.weight * weights,
             targets=_spread(targets, place, trie.num_nodes),
             ranks=_spread(best_ranks(listed, ranks), place, trie.num_nodes, rest=UNLISTED),
             kept=kept,
             inner=np.unique(trie.parent[kept[1:]])[1:],
         )
 
-    def _weights(self, query: TokenizedQuery, trie: DocIDTrie, ranks: Ints, targets: Floats) -> Floats:
-        weights = node_weights(trie, ranks, self.targets)
+    def _weights(
+        self, query: TokenizedQuery, trie: DocIDTrie, ranks: Ints, targets: Floats, counts: Floats | None
+    ) -> Floats:
+        weights = node_weights(trie, ranks, self.targets, counts)
         if query.mixed is not None:
             weights = prefix_weights(trie, ranks, targets, query.mixed)
         uncounted = np.asarray(query.counted[: query.num_listed]) < (trie.path >= 0).sum(axis=1)
@@ -191,6 +204,16 @@ class TrieTargetCollator:
         for _ in range(int(trie.depth.max())):
             wanted[trie.parent[wanted]] = True
         return 1 + np.flatnonzero(wanted[1:])
+
+
+def doc_counts(query: TokenizedQuery) -> Floats | None:
+    """[D] the weights of the docIDs that are not negatives; None where all are 1."""
+    return np.asarray(query.doc_weights, dtype=np.float64) if len(query.doc_weights) else None
+
+
+def _points(query: TokenizedQuery, targets: TargetSettings) -> float:
+    """Eq. 11's points of a query, each counted by the weights of query and docID."""
+    return query.weight * num_points(np.asarray(query.ranks[: query.num_listed]), targets, doc_counts(query))
 
 
 def _spread(values: npt.NDArray[Any], place: Ints, size: int, rest: int = 0) -> npt.NDArray[Any]:
@@ -227,7 +250,7 @@ def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: i
         query_ids=tuple(part.query.query_id for part in packed),
         prompt_width=width,
         num_tokens=int(prompt_lengths.sum()) + sum(len(part.inner) for part in packed),
-        num_points=sum(num_points(np.asarray(part.query.ranks[: part.query.num_listed]), targets) for part in packed),
+        num_points=sum(_points(part.query, targets) for part in packed),
         num_dropped=sum(part.query.num_dropped for part in packed),
         num_pruned=sum(len(part.trie.path) for part in packed) - sum(len(each["doc_rank"]) for each in docs),
         filler=all(part.query.filler for part in packed),
@@ -236,6 +259,7 @@ def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: i
         prompt_lengths=torch.from_numpy(prompt_lengths),
         node_counts=torch.tensor([len(part.inner) for part in packed]),
         node_sees=torch.from_numpy(sees),
+        query_weight=torch.tensor([part.query.weight for part in packed], dtype=torch.float32),
         **_concatenate(nodes),
         **_concatenate(docs),
     )
@@ -271,7 +295,17 @@ def _doc_fields(part: _PackedQuery, row: int, offset: int) -> dict[str, npt.NDAr
         "doc_query": np.full(int(whole.sum()), row),
         "doc_rank": np.asarray(query.ranks)[whole],
         "doc_negative": negative[whole],
+        "doc_grade": _per_doc([np.nan if grade is None else grade for grade in query.grades], np.nan, len(path))[whole],
+        "doc_weight": _per_doc(query.doc_weights, 1.0, len(path))[whole],
+        "doc_teacher": _per_doc(query.teacher_scores, np.nan, len(path))[whole],
     }
+
+
+def _per_doc(values: Sequence[float], rest: float, count: int) -> npt.NDArray[np.float32]:
+    """[count] the values of the first docIDs, and `rest` of the others."""
+    filled = np.full(count, rest, dtype=np.float32)
+    filled[: len(values)] = values
+    return filled
 
 
 def _concatenate(parts: Sequence[dict[str, npt.NDArray[Any]]]) -> dict[str, Tensor]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
 from stoical.common.progress import progress
@@ -88,13 +90,19 @@ class QueryEncoder:
             ranks=[*row.ranks[: len(docs)], *[len(docs) + 1] * len(kept_negatives)],
             num_negatives=len(kept_negatives),
             num_dropped=len(row.docs) - len(docs),
+            weight=1.0 if row.weight is None else row.weight,
+            doc_weights=_numbers([doc.weight for doc in docs], 1.0),
+            teacher_scores=_numbers([doc.teacher_score for doc in (*docs, *kept_negatives)], math.nan),
             grades=[doc.grade for doc in (*docs, *kept_negatives)],
         )
 
-    def with_negatives(self, query: TokenizedQuery, docids: Sequence[str]) -> TokenizedQuery:
+    def with_negatives(
+        self, query: TokenizedQuery, docids: Sequence[str], scored: Mapping[str, float | None] = MappingProxyType({})
+    ) -> TokenizedQuery:
         """The same query, prompt included, with these docIDs as negatives, for an objective to compare with.
 
-        One that does not fit beside the prompt, or has the token ids of another of the query's, is left out.
+        scored: the teacher's scores of those that have one. One that does not fit beside the prompt, or has the token
+        ids of another of the query's, is left out.
         """
         room, taken = self.max_length - len(query.prompt_ids), {tuple(ids) for ids in query.docid_ids}
         added: dict[tuple[int, ...], str] = {}
@@ -102,6 +110,9 @@ class QueryEncoder:
             ids = tuple(self.docid_tokenizer(docid))
             if len(ids) <= room and ids not in taken:
                 added.setdefault(ids, docid)
+        scores = query.teacher_scores
+        if scores:
+            scores = [*scores, *_filled([scored.get(docid) for docid in added.values()], math.nan)]
         return replace(
             query,
             docids=[*query.docids, *added.values()],
@@ -109,7 +120,8 @@ class QueryEncoder:
             counted=[*query.counted, *map(self.docid_tokenizer.counted, added)],
             ranks=[*query.ranks, *[len(query.docids) + 1] * len(added)],
             num_negatives=len(added),
-            grades=(),
+            grades=[*query.grades, *[None] * len(added)] if query.grades else (),
+            teacher_scores=scores,
         )
 
     def render(self, row: RankingRow, docs: Sequence[Doc], epoch: int, attempt: Attempt | None = None) -> str:
@@ -143,6 +155,17 @@ class QueryEncoder:
                 f"{self.max_length} leaves {budget(1)}; raise prompt.max_length or shorten the document"
             )
         return row.docs[:kept], prompt_ids
+
+
+def _numbers(values: Sequence[float | None], rest: float) -> list[float]:
+    """The values, `rest` where there is none; empty where none has a value."""
+    if all(value is None for value in values):
+        return []
+    return _filled(values, rest)
+
+
+def _filled(values: Sequence[float | None], rest: float) -> list[float]:
+    return [rest if value is None else value for value in values]
 
 
 def with_drawn_ties(row: RankingRow, seed: int, epoch: int) -> RankingRow:
@@ -187,7 +210,8 @@ class EncodedDataset:
         query = self.encoder.encode(row, self.epoch, self.negatives)
         if self.sampler is None:
             return query
-        return self.encoder.with_negatives(query, self.sampler.draw(row, self.epoch))
+        scored = {doc.docid: doc.teacher_score for doc in row.negatives}
+        return self.encoder.with_negatives(query, self.sampler.draw(row, self.epoch), scored)
 
     def set_epoch(self, epoch: int) -> None:
         """Shuffle every query's documents, and draw its negatives, for this epoch."""

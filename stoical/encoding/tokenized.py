@@ -17,7 +17,9 @@ class TokenizedQuery:
 
     The last `num_negatives` docIDs are negatives: scored, but no part of the loss (an objective may compare with them).
     `counted` says for each docID how many of its tokens the loss and the score count (all, or all but the terminator);
-    `num_dropped` documents did not fit. `grades`: the user's own, None where nobody judged.
+    `num_dropped` documents did not fit. `grades`: the user's own, None where nobody judged. weight: how much the query
+    counts in training; doc_weights: each document's that is not a negative (empty: all 1). teacher_scores: of the
+    docIDs, another model's, NaN where there is none (empty: of none).
     With `mixed`, the loss is that of another prefix than the top docID's. A `filler` counts nothing.
     """
 
@@ -30,6 +32,9 @@ class TokenizedQuery:
     num_negatives: int = 0
     num_dropped: int = 0
     grades: Sequence[float | None] = ()
+    weight: float = 1.0
+    doc_weights: Sequence[float] = ()
+    teacher_scores: Sequence[float] = ()
     mixed: MixedPrefix | None = None
     filler: bool = False
 

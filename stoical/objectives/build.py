@@ -19,8 +19,9 @@ from stoical.objectives.mitigations.scheduled_sampling import ScheduledSamplingS
 from stoical.objectives.mitigations.soft_mixtures import SoftSamplingSettings
 from stoical.objectives.mitigations.unlikelihood import UnlikelihoodSettings
 from stoical.objectives.objective import Method, Objective
+from stoical.objectives.ranking.term import RankingTerm
+from stoical.objectives.settings import LossSettings
 from stoical.objectives.stoical_loss import SToICaLLoss
-from stoical.trie.node_weights import TargetSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -64,9 +65,9 @@ class MitigationSettings:
         found = {name: method.needs_negatives() for name, method in self.methods.items()}
         return [f"{name}{setting}" for name, setting in found.items() if setting is not None]
 
-    def check(self, loss: TargetSettings, terminator: Terminator, num_negatives: int) -> None:
+    def check(self, loss: LossSettings, terminator: Terminator, num_negatives: int) -> None:
         """Raise `ValueError` where a method does not go with the loss, the docIDs, the negatives or another method."""
-        self._check_negatives(num_negatives)
+        self._check_negatives(loss, num_negatives)
         if self.chosen and terminator == "none":
             raise ValueError(
                 f"mitigations.{self.chosen[0]} conflicts with tokenizer.terminator=none: a walk down the trie must "
@@ -78,14 +79,27 @@ class MitigationSettings:
         paid = [name for name, method in self.methods.items() if method.follows_reward]
         _check_at_most_one(replacing, "both take the place of the loss")
         _check_at_most_one(paid, "both follow the gradient of the expected reward")
+        if replacing and loss.ranking_alone:
+            raise ValueError(
+                f"mitigations.{replacing[0]} conflicts with loss.ranking={loss.ranking}: both take the place of the "
+                "loss; choose one, or set loss.ranking_weight"
+            )
         for name, method in self.methods.items():
             method.check_loss(name, loss)
 
-    def check_lists(self, longest: int) -> None:
-        """Raise `ValueError` where the `longest` list has one document, and a method walks among the docIDs of a list.
+    def check_data(self, longest: int, weighted: bool) -> None:
+        """Raise `ValueError` where a method makes nothing of the training data.
+
+        Where rows or documents are `weighted`, as no method reads weights; and where the `longest` list has one
+        document, and a method walks among the docIDs of a list.
 
         Whatever it drew would be the gold docID: it repeats the loss, or has no gradient.
         """
+        if weighted and self.chosen:
+            raise ValueError(
+                f"mitigations.{self.chosen[0]} does not read the weights that rows of the training data have (the key "
+                "'weight'); leave out the weights, or the mitigation"
+            )
         if longest == 1 and self.within_lists:
             raise ValueError(
                 f"mitigations.{self.within_lists[0]} walks among the docIDs of a query's list, and every training row "
@@ -98,13 +112,18 @@ class MitigationSettings:
         for method in self.methods.values():
             method.check_model(config, split)
 
-    def _check_negatives(self, number: int) -> None:
+    def _check_negatives(self, loss: LossSettings, number: int) -> None:
         if number < 0:
             raise ValueError(f"data.num_negatives={number} must be at least 0")
-        if number and not self.with_negatives:
+        if number and not self.with_negatives and loss.ranking is None:
             raise ValueError(
                 f"data.num_negatives={number} has no effect: no mitigation that is on compares with negatives; remove "
-                "it, or turn one on that does, such as the overlay margin"
+                "it, or turn one on that does, such as the overlay margin, or loss.ranking"
+            )
+        if not number and loss.ranking_loss is not None and loss.ranking_loss.needs_negatives:
+            raise ValueError(
+                f"loss.ranking={loss.ranking} compares with negatives, and training queries have none: set "
+                "data.num_negatives (4, say)"
             )
         if not number and self.with_negatives:
             raise ValueError(
@@ -119,14 +138,19 @@ def _check_at_most_one(names: list[str], why: str) -> None:
 
 
 def build_objectives(
-    loss: TargetSettings, mitigations: MitigationSettings, score: Reduction = "mean"
+    loss: LossSettings, mitigations: MitigationSettings, score: Reduction = "mean"
 ) -> dict[str, Objective]:
     """The terms of the training loss by recipe section: SToICaL's `loss` or what replaces it, and what joins it.
+
+    A ranking loss is `ranking`, in the place of `loss` or beside it.
 
     `score` is how evaluation scores a docID.
     """
     main: dict[str, Objective] = {"loss": SToICaLLoss(loss)}
     joined: dict[str, Objective] = {}
+    if loss.ranking is not None:
+        main = {"ranking": RankingTerm(loss)} if loss.ranking_alone else main
+        joined = {} if loss.ranking_alone else {"ranking": RankingTerm(loss)}
     for name, method in mitigations.methods.items():
         if method.replaces_loss:
             main = {name: method.build(loss, score)}

@@ -32,13 +32,26 @@ def weighted_nll(node_logprobs: Tensor, node_weights: Tensor) -> Tensor:
 
 
 def normalizer(batch: PackedBatch, kind: Normalizer) -> Tensor:
-    """What the loss is divided by, summed over the global batch: queries, Eq. 11 points, or node weights; scalar."""
+    """What the loss is divided by, summed over the global batch: queries, Eq. 11 points, or node weights; scalar.
+
+    Queries and points count by their weights in the data.
+    """
     if batch.filler:
         return torch.zeros((), device=batch.node_weights.device)
     if kind == "weights":
         return batch.node_weights.sum()
-    count = len(batch.query_ids) if kind == "queries" else batch.num_points
-    return torch.tensor(float(count), device=batch.node_weights.device)
+    if kind == "queries":
+        return batch.query_weight.sum()
+    return torch.tensor(float(batch.num_points), device=batch.node_weights.device)
+
+
+def divided(loss_sum: Tensor, total: Tensor) -> Tensor:
+    """The loss over its normalizer; 0 where a batch weighs nothing."""
+    return loss_sum / total.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _no_reference(batch: PackedBatch) -> NodeOutput:
+    raise AssertionError("no objective said that it needs a reference")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +62,8 @@ class StepContext:
     objectives' `needs_hidden` is set. step: optimizer steps done so far, of `run_steps` in all (None: nobody knows, and
     no schedule may be in shares of the run). forward: another differentiable pass, over a
     batch of the caller's making and, as a second argument if wanted, an `embeddings.Mixture` in places of its tokens;
-    predict: the same, of tokens, in eval mode and without a graph.
+    predict: the same, of tokens, in eval mode and without a graph; reference: so, by the model as it was before
+    training, if one of the objectives' `needs_reference` is set.
     """
 
     batch: PackedBatch
@@ -57,6 +71,7 @@ class StepContext:
     step: int
     forward: Callable[..., NodeOutput]
     predict: Callable[[PackedBatch], NodeOutput]
+    reference: Callable[[PackedBatch], NodeOutput] = _no_reference
     run_steps: int | None = None
 
     @property
@@ -134,6 +149,11 @@ class Objective(ABC):
     needs_whole_trie: ClassVar[bool] = True  # every trie node is in the batch, also those without weight
     needs_hidden: ClassVar[bool] = False  # the output holds the hidden states
     keeps_state: ClassVar[bool] = False  # a checkpoint holds its `state_dict`
+
+    @property
+    def needs_reference(self) -> bool:
+        """True where it compares with the model as it was before training."""
+        return False
 
     @abstractmethod
     def __call__(self, context: StepContext) -> ObjectiveOutput:

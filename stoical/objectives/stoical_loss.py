@@ -15,6 +15,7 @@ from stoical.objectives.objective import (
     Objective,
     ObjectiveOutput,
     StepContext,
+    divided,
     loss_weights,
     normalizer,
     weighted_nll,
@@ -70,4 +71,4 @@ class SToICaLLoss(Objective):
             return node_logprobs(model, other, layout)
 
         context = StepContext(batch, run(batch), step=0, forward=run, predict=run)
-        return self(context).loss_sum / normalizer(batch, self.normalizer)
+        return divided(self(context).loss_sum, normalizer(batch, self.normalizer))

@@ -44,7 +44,10 @@ def make_pairs(
     if settings.source == "free" and recipe.tokenizer.terminator != "eos":
         raise ValueError("source=free needs tokenizer.terminator=eos: nothing else ends what the model writes")
     tokenizer = build_tokenizer(recipe)
-    dataset = EncodedDataset(load_split(recipe.data.path, "train"), build_encoder(recipe, tokenizer))
+    train = load_split(recipe.data.path, "train")
+    if train.weighted:
+        raise ValueError(f"{train.name} has rows with a 'weight', which preference pairs do not have; leave them out")
+    dataset = EncodedDataset(train, build_encoder(recipe, tokenizer))
     dataset.set_epoch(epoch)
     model = load_model(recipe, tokenizer, start.checkpoint if start.adapter else None)
     device = PartialState(cpu=no_accelerator()).device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from stoical.common.arguments import dotlist_layer
 from stoical.common.files import file_sha256
 from stoical.config.loading import build_recipe
 from stoical.config.recipe import Recipe
+from stoical.objectives.ranking.settings import RankingSettings
 from stoical.runs.find import checkpoint_layers, find_checkpoint, is_adapter, is_soft_prompt
 
 KEPT = (  # of the checkpoint's training section: how and where it computes, not what it was trained with
@@ -87,6 +88,7 @@ def start_recipe(start: Start, training: Mapping[str, Any], values: Mapping[str,
     for key in ("training", "mitigations"):
         OmegaConf.update(saved, key, {}, merge=False)
     new: dict[str, Any] = {"optimizer": "trainer", "resume": None, "resume_force": False, "dry_run": False}
+    new["loss"] = {each.name: each.default for each in fields(RankingSettings)}
     new |= {"self_training": None, "data": {"generated": None, "num_negatives": 0}, "training": kept | dict(training)}
     if "training.max_steps" in values and "training.num_train_epochs" not in values:
         new["training"].pop("num_train_epochs", None)  # the length is given in steps

@@ -9,10 +9,11 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from stoical.config.recipe import LossSettings, Recipe
+from stoical.config.recipe import Recipe
 from stoical.config.self_training import BashSettings, RacSettings
 from stoical.config.values import recipe_yaml
 from stoical.objectives.build import MitigationSettings
+from stoical.objectives.settings import LossSettings
 from stoical.reporting.tables import metrics_table
 from stoical.runs.provenance import git_state, package_versions
 
@@ -34,6 +35,11 @@ NORMALIZERS = {
     "points": "the (query, docID, rank) points of the global batch that carry loss",
     "weights": "the summed node weights of the global batch",
 }
+GAINS = {"log": "log(1 + y)", "linear": "y", "exponential": "2^y - 1"}
+WEIGHTED = (
+    "Queries and documents have weights in the training data: each counts as often as its weight says, in the sums and "
+    "in what they are divided by."
+)
 SELF_TRAINING: dict[str, type[BashSettings] | type[RacSettings]] = {"bash": BashSettings, "rac": RacSettings}
 RANK_AWARE = "the rank-aware loss of [Autoregressive Ranking](https://arxiv.org/abs/2601.05588)"
 CITATION = """\
@@ -59,7 +65,7 @@ class CardSource:
     """What is known before training: the resolved recipe, the dataset's manifest, and whether an adapter is trained.
 
     method: what trains, where it is not the recipe's rank-aware loss. generated: what the rows of data.generated were
-    made from (`generated.json`), where there are any.
+    made from (`generated.json`), where there are any. weighted: rows or documents of the training data have weights.
     """
 
     recipe: Recipe
@@ -67,11 +73,12 @@ class CardSource:
     adapter: bool
     method: CardMethod | None = None
     generated: Mapping[str, Any] | None = None
+    weighted: bool = False
 
     def render(self, step: int, log_history: Sequence[Mapping[str, float]]) -> str:
         """The card after `step` optimizer steps, with the last evaluation in the trainer's logs, if there was one."""
         name = Path(str(self.recipe.output)).name
-        method = self.method or _own_method(self.recipe)
+        method = self.method or _own_method(self.recipe, self.weighted)
         sections = [
             f"---\n{front_matter(self.recipe, self.adapter)}\n---",
             f"# {name}\n\n{_what(self.recipe, self.adapter, method.name)}",
@@ -128,10 +135,31 @@ The prompt is the template `{Path(recipe.prompt.template).name}`; prompt and lon
 {recipe.prompt.max_length} tokens, and a list that does not fit is an error."""
 
 
-def _own_method(recipe: Recipe) -> CardMethod:
-    """The recipe's loss, with what its mitigations make of it."""
-    names = f" and {', '.join(recipe.mitigations.chosen)}" if recipe.mitigations.chosen else ""
-    return CardMethod(RANK_AWARE + names, loss_formula(recipe.loss) + mitigation_lines(recipe.mitigations))
+def _own_method(recipe: Recipe, weighted: bool) -> CardMethod:
+    """The recipe's loss, with what a ranking loss, its mitigations and the data's weights make of it."""
+    loss = recipe.loss
+    names = [] if loss.ranking_alone else [RANK_AWARE]
+    names += [f"the ranking loss {loss.ranking}"] * (loss.ranking is not None) + recipe.mitigations.chosen
+    parts = [] if loss.ranking_alone else [loss_formula(loss)]
+    parts += ranking_lines(loss) + [WEIGHTED] * weighted
+    return CardMethod(" and ".join(names), "\n\n".join(parts) + mitigation_lines(recipe.mitigations))
+
+
+def ranking_lines(loss: LossSettings) -> list[str]:
+    """The ranking loss that these settings select, as a paragraph in markdown; none without one."""
+    ranking = loss.ranking_loss
+    if ranking is None:
+        return []
+    weight = "The loss" if loss.ranking_weight is None else f"Beside it, weighted by {loss.ranking_weight:g},"
+    gain = (
+        f" The gain is {GAINS[loss.ranking_gain]} of a relevance y, the grade in the data or, without, n_q + 1 - r."
+        * ranking.reads_gain
+    )
+    return [
+        f"{weight} is {loss.ranking} ({ranking.source}): {ranking.formula}. It is summed over queries and divided by "
+        f"{NORMALIZERS[loss.normalizer]}. s is the {loss.ranking_score} log-probability of a docID's tokens, divided "
+        f"by the temperature {loss.ranking_temperature:g}; r is the rank.{gain}"
+    ]
 
 
 def mitigation_lines(mitigations: MitigationSettings) -> str:

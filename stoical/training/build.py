@@ -35,7 +35,7 @@ from stoical.runs.processes import sharding
 from stoical.runs.resume import fingerprint
 from stoical.training.adafactor import Adafactor
 from stoical.training.arguments import training_arguments
-from stoical.training.memory_fit import largest_batch, run_memory, shortage
+from stoical.training.memory_fit import largest_batch, needs_reference, run_memory, shortage
 from stoical.training.tracking import build_trackers
 from stoical.training.trainer import StoicalTrainer
 
@@ -54,8 +54,8 @@ def build_trainer(recipe: Recipe, began: float | None = None) -> StoicalTrainer:
     """Everything, ready for `.train()`; `began` as `RunTrainer` takes it."""
     arguments = training_arguments(recipe)
     trackers = build_trackers(recipe, arguments)
-    train, test = load_split(recipe.data.path, "train"), load_split(recipe.data.path, "test")
-    recipe.mitigations.check_lists(train.longest_list())
+    train, test = training_split(recipe), load_split(recipe.data.path, "test")
+    check_lists(recipe, train)
     tokenizer = build_tokenizer(recipe, train)
     encoder = build_encoder(recipe, tokenizer)
     objectives = build_objectives(recipe.loss, recipe.mitigations, recipe.eval.score)
@@ -63,6 +63,11 @@ def build_trainer(recipe: Recipe, began: float | None = None) -> StoicalTrainer:
     config = build_config(recipe, tokenizer)
     check_round_trip(tokenizer, config)
     recipe.mitigations.check_model(config, sharding(recipe.training))
+    if needs_reference(recipe) and sharding(recipe.training) is not None:
+        raise ValueError(
+            f"loss.ranking={recipe.loss.ranking} runs a second model, its reference, which has not been proved with "
+            f"weights that {sharding(recipe.training)} splits; use DDP"
+        )
     if arguments.process_index == 0:
         batch = largest_batch(dataset, arguments.per_device_train_batch_size, collator)
         warning = shortage(run_memory(recipe, meta_model(recipe, config), config, batch), recipe.layout)
@@ -87,10 +92,28 @@ def build_trainer(recipe: Recipe, began: float | None = None) -> StoicalTrainer:
             load_manifest(recipe.data.path),
             adapter=isinstance(model, PeftModel),
             generated=rows_made_from(recipe),
+            weighted=train.weighted,
         ),
         fingerprint=fingerprint(recipe),
         began=began,
     )
+
+
+def training_split(recipe: Recipe) -> RankingDataset:
+    """The training split, with a teacher's score of every document where the loss learns from them."""
+    ranking = recipe.loss.ranking_loss
+    return load_split(recipe.data.path, "train", teacher=ranking is not None and ranking.needs_teacher)
+
+
+def check_lists(recipe: Recipe, train: RankingDataset) -> None:
+    """Raise `ValueError` where a mitigation or a ranking loss makes nothing of the lists of the training data."""
+    longest = train.longest_list()
+    recipe.mitigations.check_data(longest, train.weighted)
+    if longest == 1 and recipe.loss.ranking is not None and not recipe.data.num_negatives:
+        raise ValueError(
+            f"loss.ranking={recipe.loss.ranking} compares the documents of a list, and every training row has one; set "
+            "data.num_negatives (4, say), or use data with longer lists"
+        )
 
 
 def _adafactor(arguments: TrainingArguments) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
@@ -104,6 +127,13 @@ def rows_made_from(recipe: Recipe) -> dict[str, Any] | None:
     return None if record is None else record["made_from"]
 
 
+def _pool(recipe: Recipe, train: RankingDataset) -> list[str]:
+    """The docIDs to draw negatives from, beside a row's own: none where only a teacher's scores are compared."""
+    ranking = recipe.loss.ranking_loss
+    only_teacher = ranking is not None and ranking.needs_teacher and not recipe.mitigations.with_negatives
+    return [] if only_teacher else train.docids()
+
+
 def training_rows(recipe: Recipe, train: RankingDataset, encoder: QueryEncoder) -> EncodedDataset:
     """The dataset that a recipe trains on: the training split, with data.num_negatives or the rows of data.generated.
 
@@ -111,7 +141,7 @@ def training_rows(recipe: Recipe, train: RankingDataset, encoder: QueryEncoder) 
     """
     if recipe.data.generated is None:
         count = recipe.data.num_negatives
-        sampler = NegativeSampler(train.docids(), count, recipe.seed) if count else None
+        sampler = NegativeSampler(_pool(recipe, train), count, recipe.seed) if count else None
         return EncodedDataset(train, encoder, sampler=sampler)
     path = Path(recipe.data.generated)
     record = read_provenance(path)

@@ -15,7 +15,7 @@ from stoical.encoding.tokenization import MISTRAL_V3_MODELS, pad_id
 from stoical.objectives.build import build_objectives
 from stoical.runs.processes import join_processes
 from stoical.training.arguments import micro_batches
-from stoical.training.build import training_collator, training_rows
+from stoical.training.build import check_lists, training_collator, training_rows, training_split
 from stoical.training.memory_fit import largest_batch, run_memory, shortage
 
 SHOWN_IDS = 60
@@ -27,7 +27,8 @@ def show(recipe: Recipe) -> str:
     Of Mistral-7B-v0.3 all that this needs is known: for it no network is asked.
     """
     micro_size, accumulated = micro_batches(recipe, join_processes(recipe))
-    train = load_split(recipe.data.path, "train")
+    train = training_split(recipe)
+    check_lists(recipe, train)
     test, manifest = load_split(recipe.data.path, "test"), load_manifest(recipe.data.path)
     tokenizer = build_tokenizer(recipe, train, recipe.tokenizer.name in MISTRAL_V3_MODELS)
     dataset = training_rows(recipe, train, build_encoder(recipe, tokenizer))

@@ -70,7 +70,8 @@ class TrainingSetup:
     low_precision: the computation is bfloat16 or float16. frozen_bytes, trained_bytes: of a weight of either kind; the
     residual stream has the former's precision. states: values a trained weight that the optimizer keeps: 2 for AdamW,
     in the weight's precision, 1 for Adafactor with beta1, in float32.
-    lora: adapters are trained. dropout_bytes: of their dropout's mask, an element: 0 without, 1 on CUDA, 4 on CPUs.
+    lora: adapters are trained. reference: a frozen copy of the weights is there to compare with. dropout_bytes: of
+    their dropout's mask, an element: 0 without, 1 on CUDA, 4 on CPUs.
     """
 
     low_precision: bool
@@ -82,6 +83,7 @@ class TrainingSetup:
     trained_bytes: int = 4
     lora: bool = False
     dropout_bytes: int = 0
+    reference: bool = False
 
     @property
     def width(self) -> int:
@@ -132,6 +134,8 @@ def step_memory(shape: ModelShape, batch: MicroBatch, setup: TrainingSetup) -> M
         "activations": _activations(shape, batch, setup),
         "logits": (setup.width + 16) * batch.slots * shape.vocabulary,
     }
+    if setup.reference:
+        parts["reference"] = trained + setup.frozen_bytes * shape.frozen
     if split == "full":
         parts["gathered"] = setup.width * (shape.ends + 2 * (shape.parameters - shape.ends) / shape.layers)
     elif setup.low_precision and setup.frozen_bytes == 4:

@@ -72,8 +72,15 @@ def run_memory(recipe: Recipe, model: PreTrainedModel, config: PreTrainedConfig,
         trained_bytes=2 if recipe.lora is None and recipe.model.dtype == "bfloat16" else 4,
         lora=recipe.lora is not None,
         dropout_bytes=_mask_bytes() if recipe.lora and recipe.lora.get("lora_dropout") else 0,
+        reference=recipe.lora is None and needs_reference(recipe),
     )
     return RunMemory(shape, micro_batch(batch, recipe.layout, recipe.model.attn_implementation), setup)
+
+
+def needs_reference(recipe: Recipe) -> bool:
+    """True where the loss compares with the model as it was before training."""
+    ranking = recipe.loss.ranking_loss
+    return ranking is not None and ranking.needs_reference
 
 
 def _mask_bytes() -> int:

@@ -16,8 +16,9 @@ from stoical.encoding.packing import PackedBatch
 from stoical.models.forward import NodeOutput, node_logprobs
 from stoical.models.layouts import Layout
 from stoical.models.modes import eval_mode
+from stoical.models.reference import Reference
 from stoical.models.self_check import self_check
-from stoical.objectives.objective import Normalizer, Objective, StepContext, normalizer
+from stoical.objectives.objective import Normalizer, Objective, StepContext, divided, normalizer
 from stoical.training.callbacks import AfterStep, EpochShuffle
 from stoical.training.loader import Ahead, look_ahead
 from stoical.training.ragged_epochs import deal_exactly
@@ -53,6 +54,8 @@ class StoicalTrainer(RunTrainer):
         for callback in (self.throughput, EpochShuffle, AfterStep(objectives.values())):
             self.add_callback(callback)
         self.objectives, self.loss_normalizer, self.layout = objectives, loss_normalizer, layout
+        compares = any(objective.needs_reference for objective in objectives.values())
+        self._reference = Reference(self.model) if compares else None
         self._checked = layout == "pointwise"
         self._pending: dict[str, list[float]] = defaultdict(list)
         self._dropped_docs = 0
@@ -65,7 +68,7 @@ class StoicalTrainer(RunTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """This micro-batch's share of the global loss, in nats per unit of the normalizer."""
-        assert not return_outputs and num_items_in_batch is not None
+        assert not return_outputs and isinstance(num_items_in_batch, Tensor)
         batch = inputs["batch"]
         if not self._checked:
             self._self_check(model, batch)
@@ -76,6 +79,7 @@ class StoicalTrainer(RunTrainer):
             step=self.state.global_step,
             forward=lambda other, mixture=None: node_logprobs(model, other, self.layout, mixture=mixture),
             predict=lambda other: self._predict(model, other),
+            reference=lambda other: self._refer(model, other),
             run_steps=self.state.max_steps,
         )
         loss_sum = torch.zeros((), device=output.logprobs.device)
@@ -89,12 +93,18 @@ class StoicalTrainer(RunTrainer):
             return loss_sum * 0.0  # as many passes as the other processes make, and no gradient
         self._dropped_docs += batch.num_dropped
         self.throughput.count(batch)
-        return loss_sum * self.accelerator.num_processes / num_items_in_batch
+        return divided(loss_sum * self.accelerator.num_processes, num_items_in_batch)
 
     def _predict(self, model: nn.Module, batch: PackedBatch) -> NodeOutput:
         """A pass that samples are drawn from: no dropout, no embedding noise, no graph."""
         with eval_mode(model), torch.no_grad():
             return node_logprobs(model, batch, self.layout)
+
+    def _refer(self, model: nn.Module, batch: PackedBatch) -> NodeOutput:
+        """A pass of the model as it was before training, without a graph."""
+        assert self._reference is not None
+        with self._reference.of(model) as reference, eval_mode(reference), torch.no_grad():
+            return node_logprobs(reference, batch, self.layout)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As transformers makes it, its batches made ahead in a thread where it has no workers of its own.

@@ -77,23 +77,28 @@ class TargetSettings:
             )
 
 
-def node_weights(trie: DocIDTrie, ranks: Ints, settings: TargetSettings) -> Floats:
-    """[N] the weight of every trie node under `settings`, for docIDs of these ranks [D]; 0 at the root."""
+def node_weights(trie: DocIDTrie, ranks: Ints, settings: TargetSettings, counts: Floats | None = None) -> Floats:
+    """[N] the weight of every trie node under `settings`, for docIDs of these ranks [D]; 0 at the root.
+
+    counts [D]: how much each docID counts, which multiplies its lambda and its mu: 2 is as if it were there twice.
+    """
+    each = np.ones(len(ranks)) if counts is None else counts
     if settings.token == "every_node":
         assert settings.beta is not None and settings.visits is not None
-        return every_node_weights(trie, leaf_scores(ranks, settings.beta), settings.visits)
-    lam = item_weights(ranks, settings.item, settings.alpha or 0.0)
+        return every_node_weights(trie, each * leaf_scores(ranks, settings.beta), settings.visits)
+    lam = each * item_weights(ranks, settings.item, settings.alpha or 0.0)
     if settings.token == "one_hot":
         return one_hot_weights(trie, lam)
     assert settings.beta is not None
-    return trie_weights(trie, ranks, lam, leaf_scores(ranks, settings.beta))
+    return trie_weights(trie, ranks, lam, each * leaf_scores(ranks, settings.beta))
 
 
-def num_points(ranks: Ints, settings: TargetSettings) -> int:
-    """How many (query, docID, rank) points of Eq. 11 carry loss: the docIDs with lambda(r) > 0."""
+def num_points(ranks: Ints, settings: TargetSettings, counts: Floats | None = None) -> float:
+    """How many (query, docID, rank) points of Eq. 11 carry loss, the docIDs with lambda(r) > 0, or their `counts`."""
+    each = np.ones(len(ranks)) if counts is None else counts
     if settings.token == "every_node":
-        return len(ranks)
-    return int((item_weights(ranks, settings.item, settings.alpha or 0.0) > 0).sum())
+        return float(each.sum())
+    return float(each[item_weights(ranks, settings.item, settings.alpha or 0.0) > 0].sum())
 
 
 def item_weights(ranks: Ints, kind: ItemWeight, alpha: float = 1.0) -> Floats:
@@ -129,16 +134,16 @@ def best_ranks(trie: DocIDTrie, ranks: Ints) -> Ints:
     return best
 
 
-def node_targets(trie: DocIDTrie, ranks: Ints, settings: TargetSettings) -> Floats:
+def node_targets(trie: DocIDTrie, ranks: Ints, settings: TargetSettings, counts: Floats | None = None) -> Floats:
     """[N] each node's share of a rank-aware target at its parent, whether `settings` train that parent or not.
 
-    m(n) / m(parent(n)), where a docID's mass is mu(r), or lambda(r) if targets are one-hot (which is this target at
-    every node, by mass: `every_node_weights`). Where siblings have no mass, as next-token prediction leaves all but one
-    path, the target is the one that leads to the best-ranked docID. 0 at the root.
+    m(n) / m(parent(n)), where a docID's mass is mu(r) times its `counts`, or lambda(r) if targets are one-hot (which is
+    this target at every node, by mass: `every_node_weights`). Where siblings have no mass, as next-token prediction
+    leaves all but one path, the target is the one that leads to the best-ranked docID. 0 at the root.
     """
     item = item_weights(ranks, settings.item, settings.alpha or 0.0)
     scores = item if settings.beta is None else leaf_scores(ranks, settings.beta)
-    mass = subtree_sums(trie, scores)
+    mass = subtree_sums(trie, scores if counts is None else counts * scores)
     shares, best = sibling_shares(trie, mass), best_ranks(trie, ranks)
     massless = mass[trie.parent] == 0
     if massless.any():

@@ -44,6 +44,15 @@ def test_pairs_have_the_weight_of_their_rank(splits: list[RankingDataset]) -> No
     assert stepwise.weight.tolist() == pytest.approx([1, 2 / 3, 1 / 3, 1, 1])
 
 
+def test_weights_of_queries_and_documents_multiply_lambda(tmp_path: Path) -> None:
+    docs = [{"docid": "a", "weight": 0.5}, {"docid": "b"}]
+    rows = [{"query_id": "1", "query": "q", "docs": docs, "weight": 3.0}, {"query_id": "2", "query": "r", "docs": docs}]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    split = load_split(tmp_path, "train")
+    pairs = Pairs.of(split, Items.of([split]), TargetSettings(item="fractional", alpha=1))
+    assert pairs.weight.tolist() == pytest.approx([0.5 * 3, 3 / 2, 0.5, 1 / 2])
+
+
 def test_an_epoch_has_every_pair_once_but_for_those_that_fill_no_batch(splits: list[RankingDataset]) -> None:
     pairs = Pairs.of(splits[0], Items.of(splits), TargetSettings())
     for epoch in range(3):

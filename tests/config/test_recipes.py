@@ -10,7 +10,8 @@ import pytest
 
 from stoical.common.places import shipped
 from stoical.config.loading import list_recipes, load_recipe
-from stoical.config.recipe import LossSettings, Recipe
+from stoical.config.recipe import Recipe
+from stoical.objectives.settings import LossSettings
 
 RECIPES = shipped("recipes")
 NAMES = [name for name in list_recipes() if "encoder" not in name]  # tests/config/test_encoders.py has the others
@@ -101,7 +102,7 @@ def test_the_rows_of_the_tables_are_there(name: str) -> None:
     assert load(name).loss == (TABLE_1 | TABLE_2 | TABLE_3)[name]
 
 
-@pytest.mark.parametrize("name", [*TABLE_2, "esci_every_node"])
+@pytest.mark.parametrize("name", [*TABLE_2, "esci_every_node", "esci_ranking"])
 def test_esci_is_as_appendix_a1_says(name: str) -> None:
     """8,192 tokens, 10k steps of 32: 3.76 epochs over 85k. The metrics are Table 2's."""
     recipe = load(name)
@@ -114,9 +115,12 @@ def test_esci_is_as_appendix_a1_says(name: str) -> None:
 def test_the_tables_have_all_their_rows() -> None:
     """Table 1: NTP, five alphas, stepwise, five betas. Table 2: NTP, five betas. Table 3: nine betas at alpha = 2."""
     assert (len(TABLE_1), len(TABLE_2), len(TABLE_3)) == (12, 6, 9)
-    assert {*TABLE_1, *TABLE_2, *TABLE_3, "wordnet_every_node", "esci_every_node", "text_sft"} == set(NAMES)
-    for ours in (load("wordnet_every_node").loss, load("esci_every_node").loss):
-        assert (ours.token, ours.beta, ours.visits) == ("every_node", 2, "uniform")
+    ours = {f"{data}_{kind}" for data in ("wordnet", "esci") for kind in ("every_node", "ranking")}
+    assert {*TABLE_1, *TABLE_2, *TABLE_3, *ours, "text_sft"} == set(NAMES)
+    for loss in (load("wordnet_every_node").loss, load("esci_every_node").loss):
+        assert (loss.token, loss.beta, loss.visits) == ("every_node", 2, "uniform")
+    for loss in (load("wordnet_ranking").loss, load("esci_ranking").loss):
+        assert (loss.ranking, loss.ranking_alone) == ("list_mle", True)
 
 
 @pytest.mark.parametrize("name", [*TABLE_1, *TABLE_3, "wordnet_every_node"])

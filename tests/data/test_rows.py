@@ -202,3 +202,21 @@ def test_manifest_and_checksum(tmp_path: Path) -> None:
         load_manifest(tmp_path)
     with pytest.raises(ValueError, match="there is no dataset directory"):
         load_manifest(tmp_path / "nowhere")
+
+
+def test_a_row_in_python_has_weights_too() -> None:
+    made = RankingRow.of("deer", [{"docid": "a", "weight": 2, "teacher_score": -0.5}, "b"], weight=0.5)
+    assert (made.weight, made.docs) == (0.5, (Doc("a", weight=2.0, teacher_score=-0.5), Doc("b")))
+    with pytest.raises(ValueError, match="query 'deer': 'weight' must not be negative, got -1"):
+        RankingRow.of("deer", ["a"], weight=-1)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "save_to_disk"])
+def test_weights_in_every_format(kind: str, tmp_path: Path) -> None:
+    """A weight of 1 is as none."""
+    plain, one = row(), row(weight=1, docs=[{"docid": "a", "weight": 1.0}])
+    for place, (raw, weighted) in enumerate(((plain, False), (one, False), (row(weight=0), True))):
+        write_as(kind, tmp_path / str(place), [raw | {"query_id": "q"}])
+        split = load_split(tmp_path / str(place), "train")
+        assert split.weighted == weighted
+        assert split[0].weight == raw.get("weight")

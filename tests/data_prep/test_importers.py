@@ -229,6 +229,9 @@ def test_trec_run_alone_is_distilled(tmp_path: Path, texts: list[str]) -> None:
     assert lists(tmp_path / "out") == {"q1": ({"d4": 1, "d1": 2, "d3": 2}, []), "q4": ({"d2": 1}, [])}
     assert run("prepare", "trec", *words, f"out={tmp_path / 'short'}", "depth=2") == 0
     assert lists(tmp_path / "short")["q1"] == ({"d4": 1, "d1": 2}, [])
+    rows = [row for split in ("train", "test") for row in load_split(tmp_path / "out", split)]
+    found = {row.query_id: [doc.teacher_score for doc in row.docs] for row in rows}
+    assert {key: sorted(scores, reverse=True) == scores for key, scores in found.items()} == {"q1": True, "q4": True}
     read = [(each.query, each.document, each.grade) for each in trec.read_trec(path, trec.RUN)]
     assert read == [(each.query_id, each.doc_id, each.score) for each in ir_measures.read_trec_run(str(path))]
 
@@ -309,6 +312,36 @@ def test_pairs_with_a_file_of_documents_and_one_of_test_pairs(tmp_path: Path) ->
     assert run("prepare", "pairs", *words, f"out={tmp_path / 'out'}") == 0
     assert lists(tmp_path / "out") == {"q1": ({"two": 1, "one": 2}, []), "q2": ({"two": 1}, [])}
     assert dropped(tmp_path / "out") == [("document without text", "train.csv:4", "9")]
+
+
+MARKED = "query,document,score,w,q,t\na,x,1,2,0.5,-1.5\na,y,2,,0.5,3\na,w,0,4,,0\nb,x,1,0,,1\nb,y,1,1,,\n"
+MARKS = ["weight_column=w", "query_weight_column=q", "teacher_column=t"]
+
+
+def test_pairs_with_weights_and_a_teachers_scores(tmp_path: Path) -> None:
+    """A negative keeps its score and has no weight; an empty cell is none."""
+    path = write(tmp_path / "pairs.csv", MARKED)
+    assert run("prepare", "pairs", f"input={path}", f"out={tmp_path / 'out'}", *MARKS) == 0
+    rows = {row.query_id: row for split in ("train", "test") for row in load_split(tmp_path / "out", split)}
+    first, second = rows["q1"], rows["q2"]
+    assert (first.weight, second.weight) == (0.5, None)
+    assert [(doc.docid, doc.weight, doc.teacher_score) for doc in first.docs] == [("y", None, 3.0), ("x", 2.0, -1.5)]
+    assert [(doc.docid, doc.weight, doc.teacher_score) for doc in first.negatives] == [("w", None, 0.0)]
+    assert [(doc.docid, doc.weight, doc.teacher_score) for doc in second.docs] == [("x", 0.0, 1.0), ("y", 1.0, None)]
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ("a,x,1,-2,1,0", "pairs.csv:2: the weight must not be negative, got -2; 0 leaves it out of the loss"),
+        ("a,x,1,nan,1,0", "pairs.csv:2: the weight must be a number, got 'nan'"),
+        ("a,x,1,1,1,high", "pairs.csv:2: the teacher's score must be a number, got 'high'"),
+        ("a,x,1,1,1,0\na,y,1,1,2,0", "pairs.csv:3: query 'a' has weight 2, and 1 before"),
+    ],
+)
+def test_bad_weights(cells: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "pairs.csv", f"query,document,score,w,q,t\n{cells}\n")
+    assert message in refused(capsys, "pairs", f"input={path}", f"out={tmp_path / 'out'}", *MARKS)
 
 
 def test_bad_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,14 +19,14 @@ from stoical.objectives.mitigations.professor_forcing import ProfessorForcingSet
 from stoical.objectives.mitigations.reinforce import ReinforceSettings
 from stoical.objectives.mitigations.unlikelihood import UnlikelihoodSettings
 from stoical.objectives.objective import StepContext
+from stoical.objectives.settings import LossSettings
 from stoical.objectives.stoical_loss import SToICaLLoss
 from stoical.training.build import build_trainer
-from stoical.trie.node_weights import TargetSettings
 from tests.support.random_queries import ragged_queries
 from tests.support.tiny_model import tiny_model
 from tests.support.tiny_recipe import tiny_recipe
 
-PATH_LOSSES = {"one_hot": TargetSettings(), "trie": TargetSettings(token="trie", beta=2.0)}
+PATH_LOSSES = {"one_hot": LossSettings(), "trie": LossSettings(token="trie", beta=2.0)}
 WITHOUT_EFFECT = {
     "reinforce": ReinforceSettings(weight=0.0),
     "expected_reward": ExpectedRewardSettings(weight=0.0),

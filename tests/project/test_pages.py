@@ -49,6 +49,7 @@ def test_the_map_of_the_paper_names_what_exists() -> None:
 def test_the_python_of_the_library_page_runs_from_top_to_bottom(capsys: pytest.CaptureFixture[str]) -> None:
     found = blocks("library.md", "python")
     assert len(found) >= 5
+    torch.manual_seed(0)  # the page trains for some steps from random weights, and prints what they rank first
     exec(compile("\n".join(found), "docs/library.md", "exec"), {})
     assert "ruminant" in capsys.readouterr().out
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from stoical.models.forward import NodeOutput
+from tests.support.packed import pack, prefix_of
 from tests.support.tiny_model import VOCAB
 
 
@@ -25,3 +27,12 @@ def made_up_output(batch, seed=0):
     logprobs = logits.log_softmax(-1)[0, slot, batch.node_token.clamp(min=0)]
     logprobs = torch.where(batch.node_token >= 0, logprobs, 0.0)
     return NodeOutput(logprobs, logits, torch.zeros_like(slot), slot)
+
+
+def logprobs_by_prefix(queries, salt=0):
+    """Float64 log-probabilities of the packed queries' nodes that depend on the query's number and the prefix alone."""
+    batch, numbers = pack(queries), []
+    for node, row in enumerate(batch.node_row.tolist()):
+        key = (salt, int(queries[row].query_id[1:]), *prefix_of(batch, node))
+        numbers.append(-3 * np.random.default_rng(key).random() if batch.node_token[node] >= 0 else 0.0)
+    return torch.tensor(numbers, dtype=torch.float64)

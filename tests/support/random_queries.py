@@ -48,4 +48,4 @@ def ragged_queries(**kwargs: object) -> list[TokenizedQuery]:
 
 def without_negatives(query: TokenizedQuery) -> TokenizedQuery:
     parts = {name: getattr(query, name)[: query.num_listed] for name in ("docids", "docid_ids", "counted", "ranks")}
-    return replace(query, num_negatives=0, **parts)
+    return replace(query, num_negatives=0, **parts, grades=query.grades[: query.num_listed])

@@ -26,6 +26,7 @@ def run(tmp_path, world, **settings):
     output.mkdir()
     values = dict(word.split("=", 1) for word in TINY) | ONE_STEP | settings
     values |= {"recipe": "wordnet_alpha2_beta2,small,professor_forcing,unlikelihood,margin"}
+    values |= {"loss.ranking": "list_dpo", "loss.ranking_weight": "0.5"}  # with a reference model
     values |= {"data.path": tmp_path / "data", "output": output / "run"}
     words = [f"{key}={value}" for key, value in values.items()]
     forked.run(train_and_evaluate, output, words, log=output / "log", world=world, config=TWO_PROCESSES)
