@@ -15,7 +15,7 @@ from stoical.config.loading import load_recipe, read_layer
 from stoical.config.recipe import Recipe
 from stoical.data.files import load_manifest, split_sha256
 from stoical.runs.checkpoints import last_checkpoint
-from stoical.runs.find import find_checkpoint, load_checkpoint
+from stoical.runs.find import find_checkpoint, is_encoder, load_checkpoint
 
 if TYPE_CHECKING:
     from stoical.evaluation.result import EvaluatedData, Evaluation
@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationJob:
-    """What to evaluate: recipe, directory for results, how many test queries (None: all), and an adapter if any."""
+    """What to evaluate: recipe, directory for results, how many test queries (None: all), and an adapter if any.
+
+    encoder: of a lookup encoder's recipe its checkpoint; None for the untrained one.
+    """
 
     recipe: Recipe
     output: Path
     num_queries: int | None
     adapter: Path | None
+    encoder: Path | None = None
 
     @property
     def name(self) -> str:
@@ -64,7 +68,7 @@ def load_evaluation(checkpoint: str | None, settings: Mapping[str, str]) -> Eval
     or to `settings["output"]`. Raises `ValueError` where neither or both of checkpoint= and recipe= are given, and for
     a directory without a model.
     """
-    values = dict(settings)
+    values, encoder = dict(settings), None
     if (checkpoint is not None) == ("recipe" in values):
         raise ValueError("give either checkpoint=DIR (a run or a checkpoint) or recipe=NAME (its untrained model)")
     if checkpoint is None:
@@ -72,8 +76,9 @@ def load_evaluation(checkpoint: str | None, settings: Mapping[str, str]) -> Eval
         trained = last_checkpoint(str(recipe.output)) is not None
         folder = Path(str(recipe.output)) / ("eval_untrained" if trained else "eval")
     else:
-        found, output = find_checkpoint(checkpoint), values.pop("output", None)
+        found, output = find_checkpoint(checkpoint, encoders=True), values.pop("output", None)
         recipe, adapter = load_checkpoint(found, values)
+        encoder = found if is_encoder(found) else None
         folder = _results_of(found)
         if _is_other(recipe.data.path, found):
             folder = folder.with_name(f"{folder.name}_{Path(recipe.data.path).resolve().name}")
@@ -81,7 +86,7 @@ def load_evaluation(checkpoint: str | None, settings: Mapping[str, str]) -> Eval
     mode = "" if recipe.eval.mode == "exact" else f"_{recipe.eval.mode}"
     sample = "" if num_queries is None else f"_{num_queries}"
     results = folder.with_name(folder.name + mode + sample)
-    return EvaluationJob(recipe, Path(output) if output else results, num_queries, adapter)
+    return EvaluationJob(recipe, Path(output) if output else results, num_queries, adapter, encoder)
 
 
 def _results_of(checkpoint: Path) -> Path:
@@ -111,6 +116,10 @@ def _own_sha256(run: Path) -> str | None:
 
 def run_job(job: EvaluationJob, shown: bool = False, spent: TimeSpent | None = None) -> Evaluation:
     """Load the model and score the split. Every process calls it and gets the whole result. spent: gets the times."""
+    if job.recipe.encoder is not None:
+        from stoical.baselines.evaluation import evaluate_encoder
+
+        return replace(evaluate_encoder(job.recipe, job.encoder, job.num_queries, shown), data=job.data)
     from accelerate import Accelerator
 
     from stoical.build.encoder import build_encoder, build_tokenizer

@@ -15,8 +15,9 @@ from pathlib import Path
 
 ORDER = (  # from the top down: a room imports only rooms below it, never one beside it
     ("commands",),
-    ("self_training", "preferences", "baselines", "soft_prompts"),
+    ("self_training", "preferences", "soft_prompts"),
     ("training", "ranker", "evaluating"),
+    ("baselines",),
     ("build", "runs", "studies"),
     ("config", "reporting"),
     ("objectives", "evaluation"),

@@ -54,6 +54,11 @@ class WordNetOptions:
     )
     seed: int = option(0, "seed of the split and of the negatives, 0 to 4294967295")
     test_size: int = option(5000, "how many queries are for testing; the others are for training")
+    held_out: bool = option(
+        True,
+        "false: training has all queries, those for testing too, which a lookup encoder could not know otherwise; "
+        "test.parquet is the same either way",
+    )
     negatives: int = option(1, "how many negatives a test query gets; training queries have none")
 
 
@@ -165,7 +170,8 @@ def make_splits(
     random = np.random.RandomState(options.seed)  # unlike default_rng, the same numbers in every numpy
     shuffled = [queries[i] for i in random.permutation(len(queries))]
     rows = [_row(chosen, query) for query in progress(shuffled, "making rows")]
-    test, train = rows[: options.test_size], rows[options.test_size :]
+    train = rows[options.test_size if options.held_out else 0 :]
+    test = [dict(row) for row in rows[: options.test_size]]
     names = list(parents)
     for row in test if options.negatives else ():
         negatives = sample_negatives(parents, names, row["query"], options.negatives, random)
@@ -186,5 +192,5 @@ def describe(graph: NounGraph, options: WordNetOptions) -> dict[str, Any]:
         "version": f"WordNet {graph.version}",
         "licence": f"WordNet {graph.version} licence (Princeton University): see LICENSE",
         "seed": options.seed,
-        "options": {key: getattr(options, key) for key in ("subtree", "path", "test_size", "negatives")},
+        "options": {key: getattr(options, key) for key in ("subtree", "path", "test_size", "held_out", "negatives")},
     }

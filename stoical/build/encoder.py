@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from transformers import PreTrainedTokenizerBase
 
+from stoical.config.encoders import NO_LANGUAGE_MODEL
 from stoical.config.recipe import Recipe
 from stoical.data.dataset import RankingDataset, load_split
 from stoical.data.rows import RankingRow
@@ -22,8 +23,10 @@ def build_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that the recipe names, or a BPE trained on a sample of the training split (loaded if not given).
 
-    local: no network is asked.
+    local: no network is asked. Raises `ValueError` for the recipe of a lookup encoder.
     """
+    if recipe.encoder is not None:
+        raise ValueError(f"the recipe's {recipe.encoder.kind} {NO_LANGUAGE_MODEL}")
     if recipe.tokenizer.name != "bpe":
         return load_tokenizer(recipe.tokenizer.name, local)
     train = train or load_split(recipe.data.path, "train")

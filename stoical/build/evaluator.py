@@ -9,7 +9,7 @@ from stoical.encoding.queries import EncodedDataset, QueryEncoder
 from stoical.encoding.tokenization import pad_id
 from stoical.evaluation.evaluator import Evaluator
 from stoical.evaluation.grading import Gains, Grading, check_grades
-from stoical.evaluation.metrics import asked_metrics
+from stoical.evaluation.metrics import Metric, asked_metrics
 
 
 def build_evaluator(recipe: Recipe, test: RankingDataset, encoder: QueryEncoder, num_queries: int | None) -> Evaluator:
@@ -18,10 +18,7 @@ def build_evaluator(recipe: Recipe, test: RankingDataset, encoder: QueryEncoder,
     Raises `ValueError` where a metric needs grades that the split does not have, or that have no gain, and for shuffles
     of a prompt without documents.
     """
-    asked, grading = asked_metrics(recipe.eval.metrics), grading_of(recipe)
-    for metric in asked:
-        if metric.needs_grades:
-            check_grades(test, grading, metric.name, test.name)
+    asked, grading = asked_of(recipe, test), grading_of(recipe)
     if recipe.eval.shuffles > 1 and not encoder.template.doc:
         raise ValueError(f"eval.shuffles={recipe.eval.shuffles} has no effect: the prompt lists no documents; drop it")
     return Evaluator(
@@ -40,6 +37,15 @@ def build_evaluator(recipe: Recipe, test: RankingDataset, encoder: QueryEncoder,
         asked=asked,
         grading=grading,
     )
+
+
+def asked_of(recipe: Recipe, test: RankingDataset) -> list[Metric]:
+    """The metrics of eval.metrics. Raises `ValueError` where one needs grades that the split lacks, or without gain."""
+    asked = asked_metrics(recipe.eval.metrics)
+    for metric in asked:
+        if metric.needs_grades:
+            check_grades(test, grading_of(recipe), metric.name, test.name)
+    return asked
 
 
 def grading_of(recipe: Recipe) -> Grading:

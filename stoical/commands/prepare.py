@@ -9,14 +9,11 @@ From a checkout, `python -m data_prep.wordnet` is `stoical prepare wordnet`.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import typing
-from types import ModuleType
 
 from stoical.commands.shell import Command, Given
 from stoical.common.fields import unknown
-from stoical.common.places import PACKAGE
+from stoical.common.places import data_prep
 
 MAKERS = {  # name -> module of data_prep
     "wordnet": "wordnet.hypernyms",
@@ -34,19 +31,9 @@ def find(name: str) -> Command:
     """The command that makes a dataset of that name. Raises `ValueError` where there is none."""
     if name not in MAKERS:
         raise unknown("dataset", name, list(MAKERS), f" stoical prepare makes {', '.join(MAKERS)}.")
-    module = _module(MAKERS[name])
+    module = data_prep(MAKERS[name])
     options = typing.get_type_hints(module.build)["options"]
     return Command(str(module.__doc__), lambda given: module.build(given.options), options, bare=True)
-
-
-def _module(name: str) -> ModuleType:
-    """A module of data_prep: in a checkout the one beside this package, in an installation the one inside it.
-
-    A `data_prep` that stands elsewhere is a folder of the user's.
-    """
-    found = importlib.util.find_spec("data_prep")
-    ours = found is not None and found.origin == str(PACKAGE.parent / "data_prep" / "__init__.py")
-    return importlib.import_module(f"{'data_prep' if ours else 'stoical.data_prep'}.{name}")
 
 
 def run(given: Given) -> None:

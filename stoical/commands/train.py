@@ -43,14 +43,17 @@ def run(given: Given) -> None:
 def check_inputs(recipe: Recipe) -> None:
     """Raise `ValueError` where the dataset or the prompt template is not there, before torch is imported."""
     check_dataset(recipe.data.path)
-    load_template(recipe.prompt.template)
+    if recipe.encoder is None:
+        load_template(recipe.prompt.template)
 
 
 def dry_run(recipe: Recipe, words: list[str]) -> None:
     """Print the recipe that `words` describe, with where each value comes from, and what training would do."""
     print(f"{show(words)}\n", flush=True)
-    from stoical.training.dry_run import show as shown
-
+    if recipe.encoder is None:
+        from stoical.training.dry_run import show as shown
+    else:
+        from stoical.baselines.card import dry_run as shown
     quiet_libraries()
     print(shown(recipe))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -13,3 +15,13 @@ def shipped(name: str) -> Path:
     path = inside if inside.is_dir() else PACKAGE.parent / name
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def data_prep(name: str) -> ModuleType:
+    """A module of data_prep: in a checkout the one beside this package, in an installation the one inside it.
+
+    A `data_prep` that stands elsewhere is a folder of the user's.
+    """
+    found = importlib.util.find_spec("data_prep")
+    ours = found is not None and found.origin == str(PACKAGE.parent / "data_prep" / "__init__.py")
+    return importlib.import_module(f"{'data_prep' if ours else 'stoical.data_prep'}.{name}")

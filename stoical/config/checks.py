@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stoical.common.fields import check_fields, unknown
+from stoical.config.encoders import check_training as check_encoder_training
 from stoical.config.libraries import library_fields
 from stoical.config.recipe import Recipe
 from stoical.config.self_training import SelfTrainingSettings
@@ -33,6 +34,10 @@ TORCH_DTYPES = ("float32", "float16", "bfloat16", "uint8", "int8")
 def check_recipe(recipe: Recipe) -> None:
     """Raise `ValueError` where settings conflict, are of the wrong type, or would have no effect."""
     recipe.loss.check()
+    _check_resume(recipe)
+    if recipe.encoder is not None:
+        _check_encoder(recipe)
+        return
     recipe.mitigations.check(recipe.loss, recipe.tokenizer.terminator, recipe.data.num_negatives)
     _check_ranking(recipe)
     _check_numbers(recipe)
@@ -62,8 +67,6 @@ def check_recipe(recipe: Recipe) -> None:
             )
     if (recipe.tokenizer.name == "bpe") != (recipe.tokenizer.vocab_size is not None):
         raise ValueError("tokenizer.vocab_size goes with tokenizer.name=bpe: set both, or neither")
-    if recipe.resume_force and recipe.resume is None:
-        raise ValueError("resume_force=true has no effect without resume=; add resume=auto, or drop it")
     if recipe.tokenizer.terminator == "none" and not recipe.tokenizer.count_terminator:
         raise ValueError("tokenizer.count_terminator=false conflicts with tokenizer.terminator=none: drop one of them")
     for key in ("activation_checkpointing", "gradient_checkpointing"):  # new name and old
@@ -71,6 +74,23 @@ def check_recipe(recipe: Recipe) -> None:
             raise ValueError(
                 f"layout=cache conflicts with training.{key}=true, which drops the cache; use layout=sequence"
             )
+
+
+def _check_resume(recipe: Recipe) -> None:
+    if recipe.resume_force and recipe.resume is None:
+        raise ValueError("resume_force=true has no effect without resume=; add resume=auto, or drop it")
+
+
+def _check_encoder(recipe: Recipe) -> None:
+    if recipe.dual_encoder is not None and recipe.cross_encoder is not None:
+        raise ValueError(
+            "the sections dual_encoder and cross_encoder conflict: a run trains one of them; drop the other"
+        )
+    assert recipe.encoder is not None
+    recipe.encoder.check()
+    _check_numbers(recipe)
+    _check_eval(recipe)
+    check_encoder_training(recipe.training)
 
 
 def _check_ranking(recipe: Recipe) -> None:

@@ -20,6 +20,7 @@ from stoical.common.fields import unknown
 from stoical.common.options import keys_of, section_of
 from stoical.common.places import shipped
 from stoical.config.checks import check_recipe
+from stoical.config.encoders import TRAINING, refuse_others
 from stoical.config.libraries import CLASSES, library_fields
 from stoical.config.recipe import Recipe
 
@@ -86,6 +87,8 @@ def recipe_layers(words: Iterable[str]) -> tuple[list[str], list[Layer]]:
 def build_recipe(layers: Sequence[Layer]) -> Recipe:
     """Merge layers over the defaults, in order, and check the whole."""
     recipe = merge_layers(layers)
+    if recipe.encoder is not None:
+        refuse_others(recipe.encoder.kind, ((origin, key) for origin, layer in layers for key in _keys(layer)))
     _normalise(recipe)
     check_recipe(recipe)
     return recipe
@@ -119,7 +122,7 @@ def _defaults() -> DictConfig:
 def check_keys(origin: str, layer: DictConfig) -> None:
     """Raise `ValueError` for a key that no recipe has. Keys below a library's section are checked with its values."""
     known, sections, open_ended = known_keys()
-    for key, value in flat(OmegaConf.to_container(layer)).items():
+    for key, value in _keys(layer).items():
         if key in sections and value is not None:
             hint = f" Did you mean {MEANT[key]!r}?" if key in MEANT else ""
             said = f"{key}={value}: {key!r} is a section; `stoical recipes keys {key}` lists it."
@@ -127,6 +130,10 @@ def check_keys(origin: str, layer: DictConfig) -> None:
         inside = any(key.startswith(f"{section}.") for section in open_ended)
         if not (inside or key in known or key in sections):
             raise ValueError(f"{origin}: {_unknown_key(key, [*known, *_library_keys()])}")
+
+
+def _keys(layer: DictConfig) -> dict[str, Any]:
+    return flat(OmegaConf.to_container(layer))
 
 
 @cache
@@ -158,7 +165,10 @@ def _unknown_key(key: str, known: Sequence[str]) -> ValueError:
 
 
 def _normalise(recipe: Recipe) -> None:
-    """Put right what YAML or an overlay's way of taking a setting back leaves in the training section."""
+    """Put right what YAML or an overlay's way of taking a setting back leaves in the training section.
+
+    Of an encoder's, the defaults that mean nothing to it go.
+    """
     table = library_fields("TrainingArguments")
     training: dict[str, Any] = {}
     for key, value in recipe.training.items():
@@ -166,6 +176,8 @@ def _normalise(recipe: Recipe) -> None:
             value = "no"  # YAML reads a bare `no` as False; here (eval_strategy) the word is meant
         if not (key == "optim" and value is None):  # null takes an overlay's word back
             training[key] = value
+    if recipe.encoder is not None:
+        training = {key: value for key, value in training.items() if key in TRAINING}
     recipe.training = training
 
 

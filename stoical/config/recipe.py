@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stoical.common.options import option
+from stoical.config.encoders import CrossEncoderSettings, DualEncoderSettings, EncoderSettings
 from stoical.config.self_training import SelfTrainingSettings
 from stoical.decoding.choices import Mode, Reduction
 from stoical.encoding.tokenized import Terminator
@@ -149,7 +150,10 @@ class Recipe:
 
     output: str | None = option(None, "the run directory (null: runs/<recipe>)")
     seed: int = option(0, "of weights made from scratch, of shuffles and of samples")
-    global_batch_size: int = option(64, "queries a step, over all processes and accumulation steps")
+    global_batch_size: int = option(
+        64,
+        "queries a step, over all processes and accumulation steps; with a dual or cross encoder (query, docID) pairs",
+    )
     optimizer: Literal["adafactor", "trainer"] = option(
         "adafactor", "adafactor is the paper's, with beta1 = 0.9; trainer leaves the choice to training.optim"
     )
@@ -179,3 +183,10 @@ class Recipe:
     training: dict[str, Any] = option(
         None, "transformers.TrainingArguments fields, under their own names", factory=paper_training
     )
+    dual_encoder: DualEncoderSettings | None = None
+    cross_encoder: CrossEncoderSettings | None = None
+
+    @property
+    def encoder(self) -> EncoderSettings | None:
+        """The lookup encoder that is trained in place of a language model, if any."""
+        return self.dual_encoder or self.cross_encoder

@@ -85,7 +85,7 @@ class Evaluator:
         shown: say how far it is, on the main process. spent: gets the time of loader and forward passes.
         """
         state, spent = PartialState(), spent or TimeSpent()
-        picked = self._sample()
+        picked = sample(len(self.dataset), self.num_queries)
         mine = picked[state.process_index :: state.num_processes]
         most = -(-len(picked) // state.num_processes)
         mine += picked[:1] * (most - len(mine))  # equal work, so that sharded models stay in step; dropped below
@@ -96,12 +96,6 @@ class Evaluator:
         assert sorted(by_index) == picked, "an evaluation query was lost"
         results = [by_index[index] for index in picked]
         return Evaluation(self._summary(results), self._settings(), results)
-
-    def _sample(self) -> list[int]:
-        total = len(self.dataset)
-        if self.num_queries is None or self.num_queries >= total:
-            return list(range(total))
-        return sorted(random.Random(0).sample(range(total), self.num_queries))
 
     def _rows(
         self, model: nn.Module, indices: list[int], longest: int, spent: TimeSpent, shown: bool
@@ -217,18 +211,26 @@ class Evaluator:
             "score": self.score,
             "terminator": docids.terminator,
             "count_terminator": docids.terminator != "none" and docids.count_terminator,
-            **self._grading_words(),
+            **grading_words(self.asked, self.grading),
             **({"num_beams": self.num_beams} if self.mode == "exact" else {}),
         }
 
-    def _grading_words(self) -> dict[str, str | float]:
-        """What grades counted as, where a metric read them."""
-        words: dict[str, str | float] = {}
-        if any(metric.needs_grades for metric in self.asked):
-            words["gains"] = self.grading.gains.words
-        if self.grading.relevant_above:
-            words["relevant_above"] = self.grading.relevant_above
-        return words
+
+def grading_words(asked: Sequence[Metric], grading: Grading) -> dict[str, str | float]:
+    """What grades counted as, where a metric read them."""
+    words: dict[str, str | float] = {}
+    if any(metric.needs_grades for metric in asked):
+        words["gains"] = grading.gains.words
+    if grading.relevant_above:
+        words["relevant_above"] = grading.relevant_above
+    return words
+
+
+def sample(total: int, wanted: int | None) -> list[int]:
+    """Places of the rows of a split that are evaluated, ascending: all, or `wanted` of them, the same every time."""
+    if wanted is None or wanted >= total:
+        return list(range(total))
+    return sorted(random.Random(0).sample(range(total), wanted))
 
 
 def _tops(query: TokenizedQuery) -> Sequence[Sequence[int]]:

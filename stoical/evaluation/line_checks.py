@@ -7,7 +7,7 @@ import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
-from stoical.decoding.choices import Mode
+from stoical.decoding.choices import Scored
 
 Check = Callable[[Any], bool]
 
@@ -66,7 +66,7 @@ GENERATION: dict[str, Check] = {
 }
 LINE: dict[str, tuple[str, Check]] = {  # key -> what it must hold
     "query_id": ("a string", is_text),
-    "mode": (f"one of {', '.join(get_args(Mode))}", lambda value: is_text(value) and value in get_args(Mode)),
+    "mode": (f"one of {', '.join(get_args(Scored))}", lambda value: is_text(value) and value in get_args(Scored)),
     "docids": ("a list of strings", list_of(is_text, least=1)),
     "ranks": ("a list of whole numbers", list_of(is_count)),
     "grades": ("a list of numbers and nulls", or_none(list_of(or_none(is_number)))),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from stoical.data.files import split_sha256
-from stoical.decoding.choices import Mode
+from stoical.decoding.choices import Scored
 from stoical.evaluation.generation_metrics import Generation
 from stoical.evaluation.line_checks import check_line
 from stoical.evaluation.metrics import METRICS
@@ -28,7 +28,7 @@ class QueryResult:
     """
 
     query_id: str
-    mode: Mode
+    mode: Scored
     metrics: dict[str, float]
     docids: list[str]
     ranks: list[int]

@@ -19,7 +19,7 @@ from stoical.evaluation.metrics import Metric, metrics_among
 from stoical.evaluation.result import QueryResult
 from stoical.reporting.evaluation_dir import SHOWN, evaluated_data, read_evaluation
 from stoical.reporting.generation import generation_table, summarise_generation
-from stoical.reporting.tables import data_label, header, markdown, percent, reference_cells
+from stoical.reporting.tables import data_label, header, markdown, percent, reference_cells, score_unit
 
 GRADE_READERS = {  # key of metrics.json -> the metrics that it changes
     "gains": ("graded_ndcg",),
@@ -39,6 +39,8 @@ class Run:
     @property
     def scored(self) -> str:
         """How its documents were scored."""
+        if not score_unit(self.metrics["mode"]):
+            return f"{self.metrics['mode']}, {self.metrics['score']}"
         ends = {"none": ", no terminator"}.get(self.metrics["terminator"], ", terminator not counted")
         return f"{self.metrics['mode']}, {self.metrics['score']}{'' if self.metrics['count_terminator'] else ends}"
 

@@ -13,6 +13,7 @@ from stoical.evaluation.intervals import FEW, intervals
 from stoical.evaluation.metrics import metrics_among
 from stoical.evaluation.result import QueryResult
 from stoical.reporting.figure import FADED, error_bars, plt, save
+from stoical.reporting.tables import score_unit
 
 MAX_ROWS = 40  # labels of more would overlap
 WIDE = 12  # letters of a label that takes several lines
@@ -152,5 +153,6 @@ def plot_rank_map(rows: Sequence[QueryResult], label: str, output: Path) -> None
     axis.set_yticks(range(0, len(lengths), every), named[::every])
     axis.set(xlabel="gold rank", ylabel="documents in the list  (queries)")
     axis.set_title(label, fontsize=10)
-    figure.colorbar(image, ax=axis, label="mean score (nats)")
+    unit = score_unit(rows[0].mode)
+    figure.colorbar(image, ax=axis, label=f"mean score ({unit})" if unit else "mean score")
     save(figure, output)

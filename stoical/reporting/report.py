@@ -12,6 +12,7 @@ from stoical.common.files import file_sha256, staged, writing
 from stoical.evaluation.intervals import BOOTSTRAP, metric_intervals
 from stoical.evaluation.metrics import metrics_among
 from stoical.evaluation.paper import NEAR_TIE
+from stoical.evaluation.references import INPUT
 from stoical.evaluation.result import Evaluation, References
 from stoical.reporting.calibration import calibration_words, write_calibration
 from stoical.reporting.evaluation_dir import (
@@ -29,7 +30,7 @@ from stoical.reporting.evaluation_dir import (
 from stoical.reporting.evaluation_figures import plot_metrics, plot_ndcg_breakdown, plot_rank_map, plot_valid_mass
 from stoical.reporting.generation import write_generation
 from stoical.reporting.mismatch import write_diagnostics
-from stoical.reporting.tables import data_label, header, markdown, meaning, percent, reference_cells
+from stoical.reporting.tables import data_label, header, markdown, meaning, percent, reference_cells, score_unit
 from stoical.reporting.trec import are_grades, write_trec
 from stoical.trie.node_weights import TargetSettings
 
@@ -116,6 +117,8 @@ def interval(pair: tuple[float, float]) -> str:
 
 def describe_scores(metrics: Mapping[str, Any]) -> str:
     """How documents were scored, in a few words."""
+    if not score_unit(metrics["mode"]):
+        return f"{metrics['mode'].replace('_', ' ')}, {metrics['score']}"
     end = "no terminator" if metrics["terminator"] == "none" else f"terminator {metrics['terminator']}"
     if metrics["terminator"] != "none":
         end += " counted" if metrics["count_terminator"] else " not counted"
@@ -141,7 +144,9 @@ def _references_said(metrics: Mapping[str, Any]) -> list[str]:
     """What the rows below the model's are."""
     if "references" not in metrics:
         return []
-    said = ["Random order: the exact expectation over all orders. Input order: as the prompts list the documents."]
+    said = ["Random order: the exact expectation over all orders."]
+    if INPUT in metrics["references"]:
+        said[0] += " Input order: as the prompts list the documents."
     said += [f"BM25 over the documents' texts: {metrics['bm25']}."] if metrics.get("bm25") else []
     return [*meaning(metrics), *said]
 
@@ -178,9 +183,10 @@ def summary(name: str, metrics: Mapping[str, Any], figures: list[str], notes: Se
             f"queries ({interval(metrics['intervals']['invalid_rate'])})."
         )
     lines += [f"- {line}" for line in (*_gains(metrics), *_references_said(metrics), *notes)]
+    near = f"{NEAR_TIE:g} {score_unit(metrics['mode'])}".rstrip()
     lines.append(
         f"- Near-ties: {metrics['near_ties']:,} of {metrics['neighbours']:,} neighbouring scores are within "
-        f"{NEAR_TIE:g} nats of each other. Equal scores count against the model."
+        f"{near} of each other. Equal scores count against the model."
     )
     if metrics["dropped_docs"]:
         lines.append(f"- {metrics['dropped_docs']:,} documents did not fit into the prompt and were left out.")

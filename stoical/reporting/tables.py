@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
+from stoical.decoding.choices import Mode
 from stoical.evaluation.metrics import Metric, metrics_among
 
 
@@ -42,6 +43,11 @@ def data_label(found: Sequence[Mapping[str, Any]]) -> str:
 def header(columns: Sequence[Metric], data: str = "") -> list[str]:
     """The first row of a table with these metrics, on this data."""
     return [data, *(metric.column for metric in columns), "queries"]
+
+
+def score_unit(mode: str) -> str:
+    """The unit of scores: nats of a language model's log-probabilities, none of an encoder's scores."""
+    return "nats" if mode in get_args(Mode) else ""
 
 
 def percent(value: float | None) -> str:

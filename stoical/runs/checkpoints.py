@@ -15,6 +15,7 @@ from stoical.common.files import json_object, sync
 
 UNFINISHED = "_unfinished"  # in the run directory; the hub's uploads leave out what begins with an underscore
 RECORD = "resume.json"
+ITEMS_FILE = "items.json"  # of a lookup encoder: the names of its table's rows
 
 
 def last_checkpoint(directory: str | Path) -> Path | None:

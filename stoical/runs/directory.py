@@ -70,7 +70,7 @@ def run_facts(recipe: Recipe, fingerprint: Mapping[str, Any], micro_batch: int, 
         **fingerprint,
         "seeds": {"seed": recipe.seed, "data_seed": recipe.training.get("data_seed")},
         "global_batch": {
-            "queries": recipe.global_batch_size,
+            "queries" if recipe.encoder is None else "pairs": recipe.global_batch_size,
             "processes": PartialState().num_processes,
             "micro_batch": micro_batch,
             "accumulation_steps": accumulated,

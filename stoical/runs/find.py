@@ -8,10 +8,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from stoical.common.arguments import dotlist_layer
+from stoical.config.encoders import NO_LANGUAGE_MODEL
 from stoical.config.loading import build_recipe, read_layer
 from stoical.config.recipe import Recipe
 from stoical.encoding.prompts import TEMPLATE_FILE
-from stoical.runs.checkpoints import check_unchanged, last_checkpoint
+from stoical.runs.checkpoints import ITEMS_FILE, check_unchanged, last_checkpoint
 
 
 def load_checkpoint(checkpoint: Path, values: dict[str, str]) -> tuple[Recipe, Path | None]:
@@ -20,10 +21,11 @@ def load_checkpoint(checkpoint: Path, values: dict[str, str]) -> tuple[Recipe, P
     return recipe, checkpoint if is_adapter(checkpoint) else None
 
 
-def find_checkpoint(directory: str) -> Path:
+def find_checkpoint(directory: str, encoders: bool = False) -> Path:
     """The directory itself if it holds a model, else the last checkpoint-N in it, or in its last iteration-N.
 
-    Raises `ValueError` where there is none, where it has no recipe, and where its files are not as they were saved.
+    Raises `ValueError` where there is none, where it has no recipe, where its files are not as they were saved, and for
+    a lookup encoder where these are not wanted.
     """
     path = Path(directory)
     if not path.is_dir():
@@ -40,6 +42,8 @@ def find_checkpoint(directory: str) -> Path:
         instead = "put the recipe of its run beside it" if is_adapter(path) else f"try recipe=NAME model.name={path}"
         raise ValueError(f"{path} has no recipe.yaml, so stoical did not save it; {instead}")
     check_unchanged(path)
+    if is_encoder(path) and not encoders:
+        raise ValueError(f"{path} {NO_LANGUAGE_MODEL}")
     return path
 
 
@@ -54,9 +58,12 @@ def _last_iteration(path: Path) -> Path | None:
 def checkpoint_layers(path: Path) -> list[tuple[str, DictConfig]]:
     """The saved recipe, then what points it at the saved weights, tokenizer and prompt; an adapter's base model stays.
 
-    A soft prompt needs layout=cache, in which the layout it was trained in does not matter.
+    A soft prompt needs layout=cache, in which the layout it was trained in does not matter. A lookup encoder's recipe
+    has nothing to point.
     """
     origin, saved = read_layer(path / "recipe.yaml")
+    if is_encoder(path):
+        return [(origin, saved)]
     pointed: dict[str, Any] = {"tokenizer": {"name": str(path), "vocab_size": None}}
     if (path / TEMPLATE_FILE).is_file():
         pointed["prompt"] = {"template": str(path / TEMPLATE_FILE)}
@@ -70,7 +77,12 @@ def checkpoint_layers(path: Path) -> list[tuple[str, DictConfig]]:
 
 
 def _holds_model(path: Path) -> bool:
-    return (path / "config.json").is_file() or is_adapter(path)
+    return (path / "config.json").is_file() or is_adapter(path) or is_encoder(path)
+
+
+def is_encoder(path: Path) -> bool:
+    """True where a dual or cross encoder was saved: its table comes with the names of its rows."""
+    return (path / ITEMS_FILE).is_file()
 
 
 def is_adapter(path: Path) -> bool:

@@ -85,8 +85,8 @@ class CardSource:
             f"## Rank with it\n\n{_usage(self.recipe)}",
             f"## The loss\n\n{method.loss}",
             f"## Evaluation\n\n{_evaluation(self.recipe, name, log_history)}",
-            f"## Data\n\n{_data(self.data)}{generated_rows(self.generated)}",
-            f"## Training\n\n{_training(self.recipe, step)}",
+            f"## Data\n\n{data_section(self.data)}{generated_rows(self.generated)}",
+            f"## Training\n\n{training_section(self.recipe, step)}",
             f"## Citation\n\nThe loss and the experiments it comes from:\n\n```bibtex\n{CITATION}\n```",
         ]
         return "\n\n".join(sections) + "\n"
@@ -228,7 +228,8 @@ def _evaluation(recipe: Recipe, name: str, log_history: Sequence[Mapping[str, fl
     )
 
 
-def _data(manifest: Mapping[str, Any]) -> str:
+def data_section(manifest: Mapping[str, Any]) -> str:
+    """What a card says of a dataset: the facts of its manifest, a line each."""
     facts = {key: manifest[key] for key in ("name", "version", "source", "licence", "options") if manifest.get(key)}
     lines = [f"- {key}: {_plain(value)}" for key, value in facts.items()]
     lines += [f"- {split}: {_plain(counts)}" for split, counts in manifest.get("splits", {}).items()]
@@ -241,13 +242,15 @@ def _plain(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _training(recipe: Recipe, step: int) -> str:
+def training_section(recipe: Recipe, step: int) -> str:
+    """What a card says of a training after `step` steps: batch, seed, versions, commit, and the resolved recipe."""
+    unit = "queries" if recipe.encoder is None else "pairs"
     installed = package_versions()
     versions = ", ".join(f"{name} {installed[name]}" for name in PACKAGES)
     git = git_state()
     changed = ", with changes that are not committed" if git.get("dirty") else ""
     commit = f"\n- commit of stoical: {git['commit']}{changed}" if git else ""
     return (
-        f"- {step:,} steps of {recipe.global_batch_size} queries, seed {recipe.seed}\n- {versions}{commit}\n\n"
+        f"- {step:,} steps of {recipe.global_batch_size} {unit}, seed {recipe.seed}\n- {versions}{commit}\n\n"
         f"<details><summary>The recipe, resolved</summary>\n\n```yaml\n{recipe_yaml(recipe)}```\n\n</details>"
     )

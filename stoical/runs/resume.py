@@ -11,6 +11,7 @@ from accelerate import PartialState
 
 from stoical.common.differences import describe, differences, flat
 from stoical.common.files import file_sha256, json_object
+from stoical.config.encoders import CONSTANT
 from stoical.config.loading import build_recipe, read_layer
 from stoical.config.recipe import Recipe
 from stoical.config.training_fields import METRIC_DRIVEN
@@ -36,16 +37,18 @@ ENDLESS = ("constant", "constant_with_warmup", "inverse_sqrt")
 
 def fingerprint(recipe: Recipe) -> dict[str, Any]:
     """What defines a run beside its recipe: the contents of data and template, and how it is spread over processes."""
-    template = repr(load_template(recipe.prompt.template))
     data = {split: split_sha256(recipe.data.path, split) for split in ("train", "test")}
     if recipe.data.generated is not None and Path(recipe.data.generated).is_file():
         data["generated"] = file_sha256(recipe.data.generated)
-    return {
+    found = {
         "num_processes": PartialState().num_processes,
         "sharding": sharding(recipe.training) or "none",
         "data_sha256": data,
-        "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
     }
+    if recipe.encoder is None:
+        template = repr(load_template(recipe.prompt.template))
+        found["template_sha256"] = hashlib.sha256(template.encode()).hexdigest()
+    return found
 
 
 def resume_from(recipe: Recipe) -> Path | None:
@@ -103,7 +106,7 @@ def _check_whole(checkpoint: Path) -> None:
         raise ValueError(
             f"{checkpoint}: gone, cut short or changed: {', '.join(damaged)}; delete it to resume from the one before"
         )
-    if not any(name.startswith("rng_state") for name in record["files"]):
+    if not any(name.startswith(("rng_state", "optimizer")) for name in record["files"]):
         raise ValueError(f"{checkpoint} holds weights alone (training.save_only_model), from which no run can go on")
 
 
@@ -121,7 +124,7 @@ def changed(checkpoint: Path, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
 
 def is_free(key: str, recipe: Recipe) -> bool:
     """True where this setting may differ in a resumed run."""
-    schedule = recipe.training.get("lr_scheduler_type", "linear")
+    schedule = recipe.training.get("lr_scheduler_type", "linear" if recipe.encoder is None else CONSTANT)
     methods = recipe.mitigations.methods.values()
     if key in LENGTH:
         share = 0 < recipe.training.get("warmup_steps", 0) < 1 or any(method.follows_length for method in methods)

@@ -10,6 +10,7 @@ from accelerate import PartialState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
+from stoical.baselines.run import train_encoder
 from stoical.common.files import check_writable
 from stoical.config.recipe import Recipe
 from stoical.runs.checkpoints import UNFINISHED, last_checkpoint, left_over, prune
@@ -28,6 +29,8 @@ def train(recipe: Recipe, began: float | None = None) -> Path | None:
     began: when the command did, as `time.time` counts, for the line that says where the time went; None: now. Every
     process calls this. Raises `ValueError` as `resume_from` and `build_trainer` do.
     """
+    if recipe.encoder is not None:
+        return train_encoder(recipe)
     began, output = began or time.time(), Path(str(recipe.output))
     check_writable(output)
     micro = micro_batches(recipe, join_processes(recipe))

@@ -47,9 +47,13 @@ class Throughput(TrainerCallback):
         mine = torch.tensor([[self._tokens, self._places, self._queries, peak / GIB]], device=accelerator.device)
         everyone = accelerator.gather(mine).cpu()  # [processes, 4]
         self._restart()
-        tokens, places, queries, _ = (everyone.sum(dim=0) / max(seconds, 1e-9)).tolist()
-        rates = {"tokens_per_second": tokens, "queries_per_second": queries, "real_tokens": tokens / max(places, 1e-9)}
-        return rates | ({"peak_memory_gib": float(everyone[:, 3].max())} if cuda else {})
+        tokens, places, queries, _ = everyone.sum(dim=0).tolist()
+        rates = {"tokens_per_second": tokens / max(seconds, 1e-9), "queries_per_second": queries / max(seconds, 1e-9)}
+        return (
+            rates
+            | {"real_tokens": tokens / max(places, 1)}
+            | ({"peak_memory_gib": float(everyone[:, 3].max())} if cuda else {})
+        )
 
     def on_train_begin(self, *arguments: Any, **kwargs: Any) -> None:
         """Start the clock."""

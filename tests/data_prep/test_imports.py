@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stoical.commands import prepare
 from stoical.commands.prepare import MAKERS
+from stoical.common.places import data_prep
 from tests.support.imported import imports_of
 from tests.support.root import ROOT
 
@@ -57,4 +57,4 @@ def test_makers_and_validation_load_what_they_use(tmp_path: Path) -> None:
 def test_a_checkout_prepares_with_its_own_makers() -> None:
     """An interpreter may have another checkout's installed in editable mode."""
     for module in MAKERS.values():
-        assert Path(str(prepare._module(module).__file__)).is_relative_to(ROOT / "data_prep")
+        assert Path(str(data_prep(module).__file__)).is_relative_to(ROOT / "data_prep")

@@ -181,6 +181,8 @@ def test_other_options_do_not_move_queries_between_splits(graph: NounGraph) -> N
     mammals = find_queries(graph.parents, chosen, "mammal.n.01")
     assert splits() == splits(negatives=3)
     assert splits(test_size=40)["test"] == splits()["test"][:40]
+    seen, apart = splits(held_out=False), splits()
+    assert seen["test"] == apart["test"] and seen["train"] == [*apart["test"], *apart["train"]]
     assert splits()["test"] != splits(seed=1)["test"]
     assert splits()["test"] != mammals[:100], "not shuffled"
 
@@ -214,7 +216,7 @@ def test_the_manifest_of_the_full_dataset(full: Path) -> None:
         "version": "WordNet 3.0",
         "seed": 0,
     }
-    options = {"subtree": "entity.n.01", "path": "primary", "test_size": 5000, "negatives": 1}
+    options = {"subtree": "entity.n.01", "path": "primary", "test_size": 5000, "held_out": True, "negatives": 1}
     assert manifest["options"] == options
     train, test = manifest["splits"]["train"], manifest["splits"]["test"]
     assert train["pairs"] + test["pairs"] == 691_102

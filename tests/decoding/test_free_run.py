@@ -14,7 +14,7 @@ from stoical.decoding.device_trie import DeviceTrie
 from stoical.decoding.free_run import beam_scores, greedy_is_valid
 from stoical.decoding.walks import path_sums
 from stoical.encoding.tokenized import TokenizedQuery
-from stoical.evaluation.metrics import gold_gains, ndcg
+from stoical.evaluation.paper import gold_gains, ndcg
 from stoical.models.forward import node_logprobs
 from stoical.trie.node_weights import TargetSettings
 from stoical.trie.prefix_tree import build_trie

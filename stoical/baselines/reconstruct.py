@@ -1,0 +1,107 @@
+"""One run of the reconstruction protocol: train vectors of a WordNet subtree, measure, and keep both."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from stoical.baselines.options import ReconstructOptions
+from stoical.baselines.taxonomy import Closure, Embedding, reconstruction
+from stoical.common.fields import alike
+from stoical.common.files import check_writable, write_whole, writing
+from stoical.common.places import data_prep
+
+TABLE, METRICS = "embedding.safetensors", "metrics.json"
+FREE = ("out", "epochs", "measure_every", "resume")  # options that no vector depends on
+
+
+def reconstruct(options: ReconstructOptions) -> dict[str, Any]:
+    """Train, measuring and saving now and then; what metrics.json holds. Raises `ValueError` as `_start` does."""
+    options.check()
+    out = Path(options.out)
+    check_writable(out)
+    closure = _closure(options.subtree)
+    embedding, history, done = _start(options, closure)
+    print(f"{len(closure.names):,} nodes, {len(closure.child):,} pairs of node and ancestor")
+    clock = time.process_time()
+    for number in range(done, options.epochs):
+        rate = options.rate / 10 if number < options.burn_in else options.rate
+        loss = embedding.epoch(number, rate, options.batch_size, options.negatives)
+        if (number + 1) % options.measure_every == 0 or number + 1 == options.epochs:
+            spent, clock = time.process_time() - clock, time.process_time()
+            history.append({"epoch": number + 1, "loss": loss, **reconstruction(embedding), "seconds": spent})
+            _save(options, embedding, history)
+            print(_line(history[-1], options.epochs), flush=True)
+    return _record(options, closure, history)
+
+
+def _closure(subtree: str) -> Closure:
+    parents = data_prep("wordnet.graph").bundled_graph().parents
+    if subtree not in parents:
+        close = alike(subtree, parents)
+        hint = f"; did you mean {close}?" if close else ""
+        raise ValueError(f"subtree={subtree}: WordNet has no such noun synset{hint}")
+    closure = Closure.of(parents, subtree)
+    if not len(closure.child):
+        raise ValueError(f"subtree={subtree} has nothing below it; give a more general one")
+    return closure
+
+
+def _start(options: ReconstructOptions, closure: Closure) -> tuple[Embedding, list[dict[str, float]], int]:
+    """Vectors, measurements and epochs so far.
+
+    Raises `ValueError` where there are vectors that may not be replaced, or that were trained with other settings.
+    """
+    file = Path(options.out) / TABLE
+    if not file.exists():
+        return Embedding.start(closure, options.space, options.dim, options.seed), [], 0
+    if not options.resume:
+        raise ValueError(f"{options.out} already holds vectors; give resume=true to continue, or another out=")
+    try:
+        with safe_open(file, framework="pt") as content:
+            table, kept = content.get_tensor("table"), json.loads((content.metadata() or {})["run"])
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} is damaged, or not of stoical reconstruct: {error}") from error
+    other = [key for key, value in _settings(options).items() if kept["settings"].get(key) != value]
+    if other:
+        was = ", ".join(f"{key}={kept['settings'].get(key)}" for key in other)
+        raise ValueError(f"{file} was trained with {was}; give that, or another out=")
+    return Embedding(closure, options.space, table, options.seed), kept["history"], kept["history"][-1]["epoch"]
+
+
+def _settings(options: ReconstructOptions) -> dict[str, Any]:
+    """The options that the vectors depend on, but for the number of epochs."""
+    return {key: value for key, value in asdict(options).items() if key not in FREE}
+
+
+def _record(options: ReconstructOptions, closure: Closure, history: list[dict[str, float]]) -> dict[str, Any]:
+    last = {key: history[-1][key] for key in ("mean_rank", "map", "loss", "epoch")}
+    spent = sum(row["seconds"] for row in history)
+    counts = {"nodes": len(closure.names), "pairs": len(closure.child), "processor_seconds": spent}
+    return {**last, **counts, "settings": _settings(options), "history": history}
+
+
+def _save(options: ReconstructOptions, embedding: Embedding, history: list[dict[str, float]]) -> None:
+    """Vectors with all that continues them in one file, then metrics.json: each is there whole or as it was."""
+    out = Path(options.out)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        draft = out / f"{TABLE}.new"
+        run = {"settings": _settings(options), "history": history}
+        save_file({"table": embedding.table}, draft, {"run": json.dumps(run)})
+        draft.replace(out / TABLE)
+    write_whole(out / "nodes.json", json.dumps(embedding.closure.names))
+    write_whole(out / METRICS, json.dumps(_record(options, embedding.closure, history), indent=2) + "\n")
+
+
+def _line(row: dict[str, float], epochs: int) -> str:
+    return (
+        f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f} nats  MR {row['mean_rank']:.2f}  MAP {row['map']:.3f}  "
+        f"{row['seconds']:.0f} s"
+    )
