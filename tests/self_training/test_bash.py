@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from stoical.trie.mixed_prefix import MixedPrefix
 from stoical.trie.node_weights import TargetSettings
 from tests.support.packed import pack
 from tests.support.random_queries import ragged_queries, random_query
+from tests.support.same_batch import assert_same_batch
 from tests.support.tiny_model import EOS, VOCAB, tiny_model
 
 ONE_HOT, TRIE = TargetSettings(), TargetSettings(token="trie", beta=1.5)
@@ -251,9 +252,7 @@ def test_gold_tokens_make_the_ordinary_batch_bit_for_bit(target, settings, count
         for q in queries
     ]
     ours, ordinary = pack(gold, settings, prune=True), pack(queries, settings, prune=True)
-    for field in fields(ordinary):
-        one, other = getattr(ours, field.name), getattr(ordinary, field.name)
-        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, field.name
+    assert_same_batch(ours, ordinary)
 
 
 def listed_first(query, place):

@@ -5,18 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from accelerate import skip_first_batches
 
 from stoical.encoding.packing import PackedBatch
 from stoical.training.build import build_trainer
 from stoical.training.run_trainer import RunTrainer
 from stoical.training.trainer import StoicalTrainer
+from tests.support.same_batch import assert_same_batch
 from tests.support.tiny_recipe import tiny_recipe
 
 THREE_BATCHES_A_STEP = ("global_batch_size=6", "training.per_device_train_batch_size=2")
@@ -34,9 +33,7 @@ def epoch_of(loader: Any, epoch: int) -> list[PackedBatch]:
 def check_same(found: Sequence[PackedBatch], expected: Sequence[PackedBatch]) -> None:
     assert len(found) == len(expected) > 1
     for one, other in zip(found, expected, strict=True):
-        for each in fields(PackedBatch):
-            pair = getattr(one, each.name), getattr(other, each.name)
-            assert torch.equal(*pair) if isinstance(pair[0], torch.Tensor) else pair[0] == pair[1], each.name
+        assert_same_batch(one, other)
 
 
 @pytest.mark.parametrize("own", [(), THREE_BATCHES_A_STEP], ids=["a batch a step", "three batches a step"])
