@@ -314,7 +314,7 @@ def test_diagnostics_are_each_querys_own_whatever_the_batch(model: MistralForCau
         query = dataset[index]
         longest = max(map(len, query.docid_ids[: len(query.docids) - query.num_negatives]))
         for name, sums in row.diagnostics.items():
-            assert set(sums) == {"prefixes", "kl", "valid"}
+            assert set(sums) == {"prefixes", "kl", "valid", "distance"}
             for key, values in sums.items():
                 assert len(values) == longest
                 assert other.diagnostics[name][key] == pytest.approx(values, rel=1e-4, abs=1e-7)

@@ -186,7 +186,7 @@ def test_the_data_are_named_wherever_the_evaluation_is_shown(tmp_path: Path, mon
     monkeypatch.setattr(plt, "close", drawn.append)
     texts = compare_texts([5, 6], [5, 2]) | {"forced_hits": [True, False], "nll": 1.5, "target": "", "text": ""}
     kinds = ("teacher_forced", "gold", "free_running", "common", "unconstrained")
-    own = {kind: {key: [1.0, 0.5] for key in ("prefixes", "kl", "valid")} for kind in kinds}
+    own = {kind: {key: [1.0, 0.5] for key in ("prefixes", "kl", "valid", "distance")} for kind in kinds}
     whole = evaluation()
     rows = [
         replace(row, generation=texts, diagnostics=own, logprobs=[-1.0 - place for place in range(row.num_listed)])
