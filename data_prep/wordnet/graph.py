@@ -68,7 +68,7 @@ def parse_graph(text: str, licence: str) -> NounGraph:
 def nltk_graph_text(download: bool) -> tuple[str, str]:
     """The graph in the format above and WordNet's licence, from NLTK's corpus; ValueError if missing."""
     ensure_corpus(download)
-    data = _corpus_lines("data.noun")
+    data = corpus_lines("data.noun")
     licence = "\n".join(re.sub(r"^ +\d+ ", "", line).rstrip() for line in data if line.startswith(" ")) + "\n"
     version = re.search(r"WordNet (\S+) Copyright", licence)
     if not version:
@@ -92,14 +92,15 @@ def _graph_lines(data: list[str]) -> Iterator[str]:
 def _sense_numbers() -> dict[tuple[str, str], int]:
     """(lemma, synset offset) -> sense number, from 1, as the order of offsets in `index.noun` has it."""
     numbers = {}
-    for line in _corpus_lines("index.noun"):
+    for line in corpus_lines("index.noun"):
         if not line.startswith(" "):
             lemma, _, count, *rest = line.split()
             numbers.update({(lemma, offset): i for i, offset in enumerate(rest[-int(count) :], 1)})
     return numbers
 
 
-def _corpus_lines(name: str) -> list[str]:
+def corpus_lines(name: str) -> list[str]:
+    """The lines of a file of NLTK's `wordnet` corpus, which must be there."""
     import nltk
 
     with nltk.data.find(f"corpora/wordnet/{name}").open(encoding="utf-8") as file:
@@ -117,7 +118,7 @@ def ensure_corpus(download: bool) -> None:
         from filelock import FileLock
     except ModuleNotFoundError:
         raise ValueError("source=nltk needs NLTK: pip install nltk, or use source=bundled") from None
-    if _has_corpus():
+    if has_corpus():
         return
     if not download:
         raise ValueError(
@@ -127,13 +128,14 @@ def ensure_corpus(download: bool) -> None:
     directory = Path(nltk.downloader.Downloader().default_download_dir())
     directory.mkdir(parents=True, exist_ok=True)
     with FileLock(directory / "wordnet.lock"):
-        if not _has_corpus():
+        if not has_corpus():
             nltk.download("wordnet", download_dir=str(directory))
-    if not _has_corpus():
+    if not has_corpus():
         raise ValueError(f"NLTK could not download 'wordnet' to {directory}; use source=bundled instead")
 
 
-def _has_corpus() -> bool:
+def has_corpus() -> bool:
+    """True where NLTK finds `wordnet`."""
     import nltk
 
     try:

@@ -24,6 +24,7 @@ COMMANDS = {  # name -> module in this folder, and what it does
     "draw-trie": ("draw_trie", "draw one query's trie with ranks and the loss's weights"),
     "reconstruct": ("reconstruct", "embed a subtree of WordNet and reconstruct it: mean rank and MAP"),
     "capacity": ("capacity", "how many orders a ranker can make: section 3 exactly, and a model's output layer"),
+    "soft-prompt": ("soft_prompt", "train prompts that make a frozen model write exactly the texts you give"),
     "mismatch": ("mismatch", "repeat the mismatch paper's simulation, and answer its question exactly"),
     "histograms": ("histograms", "draw how long lists, prompts and docIDs are (Figure 3)"),
 }

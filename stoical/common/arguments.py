@@ -30,9 +30,11 @@ def parse_options(schema: type[Options], values: Mapping[str, str]) -> Options:
     for key in values:
         if key not in known:
             raise unknown("option", key, known, " --help explains every option.")
-    _, layer = dotlist_layer(values)
+    verbatim = {each.name for each in fields(schema) if each.metadata.get("verbatim")} & values.keys()
+    parsed = {key: word for key, word in values.items() if key not in verbatim}
+    _, layer = dotlist_layer(parsed)
     hints = typing.get_type_hints(schema)
-    for key, word in values.items():
+    for key, word in parsed.items():
         if hints.get(key) is str and isinstance(layer[key], bool | int | float):
             layer[key] = word  # 007, no and 1:30 are text where text is wanted
         if hints.get(key) is str and layer[key] is None:
@@ -41,6 +43,8 @@ def parse_options(schema: type[Options], values: Mapping[str, str]) -> Options:
         options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), layer))
     except OmegaConfBaseException as error:
         raise ValueError(one_line(error)) from error
+    for key in verbatim:
+        setattr(options, key, values[key])
     for each in fields(schema):
         if each.metadata.get("required") and getattr(options, each.name) in ("", None):
             raise ValueError(f"give {each.name}=, {each.metadata['help']}")

@@ -43,12 +43,12 @@ def json_file(path: Path) -> Any:
     return value
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a kill leaves the old one or the new one."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that a kill leaves the old one or the new one."""
     draft = path.with_name(f"{path.name}.new")
     with writing(path):
         try:
-            draft.write_text(text)
+            draft.write_bytes(content if isinstance(content, bytes) else content.encode())
             sync(draft)
             draft.replace(path)
         finally:

@@ -12,9 +12,14 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any
 
 
-def option(default: Any, help: str, factory: Callable[[], Any] | None = None, required: bool = False) -> Any:
-    """A field of an options class; `factory` makes a default that is mutable, `required` ones must be given."""
-    metadata = {"help": help, "required": required}
+def option(
+    default: Any, help: str, factory: Callable[[], Any] | None = None, required: bool = False, verbatim: bool = False
+) -> Any:
+    """A field of an options class; `factory` makes a default that is mutable, `required` ones must be given.
+
+    verbatim: on a command line it is text to the letter, and not YAML.
+    """
+    metadata = {"help": help, "required": required, "verbatim": verbatim}
     if factory is not None:
         return field(default_factory=factory, metadata=metadata)
     return field(default=default, metadata=metadata)

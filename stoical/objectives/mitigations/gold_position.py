@@ -85,8 +85,7 @@ def replacements(
     row = batch.node_row[chain].contiguous()
     first, end = torch.searchsorted(row, row), torch.searchsorted(row, row, right=True)
     anywhere = first + (torch.rand(len(chain), device=chain.device) * (end - first)).long()
-    scrambled = ours & (sure > confidence.predicted)
-    predicted = ours & (sure > confidence.gold) & ~scrambled
+    predicted, scrambled = confidence.choice(ours, sure)
     return predicted, torch.where(scrambled, own[anywhere], own)
 
 

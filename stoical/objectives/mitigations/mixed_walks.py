@@ -40,6 +40,13 @@ class Confidence:
     gold: float
     predicted: float
 
+    def choice(self, ours: Tensor, sure: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the places `ours` that may be replaced, by the model's probability `sure` of the gold token there: where
+        the model's token is fed, and where a random one.
+        """
+        scrambled = ours & (sure > self.predicted)
+        return ours & (sure > self.gold) & ~scrambled, scrambled
+
 
 def expert_steps(batch: PackedBatch) -> Tensor:
     """[M] True for the child that the expert steps to from each node. There is none after a negative's prefix."""

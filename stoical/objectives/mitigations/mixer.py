@@ -55,8 +55,8 @@ class MixerSettings(PolicySettings, Method):
         """Raise `ValueError` where a setting makes no sense."""
         self.check_policy("mixer")
         if self.warmup:
-            check_span("mixer", "warmup", self.warmup)
-        check_span("mixer", "stage", self.stage)
+            check_span("mitigations.mixer", "warmup", self.warmup)
+        check_span("mitigations.mixer", "stage", self.stage)
         check_at_least("mixer", "forced", self.forced, 0)
 
     def within_list(self) -> str | None:

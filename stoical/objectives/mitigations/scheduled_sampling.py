@@ -75,7 +75,7 @@ class ScheduledSamplingSettings(ScheduleSettings, Method):
     def check(self) -> None:
         """Raise `ValueError` where a setting is missing, would have no effect, or does not go with another."""
         name = "mitigations.scheduled_sampling"
-        self.check_schedule("scheduled_sampling")
+        self.check_schedule(name)
         if (self.method == "parallel") != (self.passes is not None):
             raise ValueError(f"{name}.passes goes with method=parallel: set it there, and only there")
         if self.passes is not None and self.passes < 1:

@@ -24,23 +24,22 @@ class ScheduleSettings:
     )
     minimum: float = option(0.0, "which it never falls below")
 
-    def check_schedule(self, method: str) -> None:
-        """Raise `ValueError` where a setting is missing, or would have no effect."""
-        name = f"mitigations.{method}"
+    def check_schedule(self, name: str) -> None:
+        """Raise `ValueError` where a setting of the section `name` is missing, or would have no effect."""
         if (self.schedule == "constant") != (self.half_step is None):
             raise ValueError(f"{name}.half_step goes with every schedule but constant: set it there, and only there")
         if self.half_step is not None:
-            check_span(method, "half_step", self.half_step)
+            check_span(name, "half_step", self.half_step)
         if not 0 <= self.minimum <= 1:
             raise ValueError(f"{name}.minimum={self.minimum} must lie between 0 and 1")
 
 
-def check_span(method: str, key: str, value: float) -> None:
+def check_span(section: str, key: str, value: float) -> None:
     """Raise `ValueError` unless a span is a whole number of optimizer steps, 1 or more, or a share of the run."""
     if not 0 < value < math.inf or (value >= 1 and value % 1):
         raise ValueError(
-            f"mitigations.{method}.{key}={value:g} must be a whole number of optimizer steps, at least 1, or a share "
-            "of the run between 0 and 1"
+            f"{section}.{key}={value:g} must be a whole number of optimizer steps, at least 1, or a share of the run "
+            "between 0 and 1"
         )
 
 

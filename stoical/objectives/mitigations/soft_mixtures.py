@@ -68,7 +68,7 @@ class SoftSamplingSettings(ScheduleSettings, Method):
     def check(self) -> None:
         """Raise `ValueError` where a setting is missing, would have no effect, or does not go with another."""
         method = "soft_sampling"
-        self.check_schedule(method)
+        self.check_schedule(f"mitigations.{method}")
         if not 0 < self.alpha < math.inf:
             raise ValueError(f"mitigations.{method}.alpha={self.alpha} must be a finite number above 0")
         if (self.alpha_maximum is None) != (self.alpha_doubling is None):
@@ -78,7 +78,7 @@ class SoftSamplingSettings(ScheduleSettings, Method):
                 f"mitigations.{method}.alpha_maximum={self.alpha_maximum} must be a finite number above alpha"
             )
         if self.alpha_doubling is not None:
-            check_span(method, "alpha_doubling", self.alpha_doubling)
+            check_span(f"mitigations.{method}", "alpha_doubling", self.alpha_doubling)
         if self.top_k is not None:
             check_at_least(method, "top_k", self.top_k, 2)  # one token is not a mixture
         if self.mixture == "straight_through" and not self.through_first_pass:
