@@ -27,7 +27,7 @@ from stoical.common.options import value_words
 from stoical.common.places import shipped
 from stoical.config.loading import list_recipes, read_layer
 from stoical.soft_prompts.settings import SoftPromptSettings, parse_decoders
-from stoical.soft_prompts.targets import read_texts
+from stoical.soft_prompts.texts import read_texts
 
 SHOWN = 40  # characters of a text in the table
 

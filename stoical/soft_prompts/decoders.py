@@ -9,6 +9,7 @@ constraint of our own in its place, within greedy decoding.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -41,9 +42,11 @@ def generate(frozen: Frozen, prompts: Tensor, steps: int, **settings: Any) -> An
     mask = torch.ones(embedded.shape[:2], dtype=torch.int64, device=embedded.device)
     own, frozen.model.generation_config = frozen.model.generation_config, GenerationConfig()
     try:
-        return frozen.model.generate(
-            inputs_embeds=embedded, attention_mask=mask, generation_config=config, logits_processor=processors
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Passing `(no_repeat_ngram_size|repetition_penalty)`")  # as meant
+            return frozen.model.generate(
+                inputs_embeds=embedded, attention_mask=mask, generation_config=config, logits_processor=processors
+            )
     finally:
         frozen.model.generation_config = own
 

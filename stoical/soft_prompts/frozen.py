@@ -3,8 +3,8 @@
 Dimension letters: R rows, n vectors of a prompt, L tokens after it, H hidden size, V vocabulary.
 
 A row is the prompt, the start token (BOS, or EOS for a tokenizer without one: peft puts a prompt before tokens, so
-there must be one), and the text. Rows are padded on the right, where causal attention never looks: no mask is needed, and
-none of peft's, which takes a left-padded row's padding to stand behind the prompt.
+there must be one), and the text. Rows are padded on the right, where causal attention never looks, so no mask is
+needed. (With left padding peft puts the prompt before the padding, and the model silently reads something else.)
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Frozen:
         inputs = torch.cat([self.prefix(prompts), embedded], dim=1)
         kept = embedded.shape[1] + 1
         output = self.model(inputs_embeds=inputs, logits_to_keep=kept, use_cache=False, output_hidden_states=hidden)
-        return output.logits.float(), output.hidden_states[-1][:, -kept:] if hidden else None
+        return _at_least_float32(output.logits), output.hidden_states[-1][:, -kept:] if hidden else None
 
     def teacher_forced(self, prompts: Tensor, tokens: Tensor, hidden: bool = False) -> tuple[Tensor, Tensor | None]:
         """float32 logits [R, T, V] at each of the `tokens` [R, T], after the prompt and the tokens before it."""
@@ -82,7 +82,7 @@ class Frozen:
         cache, fed, written = DynamicCache(config=self.model.config), self.prefix(prompts), list[Tensor]()
         for step in range(steps):
             output = self.model(inputs_embeds=fed, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            written.append(choose(step, output.logits[:, -1].float()).to(prompts.device))
+            written.append(choose(step, _at_least_float32(output.logits[:, -1])).to(prompts.device))
             fed = self.embed(written[-1][:, None])
         return torch.stack(written, dim=1)
 
@@ -96,10 +96,19 @@ class Frozen:
         return str(digest.hexdigest())
 
     def room(self, vectors: int) -> int | None:
-        """How many tokens of text fit behind a prompt; None where the config names no number of positions."""
+        """How many tokens of text fit behind a prompt; None where the config names no number of positions.
+
+        Raises `ValueError` where none do.
+        """
         config = self.model.config.get_text_config()
         most = next((size for name in POSITIONS if (size := getattr(config, name, None))), None)
+        if most is not None and vectors + 3 > most:
+            raise ValueError(f"vectors={vectors}: the model has {most} positions, so no text fits behind a prompt")
         return None if most is None else int(most) - vectors - 1
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def load_frozen(options: ModelOptions, device: torch.device | str | None = None) -> Frozen:

@@ -89,6 +89,7 @@ def random_model(tokenizer: PreTrainedTokenizerBase, shape: GlossModel) -> PreTr
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=1024,
+        initializer_range=shape.hidden_size**-0.5,  # 0.02, the default, is for a hundred times as many numbers
         sliding_window=None,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
@@ -111,7 +112,8 @@ def fit(model: PreTrainedModel, stream: Tensor, shape: GlossModel) -> list[float
     model.train()
     for _ in progress(range(shape.steps), "training a model of WordNet's glosses, steps"):
         starts = torch.from_numpy(random.integers(0, len(stream) - shape.row_tokens, shape.rows))
-        rows = stream[starts[:, None] + columns]
+        period = torch.from_numpy(random.integers(shape.row_tokens // 4, 2 * shape.row_tokens, shape.rows))
+        rows = stream[starts[:, None] + columns % period[:, None]]
         loss = model(input_ids=rows, labels=rows, use_cache=False).loss
         optimizer.zero_grad()
         loss.backward()

@@ -3,8 +3,8 @@
 Dimension letters: B targets, L = T - 1 inputs of the longest, T its tokens, V vocabulary, H hidden size.
 
 The first pass is the teacher-forced one; the model's token for a position is what it would have written there
-(two-pass, Mihaylova and Martins 2019), and carries no gradient. The tokens are mixed as embeddings, the model being fed those
-anyway. Off the target there is no right next token to ask for: the target's is asked for, whatever the prefix.
+(two-pass, Mihaylova and Martins 2019), and carries no gradient. Off the target there is no right next token to ask
+for: the target's is asked for, whatever the prefix.
 """
 
 from __future__ import annotations

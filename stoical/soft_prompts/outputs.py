@@ -24,7 +24,8 @@ def greedy(step: Step) -> Tensor:
 def sampled(step: Step, count: int, forced: Tensor | None = None) -> Tensor:
     """[K, B, T] drawn outputs; the first `forced` [B] tokens of each are the target's."""
     length, rows = step.targets.tokens.shape[1], len(step.targets.lengths)
-    uniform = step.uniform("outputs", count * int(length)).view(rows, count, length).transpose(0, 1).flatten(0, 1)
+    numbers = step.uniform("outputs", count * length)  # position by position: the same whatever the batch's width
+    uniform = numbers.view(rows, length, count).permute(2, 0, 1).flatten(0, 1)
     choose = drawn(uniform.cpu(), temperature=1.0)
     gold = step.targets.tokens.repeat(count, 1)
     led = torch.zeros(count * rows, dtype=torch.int64) if forced is None else forced.repeat(count)

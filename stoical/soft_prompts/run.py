@@ -24,7 +24,8 @@ from stoical.soft_prompts.export import peft_writes, save_prompt
 from stoical.soft_prompts.frozen import Frozen, load_frozen
 from stoical.soft_prompts.gloss_model import train_gloss_model
 from stoical.soft_prompts.settings import GLOSSES, SoftPromptSettings, parse_decoders
-from stoical.soft_prompts.targets import Placed, encode
+from stoical.soft_prompts.targets import encode
+from stoical.soft_prompts.texts import Placed
 from stoical.soft_prompts.training import PromptTraining
 
 GLOSS_DIRECTORY = Path("runs/glosses")

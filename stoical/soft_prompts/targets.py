@@ -7,36 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stoical.common.lazy import torch
-from stoical.common.text_files import text_lines
 from stoical.encoding.tokenization import text_ids
-from stoical.soft_prompts.settings import SoftPromptSettings
+from stoical.soft_prompts.texts import Placed
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
-
-Placed = tuple[str, str]  # where a text is from, and the text
-
-
-def read_texts(settings: SoftPromptSettings) -> list[Placed]:
-    """The texts with their places. Raises `ValueError` for a missing or empty file, and for empty targets."""
-    if settings.target is not None:
-        texts = [("target", settings.target)]
-    else:
-        path = Path(str(settings.targets))
-        if not path.is_file():
-            raise ValueError(f"targets={path}: there is no such file")
-        texts = list(text_lines(path))
-        if not texts:
-            raise ValueError(f"targets={path} has no text in it")
-    for where, text in texts:
-        if not text.strip():
-            raise ValueError(f"{where} is empty: there is nothing to write")
-    return texts
 
 
 def encode(texts: Sequence[Placed], tokenizer: PreTrainedTokenizerBase, longest: int | None) -> list[list[int]]:

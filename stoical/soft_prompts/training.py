@@ -160,7 +160,7 @@ class PromptTraining:
         logits, _ = self.frozen.teacher_forced(prompts, targets.tokens)
         margins = token_margins(logits, targets.tokens)
         forced = (margins > 0) & targets.mask
-        least = margins.masked_fill(~targets.mask, torch.inf).amin(dim=1)
+        least = margins.masked_fill(~targets.mask, torch.inf).amin(dim=1).float()
         right = written_right(self.frozen, prompts, targets)
         exact = right == targets.lengths
         better = (right > known.right[left]) | ((right == known.right[left]) & (least > known.least[left]))
