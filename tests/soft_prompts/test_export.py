@@ -68,7 +68,7 @@ def test_a_prompt_of_another_model_shape_or_kind_is_refused(frozen, prompts, tmp
     save_prompt(frozen, prompts[0], tmp_path / "prompt", {})
     with pytest.raises(ValueError, match="has 3 vectors of 32 numbers, and 5 of 32 are wanted"):
         read_prompt(frozen, tmp_path / "prompt", 5)
-    with pytest.raises(ValueError, match="init=.*nowhere is neither vocabulary, random or text, nor a directory"):
+    with pytest.raises(ValueError, match=r"init=.*nowhere is neither vocabulary, random or text, nor a directory"):
         read_prompt(frozen, tmp_path / "nowhere", 3)
     config = json.loads((tmp_path / "prompt" / "adapter_config.json").read_text())
     for change, message in (

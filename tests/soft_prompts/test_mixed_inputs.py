@@ -1,4 +1,4 @@
-"""Scheduled sampling on prompts: its inputs by a loop with the same random numbers, its loss and gradient after them."""
+"""Scheduled sampling on prompts: inputs by a loop with the same random numbers, loss and gradient after them."""
 
 from __future__ import annotations
 

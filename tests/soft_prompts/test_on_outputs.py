@@ -95,7 +95,9 @@ def test_the_mean_over_all_pairs_of_outputs_is_the_exact_gradient(kind):
     prompt, row = made.prompts, made.rows[0]
     every = list(itertools.product(range(3), repeat=3))
     logps = [-sum(nll(made.frozen, prompt[0], list(one))) for one in every]
-    objective = sum(torch.exp(lp) * reward_of(cut(list(one), 3), row, kind) for lp, one in zip(logps, every))
+    objective = sum(
+        torch.exp(lp) * reward_of(cut(list(one), 3), row, kind) for lp, one in zip(logps, every, strict=True)
+    )
     (exact,) = torch.autograd.grad(objective, prompt, retain_graph=True)
     mean = torch.zeros_like(prompt)
     for (i, first), (j, second) in itertools.product(enumerate(every), repeat=2):
@@ -190,7 +192,7 @@ def test_negatives_by_loops(monkeypatch, seed):
     made = case(seed=seed)
     fixed(monkeypatch, OUTPUTS)
     settings = SoftPromptSettings(negatives=NegativesOptions(weight=0.5, samples=3))
-    own = [row for row in greedy(made.step)[0].tolist()]
+    own = greedy(made.step)[0].tolist()
 
     def score(prompt, output):
         return -sum(nll(made.frozen, prompt, output)) / len(output)

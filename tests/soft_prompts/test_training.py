@@ -1,4 +1,4 @@
-"""Training of prompts side by side: found by generate, independent of each other, resumed bit for bit, model untouched."""
+"""Prompts side by side: found by generate, independent of each other, resumed bit for bit, the model untouched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A causal model of a few numbers, in float64, in the place of the frozen one: what objectives on prompts are tested on.
+"""A causal model of a few numbers, in float64, in the frozen one's place: objectives on prompts are tested on it.
 
 Dimension letters: R rows, n vectors, L tokens, H hidden size, V vocabulary.
 """
