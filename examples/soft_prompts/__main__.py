@@ -148,12 +148,16 @@ def kinds_table(rows: Results) -> str:
                 own = zip(one["kinds"], one["decoders"]["greedy"], strict=True)
                 shares.append(_share([exact for each, exact in own if each == kind]))
             cells.append(spread(shares, ".1f", 100))
-        prefix = [
-            sum(r / n for r, n in zip(one["right"], one["lengths"], strict=True)) / len(one["right"]) for one in runs
-        ]
+        prefix = [_mean_prefix(one) for one in runs]
         forced = [sum(one["teacher_forced"]) / len(one["teacher_forced"]) for one in runs]
         body.append([name, *cells, spread(prefix, ".1f", 100), spread(forced, ".1f", 100)])
     return markdown(body)
+
+
+def _mean_prefix(run: Mapping[str, Any]) -> float:
+    """The mean share of a text that is written before the first error."""
+    pairs = zip(run["right"], run["lengths"], strict=True)
+    return sum(right / length for right, length in pairs) / len(run["right"])
 
 
 def agreement(found: Mapping[str, Results]) -> list[str]:
@@ -183,9 +187,9 @@ def horizon_table(rows: Results) -> str:
     from stoical.reporting.tables import markdown
 
     counts = [run["job"]["vectors"] for run in next(iter(rows.values()))]
-    return markdown(
-        [["", *map(str, counts)], *([name, *(str(longest(one)) for one in own)] for name, own in rows.items())]
-    )
+    body = [["", *map(str, counts)]]
+    body += [[name, *(str(longest(one)) for one in own)] for name, own in rows.items()]
+    return markdown(body)
 
 
 def draw(found: Mapping[str, Results], root: Path) -> None:

@@ -95,9 +95,8 @@ def test_the_mean_over_all_pairs_of_outputs_is_the_exact_gradient(kind):
     prompt, row = made.prompts, made.rows[0]
     every = list(itertools.product(range(3), repeat=3))
     logps = [-sum(nll(made.frozen, prompt[0], list(one))) for one in every]
-    objective = sum(
-        torch.exp(lp) * reward_of(cut(list(one), 3), row, kind) for lp, one in zip(logps, every, strict=True)
-    )
+    pairs = zip(logps, every, strict=True)
+    objective = sum(logp.exp() * reward_of(cut(list(one), 3), row, kind) for logp, one in pairs)
     (exact,) = torch.autograd.grad(objective, prompt, retain_graph=True)
     mean = torch.zeros_like(prompt)
     for (i, first), (j, second) in itertools.product(enumerate(every), repeat=2):
