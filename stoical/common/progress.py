@@ -44,7 +44,7 @@ def _with_lines(items: Iterable[T], what: str, note: Callable[[], str], first: i
     for done, item in enumerate(items, first):
         now = time.monotonic()
         if now - said >= EVERY:
-            said_too = f", {note()}" if note() else ""
-            print(f"{what}: {done:,}{total}{said_too}, {now - started:.0f} s", file=sys.stderr, flush=True)
+            words = [f"{what}: {done:,}{total}", note(), f"{now - started:.0f} s"]
+            print(", ".join(filter(None, words)), file=sys.stderr, flush=True)
             said = now
         yield item

@@ -21,6 +21,15 @@ def test_what_has_no_length_is_counted(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert capsys.readouterr().err == "reading it: 0, 0 s\nreading it: 1, 0 s\n"
 
 
+def test_a_note_and_what_was_done_before_are_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "EVERY", 0.0)
+    notes = iter(["a", "b"])
+    assert list(progress(range(5, 7), "it", note=lambda: next(notes), first=5)) == [5, 6]
+    assert capsys.readouterr().err == "it: 5 of 7, a, 0 s\nit: 6 of 7, b, 0 s\n"
+
+
 def test_short_work_and_other_processes_are_silent(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

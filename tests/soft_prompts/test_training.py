@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from stoical.soft_prompts.decoders import written
 from stoical.soft_prompts.settings import OBJECTIVES, MixerOptions, ModelOptions, ProfessorOptions, SoftPromptSettings
+from stoical.soft_prompts.targets import pad
 from stoical.soft_prompts.training import PromptTraining, phase_steps, written_right
 from tests.support.tiny_frozen import TEXTS, encoded, tiny_frozen
 
@@ -118,3 +120,14 @@ def test_bfloat16_models_train_float32_prompts():
     training = train(frozen, settings(steps=20))
     assert training.prompts.dtype == torch.float32
     assert torch.isfinite(training.prompts).all()
+
+
+def test_eos_is_part_of_the_target(frozen):
+    """A prompt that writes all of a text and goes on has not written it."""
+    training = PromptTraining(frozen, encoded(), settings(), 0.1)
+    rows = written(frozen, training.prompts.detach(), 6)
+    assert any(frozen.eos not in row for row in rows)
+    cut = [[token for token in row if token != frozen.eos][:3] or [280] for row in rows]
+    known = written_right(frozen, training.prompts.detach(), pad([[*row, frozen.eos] for row in cut]))
+    for row, own, right in zip(rows, cut, known.tolist(), strict=True):
+        assert right == (len(own) + 1 if row == [*own, frozen.eos] else len(own) if row[: len(own)] == own else 0)
