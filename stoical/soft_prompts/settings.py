@@ -153,7 +153,7 @@ class SoftPromptSettings:
     )
     init_text: str | None = option(None, "of init=text", verbatim=True)
     steps: int = option(1000, "steps of Adam at most; a prompt that is found is trained no further")
-    learning_rate: float = option(0.03, "of Adam, constant, in units of the embeddings' spread")
+    learning_rate: float = option(0.3, "of Adam, constant, in units of the embeddings' spread")
     seed: int = option(0, "of prompts and draws; each target has draws of its own")
     batch_size: int = option(64, "targets that are trained side by side")
     check_every: int = option(10, "steps after which each prompt's text is generated and compared")
