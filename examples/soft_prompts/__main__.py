@@ -41,7 +41,7 @@ class Options:
     rows: str = option("; ".join(ROWS), "which rows, parted by semicolons")
     parts: str = option(",".join(PARTS), "which parts of the study")
     seeds: str = option("0,1,2", "seeds of the table's prompts and draws; the other parts have the first one")
-    steps: int = option(300, "steps of every run of the table")
+    steps: int = option(200, "steps of every run")
     vectors: int = option(4, "vectors of a prompt, in the table")
     horizon: str = option("1,2,4,8", "vectors of a prompt, in the horizon")
     workers: int = option(1, "runs at a time, a thread each")

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from stoical.soft_prompts.settings import SamplingOptions, SoftPromptSettings
+from stoical.soft_prompts.settings import (
+    MixerOptions,
+    NegativesOptions,
+    ReinforceOptions,
+    RiskOptions,
+    SamplingOptions,
+    SoftPromptSettings,
+)
 
 REFERENCE = "cross_entropy"
 ROWS: dict[str, dict[str, Any]] = {
@@ -18,14 +25,17 @@ ROWS: dict[str, dict[str, Any]] = {
     "scheduled_sampling, confidence": {
         "scheduled_sampling": SamplingOptions(gold_confidence=0.9, random_confidence=0.95, minimum=0.0)
     },
-    "reinforce": {},
-    "mixer": {},
-    "minimum_risk": {},
+    "reinforce": {"reinforce": ReinforceOptions(samples=2)},  # half as many outputs as by default: the study's time
+    "mixer": {"mixer": MixerOptions(samples=2)},
+    "minimum_risk": {"minimum_risk": RiskOptions(samples=2)},
     "professor_forcing": {},
     "unlikelihood": {},
-    "negatives": {},
+    "negatives": {"negatives": NegativesOptions(samples=1)},
     "combined": {"objective": "cross_entropy:0.5,scheduled_sampling:0.3,unlikelihood:0.2"},
-    "combined, REINFORCE": {"objective": "cross_entropy:0.5,scheduled_sampling:0.3,reinforce:0.2"},
+    "combined, REINFORCE": {
+        "objective": "cross_entropy:0.5,scheduled_sampling:0.3,reinforce:0.2",
+        "reinforce": ReinforceOptions(samples=2),
+    },
     "combined, growing first": {"objective": "growing:0.5,scheduled_sampling:0.3,unlikelihood:0.2"},
 }
 
