@@ -22,6 +22,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "growing": {},
     "scheduled_sampling": {},
     "scheduled_sampling, linear": {"scheduled_sampling": SamplingOptions(schedule="linear")},
+    "scheduled_sampling, soft": {"scheduled_sampling": SamplingOptions(tokens="soft")},
     "scheduled_sampling, confidence": {
         "scheduled_sampling": SamplingOptions(gold_confidence=0.9, random_confidence=0.95, minimum=0.0)
     },

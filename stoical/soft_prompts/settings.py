@@ -57,7 +57,10 @@ class SamplingOptions(ScheduleSettings):
         0.5, "the step at which it is 1/2 (every schedule but constant); below 1: a share of the phase"
     )
     minimum: float = option(0.5, "which it never falls below: off the target's path the target's tokens are wrong ones")
-    tokens: Literal["argmax", "sampled"] = option("argmax", "the model's tokens: its likeliest, or drawn")
+    tokens: Literal["argmax", "sampled", "soft"] = option(
+        "argmax",
+        "what is fed as the model's: its likeliest token, a drawn one, or the mean of all embeddings by their p",
+    )
     gold_confidence: float | None = option(
         None, "up to this probability of the target's token it is fed, where the schedule does not say so anyway"
     )

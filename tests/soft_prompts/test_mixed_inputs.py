@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from stoical.soft_prompts.mixed_inputs import mixed, scheduled_sampling
+from stoical.soft_prompts.mixed_inputs import fed, mixed, scheduled_sampling
 from stoical.soft_prompts.settings import SamplingOptions, SoftPromptSettings
 from stoical.soft_prompts.teacher_forced import cross_entropy
 from tests.support.soft_prompt_step import case, drawn, draws, next_logprobs, nll
@@ -48,7 +48,7 @@ def test_inputs_loss_and_gradient_by_a_loop(kind, seed):
     width = made.targets.tokens.shape[1] - 1
     inputs = [inputs_of(made, own, 0.0 if kind == "confidence" else 0.4, place, row, width)
               for place, row in enumerate(made.rows)]  # fmt: skip
-    found = mixed(made.step, own, 0.0 if kind == "confidence" else 0.4).tolist()
+    found = mixed(made.step, own, 0.0 if kind == "confidence" else 0.4)[0].tolist()
     assert [row[: len(mine)] for row, mine in zip(found, inputs, strict=True)] == inputs
     assert any(mine != row[:-1] for mine, row in zip(inputs, made.rows, strict=True))
     settings = SoftPromptSettings(scheduled_sampling=own)
@@ -79,3 +79,22 @@ def test_the_schedule_is_in_shares_of_the_phase():
     assert scheduled_sampling(made.step, settings).item() == cross_entropy(made.step, settings).item()
     late = case(number=9)
     assert scheduled_sampling(late.step, settings).item() != pytest.approx(cross_entropy(late.step, settings).item())
+
+
+@pytest.mark.parametrize("thresholds", [(None, None), (0.1, 0.6)])
+def test_soft_inputs_are_means_of_embeddings_by_a_loop(thresholds):
+    own = SamplingOptions("constant", None, 0.3, "soft", *thresholds)
+    made = case()
+    tokens, ours = mixed(made.step, own, 0.3)
+    found, table = fed(made.step, own, 0.3), made.frozen.embed.weight
+    for place, row in enumerate(made.rows):
+        for t in range(len(row) - 1):
+            mean = torch.zeros_like(table[0])
+            for token, logprob in enumerate(next_logprobs(made.frozen, made.prompts[place].detach(), tuple(row[:t]))):
+                mean += math.exp(float(logprob)) * table[token]
+            wanted = mean if ours[place, t] else table[tokens[place, t]]
+            torch.testing.assert_close(found[place, t], wanted)
+    assert ours[made.targets.mask[:, 1:]].any()
+    assert not ours[made.targets.mask[:, 1:]].all()
+    assert not found.requires_grad
+    assert scheduled_sampling(made.step, SoftPromptSettings(scheduled_sampling=own)).requires_grad
