@@ -75,3 +75,14 @@ def test_a_mistake_is_one_line_with_its_key(case: str) -> None:
         parse_options(schema, given)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["007", "a: b", "[cat] # no", "${home}", "", '"quoted"', "null"])
+def test_a_verbatim_option_is_taken_to_the_letter(text: str) -> None:
+    @dataclass
+    class Says:
+        target: str | None = option(None, "what to say", verbatim=True)
+        top: int = option(1, "how many")
+
+    assert parse_options(Says, {"target": text, "top": "3"}) == Says(text, 3)
+    assert parse_options(Says, {}) == Says(None, 1)

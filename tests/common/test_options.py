@@ -45,13 +45,15 @@ def test_every_key_is_there_once_inherited_ones_last() -> None:
     ]
 
 
-def test_required_options_are_marked() -> None:
+def test_required_and_verbatim_options_are_marked() -> None:
     @dataclass
     class Needs:
         output: str = option("", "where to", required=True)
+        text: str = option("", "what", verbatim=True)
 
-    (only,) = fields(Needs)
-    assert only.metadata == {"help": "where to", "required": True}
+    output, text = fields(Needs)
+    assert output.metadata == {"help": "where to", "required": True, "verbatim": False}
+    assert text.metadata == {"help": "what", "required": False, "verbatim": True}
 
 
 def test_mutable_defaults_are_not_shared() -> None:
