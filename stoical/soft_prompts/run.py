@@ -158,13 +158,19 @@ def export(
                     "tokens": len(ids),
                     "found_at_step": None if found < 0 else found,
                     "exact": told == list(ids),
-                    "written": frozen.tokenizer.decode(told, skip_special_tokens=True),
+                    "written": text_of(frozen, told),
                     "right_tokens": int(known.right[row]),
                     "teacher_forced": float(known.accuracy[row]),
                     "margin": float(known.least[row]),
                 }
             )
     return rows
+
+
+def text_of(frozen: Frozen, tokens: Sequence[int]) -> str:
+    """What tokens say, without the EOS at their end; other control tokens are shown."""
+    text: str = frozen.tokenizer.decode(list(tokens[:-1] if tokens[-1:] == [frozen.eos] else tokens))
+    return text
 
 
 @torch.no_grad()
@@ -183,5 +189,4 @@ def by_decoder(
             told += decode(frozen, name, training.progress.best, own)
         for row, ids, words in zip(rows, encoded, told, strict=True):
             words = words[: len(ids)]  # the longest text of the batch set the number of steps
-            text = frozen.tokenizer.decode(words, skip_special_tokens=True)
-            row.setdefault("decoders", {})[name] = {"exact": words == list(ids), "written": text}
+            row.setdefault("decoders", {})[name] = {"exact": words == list(ids), "written": text_of(frozen, words)}

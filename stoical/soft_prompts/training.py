@@ -94,7 +94,7 @@ class PromptTraining:
         self.opponent = self._make_opponent()
         self.step = 0
         if state_file is not None and state_file.is_file():
-            self.load_state_dict(torch.load(state_file, weights_only=True, map_location=frozen.model.device))
+            self.load_state_dict(torch.load(state_file, weights_only=True, map_location="cpu"))
 
     def _make_opponent(self) -> Opponent | None:
         if all(name != "professor_forcing" for name, _, _ in self.phases):
@@ -211,7 +211,10 @@ class PromptTraining:
         with torch.no_grad():
             self.prompts.copy_(state["prompts"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**state["progress"])
+        known = state["progress"].items()
+        self.progress = Progress(
+            **{key: value if key == "log" else value.to(self.prompts.device) for key, value in known}
+        )
         if self.opponent is not None:
             self.opponent.load_state_dict(state["opponent"])
 
