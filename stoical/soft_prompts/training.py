@@ -211,10 +211,9 @@ class PromptTraining:
         with torch.no_grad():
             self.prompts.copy_(state["prompts"])
         self.optimizer.load_state_dict(state["optimizer"])
-        known = state["progress"].items()
-        self.progress = Progress(
-            **{key: value if key == "log" else value.to(self.prompts.device) for key, value in known}
-        )
+        known = dict(state["progress"])
+        log = known.pop("log")
+        self.progress = Progress(**{name: value.to(self.prompts.device) for name, value in known.items()}, log=log)
         if self.opponent is not None:
             self.opponent.load_state_dict(state["opponent"])
 
