@@ -54,7 +54,8 @@ def run(options: Options) -> None:
         from stoical.soft_prompts.gloss_model import train_gloss_model
 
         train_gloss_model(Path(options.model), False, f"model={options.model}")
-    run_all([job for own in parts.values() for jobs in own.values() for job in jobs], options.workers)
+    every = [job for own in parts.values() for jobs in own.values() for job in jobs]
+    run_all(sorted(every, key=lambda job: job.seed), options.workers)  # a whole study of one seed, then the next
     found = {name: {row: [job.result() for job in jobs] for row, jobs in own.items()} for name, own in parts.items()}
     report(options, found)
 
