@@ -9,6 +9,7 @@ needed. (With left padding peft puts the prompt before the padding, and the mode
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -107,6 +108,17 @@ class Frozen:
         return None if most is None else int(most) - vectors - 1
 
 
+def _check_runs(model: PreTrainedModel, name: str) -> None:
+    """Raise `ValueError` for a model that cannot be run as it is here: on embeddings, over a cache of all positions."""
+    kind = type(model).__name__
+    taken = inspect.signature(model.forward).parameters.keys()
+    written = inspect.signature(model.prepare_inputs_for_generation).parameters.keys()  # as `generate` decides it
+    if not {"inputs_embeds", "logits_to_keep"} <= taken or "inputs_embeds" not in written:
+        raise ValueError(f"{name}: {kind} cannot write after embeddings; take another model")
+    if getattr(model, "_is_stateful", False):
+        raise ValueError(f"{name}: {kind} keeps a recurrent state; take a model with attention alone")
+
+
 def _at_least_float32(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
@@ -115,7 +127,7 @@ def load_frozen(options: ModelOptions, device: torch.device | str | None = None)
     """The model and its tokenizer, on the GPU if there is one.
 
     Raises `ValueError` where they cannot be loaded or do not belong together, where the tokenizer has no EOS, and for a
-    model that reads token ids beside embeddings.
+    model that reads token ids beside embeddings, or cannot be run on embeddings and a cache.
     """
     recipe = Recipe(model=ModelSettings(name=options.name, attn_implementation="sdpa", dtype=options.dtype))
     tokenizer = load_tokenizer(options.name)
@@ -129,5 +141,6 @@ def load_frozen(options: ModelOptions, device: torch.device | str | None = None)
         raise ValueError(f"model.name={options.name} embeds tokens again in every layer, and a soft prompt has none")
     check_vocabulary(tokenizer, config.get_text_config().vocab_size)
     model = build_model(recipe, config)
+    _check_runs(model, f"model.name={options.name}")
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Frozen(model.to(place).eval().requires_grad_(False), tokenizer)

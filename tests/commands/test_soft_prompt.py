@@ -6,10 +6,11 @@ import json
 
 import pytest
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from stoical.encoding.tokenization import save_tokenizer
 from stoical.soft_prompts import run as module
-from tests.support.tiny_frozen import TEXTS, save_frozen
+from tests.support.tiny_frozen import TEXTS, save_frozen, small_tokenizer
 
 QUICK = ("steps=20", "vectors=3", "learning_rate=0.2", "check_every=5")
 
@@ -131,6 +132,21 @@ def test_models_that_cannot_be_used_are_one_line(cli, tmp_path):
     code, _, said = cli("soft-prompt", f"model.name={endless}", "target=cat", out)
     assert (code, said.count("\n")) == (2, 1)
     assert "has no EOS token" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [("mamba", "does not support an attention implementation"), ("ctrl", "take another model")]
+)
+def test_architectures_that_cannot_be_run_are_one_line(cli, tmp_path, kind, message):
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "n_embd": 16, "n_layer": 1, "n_head": 2, "dff": 16}
+    known = set(AutoConfig.for_model(kind).to_dict())
+    config = AutoConfig.for_model(kind, vocab_size=300, **{key: size for key, size in small.items() if key in known})
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    save_tokenizer(small_tokenizer(), tmp_path / "model")
+    code, _, said = cli("soft-prompt", f"model.name={tmp_path / 'model'}", "target=cat", f"output={tmp_path / 'out'}")
+    assert code == 2, said
+    assert f"model.name={tmp_path / 'model'}: " in said.splitlines()[-1]
+    assert message in said.splitlines()[-1]
 
 
 def test_without_wordnet_the_small_model_says_what_to_do(cli, tmp_path, monkeypatch):
