@@ -29,8 +29,8 @@ CARD = """# A small model of WordNet's glosses
 A Mistral architecture of {parameters:,} parameters, trained from scratch by `stoical soft-prompt` on the words,
 definitions and examples of WordNet's {texts:,} synsets ({tokens:,} tokens seen, loss {loss:.2f} nats a token over the
 last {tail} steps, seed {seed}), with a BPE of {vocab_size:,} tokens. It writes text of a dictionary's look and knows
-nothing: it is there to be frozen, where no model can be downloaded. Some rows of its training repeat their text, so
-that it learns to look back. WordNet is Princeton University's, under its own licence.
+nothing: it is there to be frozen, where no model can be downloaded. Some rows of its training repeat their text.
+WordNet is Princeton University's, under its own licence.
 """
 TAIL = 20  # steps that the loss on the card is a mean of
 
@@ -90,7 +90,7 @@ def random_model(tokenizer: PreTrainedTokenizerBase, shape: GlossModel) -> PreTr
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=1024,
-        initializer_range=shape.hidden_size**-0.5,  # 0.02, the default, is for a hundred times as many numbers
+        initializer_range=shape.hidden_size**-0.5,  # from 0.02, the default, it learns words that no prompt can change
         sliding_window=None,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
@@ -104,8 +104,8 @@ def random_model(tokenizer: PreTrainedTokenizerBase, shape: GlossModel) -> PreTr
 def fit(model: PreTrainedModel, stream: Tensor, shape: GlossModel) -> list[float]:
     """Train on rows that begin anywhere in the stream; each step's loss in nats a token.
 
-    A row repeats after a number of tokens that is drawn from a quarter of its length up to twice it, so not all do. It
-    makes the model look back, as large ones do, and a model that does not look back cannot be led by a prompt.
+    A row repeats after a number of tokens that is drawn from a quarter of its length up to twice it, so that some do, as
+    passages of larger corpora do.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=shape.learning_rate, betas=(0.9, 0.95), weight_decay=0.1)
     warmup = max(1, shape.steps // 10)
