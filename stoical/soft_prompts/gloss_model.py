@@ -104,8 +104,8 @@ def random_model(tokenizer: PreTrainedTokenizerBase, shape: GlossModel) -> PreTr
 def fit(model: PreTrainedModel, stream: Tensor, shape: GlossModel) -> list[float]:
     """Train on rows that begin anywhere in the stream; each step's loss in nats a token.
 
-    A row repeats after a number of tokens that is drawn from a quarter of its length up to twice it, so that some do, as
-    passages of larger corpora do.
+    A row repeats after a number of tokens that is drawn from a quarter of its length up to twice it, so that some do,
+    as passages of larger corpora do.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=shape.learning_rate, betas=(0.9, 0.95), weight_decay=0.1)
     warmup = max(1, shape.steps // 10)
