@@ -144,7 +144,7 @@ class SoftPromptSettings:
         None, "settings to begin with: the name of one of recipes/soft_prompts, or a YAML file of one's own"
     )
     objective: str = option(
-        "growing",
+        "worst_position",
         f"{', '.join(OBJECTIVES)}; or several one after the other, each with its share of the steps, as in "
         "cross_entropy:0.6,scheduled_sampling:0.3,unlikelihood:0.1",
     )

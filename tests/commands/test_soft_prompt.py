@@ -75,7 +75,7 @@ def test_a_recipe_comes_below_the_command_line(cli, base, tmp_path):
     assert settings["target"] == "the: dog, [cat] # 007"
 
 
-@pytest.mark.parametrize("name", ["combined", "combined_rl", "exact"])
+@pytest.mark.parametrize("name", ["combined", "combined_rl", "growing"])
 def test_the_recipes_that_ship_run(cli, base, tmp_path, name):
     words = (f"model.name={base}", "target=the dog", f"recipe={name}", f"output={tmp_path / 'out'}", *QUICK)
     assert cli("soft-prompt", *words)[0] == 0
@@ -93,7 +93,7 @@ MISTAKES = {
     "target=cat objective=growin": "Did you mean 'growing'?",
     "target=cat objective=growing:0.5": "must be above 0 and make 1 together",
     "target=cat objective=growing:x": "'x' is not a share of the steps",
-    "target=cat margin.margin=3": "margin.margin has no effect with objective=growing",
+    "target=cat margin.margin=3": "margin.margin has no effect with objective=worst_position",
     "target=cat decoders=beams": "Did you mean 'beam'?",
     "target=cat recipe=combind": "Did you mean 'combined'?",
     "target=cat recipe=./none.yaml": "recipe=./none.yaml: there is no such file",
