@@ -34,7 +34,8 @@ def by_step(results: Results, output: Path) -> None:
     figure, axis = plt.subplots(figsize=(10, 6), layout="constrained")
     steps = range(max(result["job"]["steps"] for own in results.values() for result in own) + 1)
     for name, shade in _shades([*results]).items():
-        axis.plot(steps, _curve(results[name], steps, "exact"), color=shade, label=name, linewidth=1.5)
+        on_top = {"zorder": 5, "linestyle": "--"} if name == REFERENCE else {}  # others run along with it
+        axis.plot(steps, _curve(results[name], steps, "exact"), color=shade, label=name, linewidth=1.5, **on_top)
     axis.set_xlabel("step")
     axis.set_ylabel("texts that generate writes exactly, greedily (%)")
     axis.set_ylim(0, 100)
