@@ -98,6 +98,11 @@ class Start:
         sums = {split: split_sha256(course.path, split) for split in ("train", "test")}
         return cls(words, recipe, train, test, tokenizer, encoder, evaluator, sums)
 
+    def with_output(self, recipe: tuple[str, ...], output: str | Path) -> Recipe:
+        """A recipe of ours on this start, without evaluations and checkpoints of its own."""
+        none = ("training.eval_strategy=no", "training.save_strategy=no", "training.use_cpu=true")
+        return merged(recipe, (*self.words, *none, f"output={output}"))
+
     def model(self) -> Any:
         """The language model with its initial weights: the same tensors every time, by the recipe's seed."""
         return build_model(self.recipe, build_config(self.recipe, self.tokenizer))

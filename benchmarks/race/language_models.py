@@ -14,7 +14,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from benchmarks.race.clock import Marks, falling
-from benchmarks.race.course import Start, merged
+from benchmarks.race.course import Start
 from benchmarks.race.rows import Row, all_rows, drawn_rows, top_rows
 from stoical.training.build import build_trainer
 
@@ -36,8 +36,7 @@ class Tuned:
 def run_stoical(start: Start, marks: Marks, recipe: tuple[str, ...]) -> None:
     """As `stoical.train` runs the recipe, without its evaluations and checkpoints."""
     with tempfile.TemporaryDirectory() as directory:
-        none = ("training.eval_strategy=no", "training.save_strategy=no", "training.use_cpu=true")
-        trainer = build_trainer(merged(recipe, (*start.words, f"output={directory}", *none)))
+        trainer = build_trainer(start.with_output(recipe, directory))
         marks.evaluate = lambda: start.measure(trainer.model)
         marks.count_tokens(trainer.model)
         trainer.add_callback(marks)
