@@ -58,9 +58,9 @@ def all_rows(start: Start) -> list[Row]:
     count, rows = orders(start), []
     for epoch, found in enumerate(queries(start)):
         for query in found:
-            lam = weights(start, query)
+            lam, prompt = weights(start, query), list(query.prompt_ids)
             for place in range(epoch, len(query.docids), count):
-                rows.append(Row(list(query.prompt_ids), list(query.docid_ids[place]), float(lam[place])))
+                rows.append(Row(prompt, list(query.docid_ids[place]), float(lam[place])))
     return rows
 
 
@@ -77,7 +77,7 @@ def drawn_rows(start: Start) -> list[Row]:
     random, rows = np.random.default_rng(start.recipe.seed), []
     for found in queries(start):
         for query in found:
-            lam = weights(start, query)
+            lam, prompt = weights(start, query), list(query.prompt_ids)
             for place in random.choice(len(lam), DRAWS, p=lam / lam.sum()):
-                rows.append(Row(list(query.prompt_ids), list(query.docid_ids[place]), 1.0))
+                rows.append(Row(prompt, list(query.docid_ids[place]), 1.0))
     return rows
