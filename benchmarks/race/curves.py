@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.race.entrants import ENTRANTS
-from benchmarks.race.report import TITLES, systems_of
+from benchmarks.race.report import TITLES, shown_metrics, systems_of
 from stoical.reporting.figure import plt, save
 
 COLOURS = dict(zip(ENTRANTS, ("C3", "C1", "C7", "C0", "C2", "C4"), strict=True))
@@ -17,8 +17,8 @@ def draw(runs: dict[str, Sequence[dict[str, Any]]], output: Path) -> None:
     """Write the figure. A line is one run: dashed where a rival had less time than its longest run."""
     figure, axes = plt.subplots(len(runs), 3, figsize=(13, 3.7 * len(runs)), layout="constrained", squeeze=False)
     for row, (dataset, records) in zip(axes, runs.items(), strict=True):
-        second = "cvr" if "cvr" in records[0]["marks"][0]["metrics"] else "recall@1"
-        for axis, metric, over in zip(row, ("ndcg", second, "ndcg"), ("seconds", "seconds", "tokens"), strict=True):
+        first, second = shown_metrics(records)
+        for axis, metric, over in zip(row, (first, second, first), ("seconds", "seconds", "tokens"), strict=True):
             panel(axis, records, metric, over)
             axis.set(title=f"{dataset}: {TITLES[metric]} (%)")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)

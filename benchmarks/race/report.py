@@ -44,14 +44,18 @@ class Threshold:
 
 
 def thresholds(records: Sequence[Record]) -> list[Threshold]:
-    """What stoical reached at the shares of its steps: nDCG, and CVR where the data has negatives."""
+    """What stoical reached at the shares of its steps, in the two metrics that are shown."""
     ours = [record for record in records if record["system"] == "stoical"]
-    metrics = [name for name in ("ndcg", "cvr") if name in ours[0]["marks"][0]["metrics"]]
     return [
         Threshold(metric, share, mean(at_share(record, share)["metrics"][metric] for record in ours))
-        for metric in metrics
+        for metric in shown_metrics(ours)
         for share in SHARES
     ]
+
+
+def shown_metrics(records: Sequence[Record]) -> tuple[str, str]:
+    """NDCG and CVR, or R@1 where the data has no negatives."""
+    return "ndcg", "cvr" if "cvr" in records[0]["marks"][0]["metrics"] else "recall@1"
 
 
 def at_share(record: Record, share: float) -> dict[str, Any]:

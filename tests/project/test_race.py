@@ -263,7 +263,13 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
 
 def record(system: str, seed: int, values: list[float], horizon: float | None = None, pace: float = 1.0) -> dict:
     marks = [
-        {"seconds": pace * place, "wall": pace * place, "tokens": 10 * place, "step": place, "metrics": {"ndcg": value}}
+        {
+            "seconds": pace * place,
+            "wall": pace * place,
+            "tokens": 10 * place,
+            "step": place,
+            "metrics": {"ndcg": value, "recall@1": 0.0},
+        }
         for place, value in enumerate(values)
     ]
     return {"system": system, "seed": seed, "horizon": horizon, "marks": marks}
@@ -277,13 +283,15 @@ def test_thresholds_and_who_reaches_them_by_hand():
         record("trainer", 0, [0.5, 0.6, 0.6, 0.95], 5.0, pace=3),
         record("trainer", 1, [0.5, 0.6, 0.6, 0.85], 1.0, pace=2),
     ]
-    assert [(each.metric, each.share, each.value) for each in thresholds(records)] == [
+    found = [(each.metric, each.share, each.value) for each in thresholds(records)]
+    assert [name for name, _, _ in found] == ["ndcg"] * 3 + ["recall@1"] * 3
+    assert found[:3] == [
         ("ndcg", 0.25, pytest.approx(0.7)),  # the mean of 0.6 and 0.8
         ("ndcg", 0.5, pytest.approx(0.7)),
         ("ndcg", 1.0, pytest.approx(0.9)),
     ]
     table = [line.split(" | ") for line in reached_table(records, "seconds", lambda s: f"{s:g}", " s").splitlines()]
-    assert [cell.strip("| ") for cell in table[2]] == ["stoical, 1/r²", *["1.5 ± 0.707107 s"] * 2, "4 ± 0 s"]
+    assert [cell.strip("| ") for cell in table[2][:4]] == ["stoical, 1/r²", *["1.5 ± 0.707107 s"] * 2, "4 ± 0 s"]
     cells = [cell.strip("| ") for cell in table[3]]
     assert cells[1] == "5 ± 1.41421 s (4.0x)"  # 4 and 6 s; stoical's 2 and 1 s
     assert cells[3] == "9 s, 1 of 2 seeds"
