@@ -52,22 +52,22 @@ ENTRANTS = {
     "sft": rival(
         "TRL SFTTrainer, top docID",
         partial(run_sft, drawn=False),
-        {"mammals": Tuned(64, 2e-3), "esci": Tuned(16, 3e-3)},
+        {"mammals": Tuned(32, 2e-3), "esci": Tuned(16, 3e-3)},
         **SFT,
     ),
     "sft_drawn": rival(
         "TRL SFTTrainer, rows by 1/r²",
         partial(run_sft, drawn=True),
-        {"mammals": Tuned(64, 2e-3), "esci": Tuned(16, 3e-3)},
+        {"mammals": Tuned(32, 2e-3), "esci": Tuned(16, 3e-3)},
         **SFT,
     ),
     "trainer": rival(
-        "Trainer, a docID a row, weighted", run_trainer, {"mammals": Tuned(64, 2e-3), "esci": Tuned(16, 3e-3)}
+        "Trainer, a docID a row, weighted", run_trainer, {"mammals": Tuned(32, 2e-3), "esci": Tuned(16, 3e-3)}
     ),
     "cross_encoder": rival(
         "CrossEncoder, ListMLE",
         run_cross_encoder,
-        {"mammals": Tuned(16, 2e-3), "esci": Tuned(4, 3e-3)},
+        {"mammals": Tuned(8, 2e-3), "esci": Tuned(4, 3e-3)},
         ("sentence-transformers",),
     ),
 }

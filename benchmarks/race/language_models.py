@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from transformers.trainer_callback import PrinterCallback
 from benchmarks.race.clock import Marks, falling
 from benchmarks.race.course import Start
 from benchmarks.race.rows import Row, all_rows, drawn_rows, top_rows
+from stoical.encoding.tokenization import pad_id
 from stoical.training.build import build_trainer
 
 FAR = 10**6  # more steps than any budget has
@@ -50,6 +52,7 @@ def arguments(start: Start, tuned: Tuned, directory: str) -> dict[str, Any]:
         "seed": start.recipe.seed,
         "max_steps": FAR,
         "per_device_train_batch_size": tuned.batch,
+        "train_sampling_strategy": "group_by_length" if tuned.grouped else "random",
         "max_grad_norm": start.recipe.training["max_grad_norm"],
         "save_strategy": "no",
         "logging_strategy": "no",
@@ -60,11 +63,6 @@ def arguments(start: Start, tuned: Tuned, directory: str) -> dict[str, Any]:
     }
 
 
-def grouped(tuned: Tuned) -> dict[str, str]:
-    """How rows come into batches."""
-    return {"train_sampling_strategy": "group_by_length" if tuned.grouped else "random"}
-
-
 def adamw(model: nn.Module, start: Start, tuned: Tuned, marks: Marks) -> tuple[Any, Any]:
     """The recipe's optimizer, as transformers makes it, with a learning rate that follows the clock."""
     decay = start.recipe.training["weight_decay"]
@@ -72,32 +70,53 @@ def adamw(model: nn.Module, start: Start, tuned: Tuned, marks: Marks) -> tuple[A
     return optimizer, falling(optimizer, marks, start.warmup)
 
 
-def run_sft(start: Start, marks: Marks, tuned: Tuned, drawn: bool) -> None:
-    """TRL's SFTTrainer on prompt + docID, the loss on the docID's tokens: top docIDs, or rows drawn by lambda(r)."""
-    from trl import SFTConfig, SFTTrainer
+def dataset(rows: list[Row]) -> Dataset:
+    """Rows as trainers take them; `length` is for batches of like length."""
+    return Dataset.from_dict(
+        {
+            "input_ids": [row.input_ids for row in rows],
+            "labels": [row.labels for row in rows],
+            "weight": [row.weight for row in rows],
+            "length": [len(row.prompt) + len(row.docid) for row in rows],
+        }
+    )
 
-    rows = (drawn_rows if drawn else top_rows)(start)
-    columns = {
-        "input_ids": [row.input_ids for row in rows],
-        "labels": [row.labels for row in rows],
-        "length": [len(row.input_ids) for row in rows],
-    }
+
+def plain(start: Start) -> Any:
+    """The initial model, with the attention that transformers gives it."""
     model = start.model()
     model.set_attn_implementation("sdpa")
+    return model
+
+
+def finish(trainer: Trainer, start: Start, marks: Marks) -> None:
+    """Train, with the marks by our evaluator."""
+    trainer.remove_callback(PrinterCallback)
+    marks.evaluate = lambda: start.measure(trainer.model)
+    marks.count_tokens(trainer.model)
+    trainer.train()
+
+
+def run_sft(start: Start, marks: Marks, tuned: Tuned, drawn: bool) -> None:
+    """TRL's SFTTrainer on prompt + docID: top docIDs, or rows drawn in proportion to lambda(r)."""
     with tempfile.TemporaryDirectory() as directory:
-        own = {"bf16": False, "gradient_checkpointing": False, "max_length": None}
-        trainer = SFTTrainer(
-            model=model,
-            args=SFTConfig(**arguments(start, tuned, directory), **grouped(tuned), **own),
-            train_dataset=Dataset.from_dict(columns),
-            processing_class=start.tokenizer,
-            callbacks=[marks],
-            optimizers=adamw(model, start, tuned, marks),
-        )
-        trainer.remove_callback(PrinterCallback)
-        marks.evaluate = lambda: start.measure(model)
-        marks.count_tokens(model)
-        trainer.train()
+        rows = (drawn_rows if drawn else top_rows)(start)
+        finish(sft_trainer(start, marks, tuned, rows, directory), start, marks)
+
+
+def sft_trainer(start: Start, marks: Marks, tuned: Tuned, rows: list[Row], directory: str) -> Any:
+    """The trainer; its loss is the mean negative log-likelihood of a batch's docID tokens."""
+    from trl import SFTConfig, SFTTrainer
+
+    model, own = plain(start), {"bf16": False, "gradient_checkpointing": False, "max_length": None}
+    return SFTTrainer(
+        model=model,
+        args=SFTConfig(**arguments(start, tuned, directory), **own),
+        train_dataset=dataset(rows).remove_columns("weight"),
+        processing_class=copy.deepcopy(start.tokenizer),  # it is given a padding token
+        callbacks=[marks],
+        optimizers=adamw(model, start, tuned, marks),
+    )
 
 
 class WeightedTrainer(Trainer):
@@ -125,37 +144,31 @@ def weighted_loss(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     return (inputs["weight"].to(nll.dtype) * nll).mean()
 
 
-def collate(rows: list[Row], pad: int) -> dict[str, Tensor]:
+def collate(rows: list[dict[str, Any]], pad: int) -> dict[str, Tensor]:
     """Rows as tensors [R, T], right-padded, and their weights [R]."""
-    width = max(len(row.input_ids) for row in rows)
+    width = max(len(row["input_ids"]) for row in rows)
 
     def padded(lists: list[list[int]], value: int) -> Tensor:
         return torch.tensor([[*ids, *[value] * (width - len(ids))] for ids in lists])
 
     return {
-        "input_ids": padded([row.input_ids for row in rows], pad),
-        "attention_mask": padded([[1] * len(row.input_ids) for row in rows], 0),
-        "labels": padded([row.labels for row in rows], -100),
-        "weight": torch.tensor([row.weight for row in rows], dtype=torch.float64),
+        "input_ids": padded([row["input_ids"] for row in rows], pad),
+        "attention_mask": padded([[1] * len(row["input_ids"]) for row in rows], 0),
+        "labels": padded([row["labels"] for row in rows], -100),
+        "weight": torch.tensor([row["weight"] for row in rows], dtype=torch.float64),
     }
 
 
 def run_trainer(start: Start, marks: Marks, tuned: Tuned) -> None:
     """Transformers' Trainer on all docIDs, a row each, weighted by lambda(r)."""
-    from stoical.encoding.tokenization import pad_id
-
-    model, pad = start.model(), pad_id(start.tokenizer)
-    model.set_attn_implementation("sdpa")
+    model, pad = plain(start), pad_id(start.tokenizer)
     with tempfile.TemporaryDirectory() as directory:
         trainer = WeightedTrainer(
             model=model,
             args=TrainingArguments(**arguments(start, tuned, directory), remove_unused_columns=False),
-            train_dataset=all_rows(start),  # type: ignore[arg-type]  # a list is a map-style dataset
+            train_dataset=dataset(all_rows(start)),
             data_collator=lambda rows: collate(rows, pad),
             callbacks=[marks],
             optimizers=adamw(model, start, tuned, marks),
         )
-        trainer.remove_callback(PrinterCallback)
-        marks.evaluate = lambda: start.measure(model)
-        marks.count_tokens(model)
-        trainer.train()
+        finish(trainer, start, marks)
