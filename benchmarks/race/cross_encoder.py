@@ -19,8 +19,8 @@ from stoical.data.negatives import NegativeSampler
 from stoical.data.rows import RankingRow
 
 NEGATIVES = 1  # documents that are none of a list's own, as the test split has, where it has any
-SHARE = 128  # pairs of one forward pass in training
-PREDICTED = 128  # pairs of one forward pass in evaluation
+SHARE = 32  # pairs of one forward pass in training
+PREDICTED = 32  # pairs of one forward pass in evaluation
 
 
 def build(start: Start, directory: str) -> Any:

@@ -21,7 +21,7 @@ from stoical.data.rows import RankingRow
 from stoical.encoding.queries import EncodedDataset, QueryEncoder
 from stoical.evaluation.evaluator import Evaluator
 
-ROWS = 64  # of one forward pass, where every docID is a row
+ROWS = 32  # of one forward pass, where every docID is a row
 MAX_DIFFERENCE = 1e-4  # nats, of a docID's mean log-probability
 OURS, ROW_EACH, PAIRS = "stoical evaluate", "transformers, a docID a row", "CrossEncoder.predict"
 
