@@ -77,8 +77,9 @@ class Marks(TrainerCallback):
     def _count(self, model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         if model.training:
             inputs = {**(arguments[0] if arguments else {}), **keywords}
-            mask, ids = inputs.get("attention_mask"), inputs["input_ids"]
-            padded = isinstance(mask, torch.Tensor) and mask.shape == ids.shape
+            ids: Any = inputs["input_ids"]
+            mask: Any = inputs.get("attention_mask")
+            padded = mask is not None and mask.shape == ids.shape  # a trie's own mask has another; its row no padding
             self.tokens += int(mask.sum()) if padded else ids.numel()
 
     def on_train_begin(

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.ticker import EngFormatter, NullFormatter
+
 from benchmarks.race.entrants import ENTRANTS
 from benchmarks.race.report import TITLES, shown_metrics, systems_of
 from stoical.reporting.figure import plt, save
@@ -43,4 +45,6 @@ def panel(axis: Any, records: Sequence[dict[str, Any]], metric: str, over: str) 
             )
             labelled.add(system)
     axis.set(xscale="log", xlabel="processor seconds of training" if over == "seconds" else "input tokens of training")
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.grid(alpha=0.3)
