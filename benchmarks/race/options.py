@@ -35,7 +35,7 @@ class RaceOptions:
     scoring_budget: float = option(60.0, "seconds of the scoring race on a dataset; at least 3 rounds")
     quick: bool = option(False, "a tiny model and runs of a second, to see that everything works")
     runs: str = option("runs/race", "where every run is kept: given again, the command goes on from what is there")
-    name: str = option("race", "results go to benchmarks/results/<name>.json and .md")
+    out: str = option("race", "results go to benchmarks/results/<out>.json and .md")
     figure: str = option("docs/figures/race.png", "where the figure goes")
 
 
