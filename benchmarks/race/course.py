@@ -86,10 +86,12 @@ class Start:
     data_sha256: dict[str, str]
 
     @classmethod
-    def of(cls, name: str, seed: int, quick: bool = False) -> Start:
-        """The start of a course whose data is there."""
+    def of(cls, name: str, seed: int, quick: bool = False, steps: int = 0) -> Start:
+        """The start of a course whose data is there; steps: of stoical, 0 for the recipe's."""
         course = COURSES[name]
         words = (f"data.path={course.path}", f"seed={seed}", *(QUICK if quick else ()))
+        if steps:
+            words += (f"training.max_steps={steps}", f"training.warmup_steps={steps // 12}")
         recipe = merged(course.recipe, words)
         train, test = load_split(course.path, "train"), load_split(course.path, "test")
         tokenizer = build_tokenizer(recipe, train)

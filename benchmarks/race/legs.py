@@ -62,6 +62,7 @@ def settings(leg: Leg, plan: Plan, start: Start) -> dict[str, Any]:
         "marks": plan.options.marks,
         "budget": plan.options.budget if tuned else None,
         "quick": plan.options.quick,
+        "steps": start.recipe.training["max_steps"],
         "data_sha256": start.data_sha256,
         "versions": packages(leg.system),
     }
@@ -111,7 +112,7 @@ def run_all(plan: Plan, dataset: str) -> list[dict[str, Any]]:
     """All runs on a dataset, those that are there already as they are."""
     records, laps, starts = [], dict[int, float](), dict[int, Start]()
     for leg in legs(plan, dataset):
-        start = starts.setdefault(leg.seed, Start.of(dataset, leg.seed, plan.options.quick))
+        start = starts.setdefault(leg.seed, Start.of(dataset, leg.seed, plan.options.quick, plan.options.steps))
         record = kept(leg, plan, start)
         if record is None:
             print(f"{leg.name} ...", flush=True)

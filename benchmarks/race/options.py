@@ -29,6 +29,9 @@ class RaceOptions:
         "how long a rival trains, in multiples of what stoical took with that seed: a run for each, since a run's "
         "learning rate falls to 0 at its end; the better of them counts",
     )
+    steps: int = option(
+        0, "optimizer steps of stoical, a twelfth of them its warm-up, for a shorter race of all; 0: the recipe's"
+    )
     budget: float = option(1200.0, "the most processor seconds of one run of a rival")
     marks: int = option(40, "evaluations in a run, beside that of the untrained model")
     scored: int = option(16, "queries of the test split to score in every round of the scoring race; 0: no such race")
@@ -60,9 +63,9 @@ class Plan:
         systems = words("systems", options.systems, ENTRANTS)
         seeds = numbers("seeds", options.seeds, int, lambda seed: 0 <= seed < 2**32, "whole numbers from 0")
         horizons = numbers("horizons", options.horizons, float, lambda x: 0 < x < math.inf, "numbers above 0")
-        for name, value, least in (("marks", options.marks, 1), ("scored", options.scored, 0)):
-            if value < least:
-                raise ValueError(f"{name}={value} must be at least {least}")
+        for name, least in (("marks", 1), ("scored", 0), ("steps", 0)):
+            if getattr(options, name) < least:
+                raise ValueError(f"{name}={getattr(options, name)} must be at least {least}")
         if not 0 < options.budget < math.inf:
             raise ValueError(f"budget={options.budget} must be a number of seconds above 0")
         return cls(datasets, ["stoical", *(name for name in systems if name != "stoical")], seeds, horizons, options)

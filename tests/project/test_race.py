@@ -257,6 +257,7 @@ def test_a_dataset_that_is_missing_is_skipped(course, tmp_path, monkeypatch):
         ("marks=0", "marks=0 must be at least 1"),
         ("budget=nan", "must be a number of seconds above 0"),
         ("scored=-1", "scored=-1 must be at least 0"),
+        ("steps=-1", "steps=-1 must be at least 0"),
     ],
 )
 def test_mistakes_are_told(tmp_path, monkeypatch, capsys, word, said):
@@ -319,6 +320,12 @@ def test_the_scoring_race_counts_all_documents(start):
     assert result["documents"] == sum(len(row.docs) + len(row.negatives) for row in list(start.test)[:3])
     assert result["max_difference_nats"] < 1e-5
     assert all(len(times["cpu"]) == 3 for times in result["times"].values())
+
+
+def test_a_race_can_be_shorter(course):
+    training = Start.of(course, 0, steps=24).recipe.training
+    assert (training["max_steps"], training["warmup_steps"]) == (24, 2)
+    assert Start.of(course, 0, steps=24).warmup == pytest.approx(1 / 12)
 
 
 def test_the_defaults_are_sound():
