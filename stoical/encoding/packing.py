@@ -43,11 +43,13 @@ class PackedBatch:
     """B queries and their tries as tensors (see the module docstring for the dimension letters).
 
     input_ids, position_ids [B, T] int64; prompt_width = P; prompt_lengths, node_counts [B]: how many of the P and of
-    the I columns hold tokens; node_sees [B, I, I] bool: which node columns each attends to. Per trie node, [M] int64:
-    node_row its query, node_col the column of [B, T] where its parent stands (so its log-probability is read there),
-    node_token (-1 at roots), node_parent (an index into M; a root is its own), node_depth, node_rank the best rank of
-    the docIDs at or below it (`targets.UNLISTED` if all are negatives); float32: node_weights, which the weights of
-    query and docID multiply, and node_target, its share of the target at its parent (`targets.node_targets`).
+    the I columns hold tokens; node_up [B, I] int64: the node column that each one's token follows, itself where that is
+    the prompt, and at padding; levels: at least as many as the node columns on the way down to any, itself included.
+    Per trie node, [M] int64: node_row its query, node_col the column of [B, T] where its parent stands (so its
+    log-probability is read there), node_token (-1 at roots), node_parent (an index into M; a root is its own),
+    node_depth, node_rank the best rank of the docIDs at or below it (`targets.UNLISTED` if all are negatives); float32:
+    node_weights, which the weights of query and docID multiply, and node_target, its share of the target at its parent
+    (`targets.node_targets`).
     doc_path [D, L] the counted nodes of each docID (indices into M, padded with -1); doc_query, doc_rank [D];
     doc_negative [D] bool; doc_grade, doc_weight, doc_teacher [D] float32: the user's grade (NaN: none), how much it
     counts, and a teacher's score (NaN: none).
@@ -63,11 +65,12 @@ class PackedBatch:
     num_dropped: int
     num_pruned: int
     filler: bool
+    levels: int
     input_ids: Tensor
     position_ids: Tensor
     prompt_lengths: Tensor
     node_counts: Tensor
-    node_sees: Tensor
+    node_up: Tensor
     query_weight: Tensor
     node_row: Tensor
     node_col: Tensor
@@ -89,7 +92,7 @@ class PackedBatch:
     def holds_tokens(self) -> Tensor:
         """[B, T] True at prompt tokens and nodes, False at padding."""
         prompt = torch.arange(self.prompt_width, device=self.input_ids.device) < self.prompt_lengths[:, None]
-        nodes = torch.arange(self.node_sees.shape[1], device=self.input_ids.device) < self.node_counts[:, None]
+        nodes = torch.arange(self.node_up.shape[1], device=self.input_ids.device) < self.node_counts[:, None]
         return torch.cat([prompt, nodes], dim=1)
 
     @property
@@ -100,7 +103,21 @@ class PackedBatch:
         itself, never to nothing.
         """
         prompt, nodes = self.holds_tokens.tensor_split([self.prompt_width], dim=1)
-        return torch.cat([prompt[:, None] & nodes[:, :, None], self.node_sees], dim=2)
+        return torch.cat([prompt[:, None] & nodes[:, :, None], self._node_sees()], dim=2)
+
+    def _node_sees(self) -> Tensor:
+        """[B, I, I] True where a node column attends to another: its ancestors, itself.
+
+        A round doubles the steps up that are covered: what a column sees, and what the last one of these sees.
+        """
+        rows, count = self.node_up.shape
+        first = count * torch.arange(rows, device=self.node_up.device)[:, None]
+        up = (first + self.node_up).flatten()
+        sees = torch.eye(count, dtype=torch.bool, device=up.device).repeat(rows, 1)
+        for _ in range((self.levels - 1).bit_length()):
+            sees |= sees.index_select(0, up)
+            up = up[up]
+        return sees.view(rows, count, count)
 
     def _map(self, function: Any) -> Self:
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -181,7 +198,7 @@ class TrieTargetCollator:
             targets=_spread(targets, place, trie.num_nodes),
             ranks=_spread(best_ranks(listed, ranks), place, trie.num_nodes, rest=UNLISTED),
             kept=kept,
-            inner=np.unique(trie.parent[kept[1:]])[1:],
+            inner=_distinct(trie.parent[kept])[1:],
         )
 
     def _weights(
@@ -201,9 +218,14 @@ class TrieTargetCollator:
         Several in a row where docIDs end, with terminators that do not count, along the way.
         """
         wanted = weights > 0
-        for _ in range(int(trie.depth.max())):
-            wanted[trie.parent[wanted]] = True
+        while not wanted[above := trie.parent[wanted]].all():
+            wanted[above] = True
         return 1 + np.flatnonzero(wanted[1:])
+
+
+def _distinct(ascending: Ints) -> Ints:
+    """The numbers of an ascending array, each once."""
+    return ascending[np.diff(ascending, prepend=-1) > 0]
 
 
 def doc_counts(query: TokenizedQuery) -> Floats | None:
@@ -231,18 +253,18 @@ def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: i
 
     input_ids = np.full((rows, total), pad_id, dtype=np.int64)
     position_ids = np.tile(np.arange(total), (rows, 1))
-    sees = np.zeros((rows, inner_width, inner_width), dtype=bool)
-    sees[:, np.arange(inner_width), np.arange(inner_width)] = True  # padding attends to itself, never to nothing
+    node_up = np.tile(np.arange(inner_width), (rows, 1))
     nodes: list[dict[str, npt.NDArray[Any]]] = []
     docs: list[dict[str, npt.NDArray[Any]]] = []
     offset = 0
     for row, part in enumerate(packed):
         query, trie, inner = part.query, part.trie, part.inner
         length, columns = prompt_lengths[row], width + np.arange(len(inner))
-        input_ids[row, :length] = query.prompt_ids
+        input_ids[row, :length] = np.fromiter(query.prompt_ids, np.int64, length)
         input_ids[row, columns] = fed_tokens(trie, inner, query.mixed)
         position_ids[row, columns] = length + trie.depth[inner] - 1
-        sees[row, : len(inner), : len(inner)] = trie.ancestors(inner)
+        up = trie.parent[inner]
+        node_up[row, : len(inner)] = np.where(up > 0, np.searchsorted(inner, up), np.arange(len(inner)))
         nodes.append(_node_fields(part, row, offset, width))
         docs.append(_doc_fields(part, row, offset))
         offset += len(part.kept)
@@ -254,11 +276,12 @@ def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: i
         num_dropped=sum(part.query.num_dropped for part in packed),
         num_pruned=sum(len(part.trie.path) for part in packed) - sum(len(each["doc_rank"]) for each in docs),
         filler=all(part.query.filler for part in packed),
+        levels=max(int(part.trie.depth[part.inner].max(initial=1)) for part in packed),
         input_ids=torch.from_numpy(input_ids),
         position_ids=torch.from_numpy(position_ids),
         prompt_lengths=torch.from_numpy(prompt_lengths),
         node_counts=torch.tensor([len(part.inner) for part in packed]),
-        node_sees=torch.from_numpy(sees),
+        node_up=torch.from_numpy(node_up),
         query_weight=torch.tensor([part.query.weight for part in packed], dtype=torch.float32),
         **_concatenate(nodes),
         **_concatenate(docs),

@@ -100,7 +100,7 @@ def _frozen_bytes(recipe: Recipe, shape: ModelShape) -> float:
 
 def micro_batch(batch: PackedBatch, layout: Layout, attention: str) -> MicroBatch:
     """The sizes of a packed batch as it runs in this layout, with this attention."""
-    (rows, total), nodes = batch.input_ids.shape, batch.node_sees.shape[1]
+    (rows, total), nodes = batch.input_ids.shape, batch.node_up.shape[1]
     if layout == "pointwise":
         paths = len(batch.node_parent) - len(set(batch.node_parent.tolist()))  # one row a leaf
         steps = int(batch.node_depth.max())
