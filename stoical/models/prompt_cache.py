@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import DynamicCache
 
 from stoical.models.attention import additive
+from stoical.models.unwrapped import unwrapped
 
 
 def model_inputs(input_ids: Tensor, embeddings: Tensor | None) -> dict[str, Tensor]:
@@ -42,7 +42,7 @@ def prompt_pass(
 
 def virtual_tokens(model: nn.Module) -> int:
     """How many tokens of a soft prompt peft puts before every prompt."""
-    inner = extract_model_from_parallel(model)
+    inner = unwrapped(model)
     if isinstance(inner, PeftModel) and inner.active_peft_config.is_prompt_learning:
         return int(inner.active_peft_config.num_virtual_tokens)
     return 0
@@ -64,7 +64,7 @@ def nodes_pass(
     """
     virtual = cache.get_seq_length() + input_ids.shape[1] - mask.shape[2]
     mask = nn.functional.pad(mask, (virtual, 0), value=True)[:, None]
-    inner = extract_model_from_parallel(model)
+    inner = unwrapped(model)
     if inner.config._attn_implementation == "eager":
         mask = additive(mask, cache.layers[0].keys.dtype)
     output = (inner.base_model if virtual else model)(
