@@ -103,21 +103,7 @@ class PackedBatch:
         itself, never to nothing.
         """
         prompt, nodes = self.holds_tokens.tensor_split([self.prompt_width], dim=1)
-        return torch.cat([prompt[:, None] & nodes[:, :, None], self._node_sees()], dim=2)
-
-    def _node_sees(self) -> Tensor:
-        """[B, I, I] True where a node column attends to another: its ancestors, itself.
-
-        A round doubles the steps up that are covered: what a column sees, and what the last one of these sees.
-        """
-        rows, count = self.node_up.shape
-        first = count * torch.arange(rows, device=self.node_up.device)[:, None]
-        up = (first + self.node_up).flatten()
-        sees = torch.eye(count, dtype=torch.bool, device=up.device).repeat(rows, 1)
-        for _ in range((self.levels - 1).bit_length()):
-            sees |= sees.index_select(0, up)
-            up = up[up]
-        return sees.view(rows, count, count)
+        return torch.cat([prompt[:, None] & nodes[:, :, None], ancestors(self.node_up, self.levels)], dim=2)
 
     def _map(self, function: Any) -> Self:
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -130,6 +116,20 @@ class PackedBatch:
     def pin_memory(self) -> Self:
         """The same batch in page-locked memory; the data loader calls this for GPU runs."""
         return self._map(lambda tensor: tensor.pin_memory())
+
+
+def ancestors(up: Tensor, levels: int) -> Tensor:
+    """[B, I, I] True where a node column attends to another, its ancestors and itself, from `PackedBatch`'s node_up.
+
+    A round doubles the steps up that are covered: what a column sees, and what the last one of these sees.
+    """
+    rows, count = up.shape
+    up = (up + count * torch.arange(rows, device=up.device)[:, None]).flatten()
+    sees = torch.eye(count, dtype=torch.bool, device=up.device).repeat(rows, 1)
+    for _ in range((levels - 1).bit_length()):
+        sees |= sees.index_select(0, up)
+        up = up[up]
+    return sees.view(rows, count, count)
 
 
 @dataclass(frozen=True, slots=True)

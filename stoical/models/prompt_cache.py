@@ -7,6 +7,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from stoical.encoding.packing import ancestors
 from stoical.models.attention import additive
 from stoical.models.unwrapped import unwrapped
 
@@ -105,3 +106,13 @@ class PromptCache:
         logits, _ = nodes_pass(self._model, self._cache, token, position, self._sees)
         self._next_position = self._next_position + 1
         return logits
+
+    def feed_tree(self, token: Tensor, up: Tensor, levels: int) -> Tensor:
+        """[B, K, V] logits after K nodes of whole tries in one pass; `up` and `levels` as in `PackedBatch`.
+
+        Nothing was fed before, and nothing is fed after them.
+        """
+        own = ancestors(up, levels)
+        sees = torch.cat([self._sees.expand(-1, token.shape[1], -1), own], dim=2)
+        position = self._next_position + own.sum(dim=2) - 1
+        return nodes_pass(self._model, self._cache, token, position, sees)[0]
