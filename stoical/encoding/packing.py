@@ -133,8 +133,11 @@ def ancestors(up: Tensor, levels: int) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class _PackedQuery:
-    """One query's part of a batch in numpy; node indices are local to it, `kept` are the trie's nodes that stay."""
+class PackedQuery:
+    """One query's part of a batch in numpy; node indices are local to it.
+
+    `kept` are the trie's nodes that stay, `inner` those of them that are fed.
+    """
 
     query: TokenizedQuery
     trie: DocIDTrie
@@ -143,6 +146,11 @@ class _PackedQuery:
     ranks: Ints
     kept: Ints
     inner: Ints
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Prompt columns and node columns that it takes."""
+        return len(self.query.prompt_ids), len(self.inner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +178,14 @@ class TrieTargetCollator:
 
         Raises `ValueError` naming the query and both docIDs where two docIDs have the same token ids.
         """
-        return {"batch": _assemble([self._pack(query) for query in queries], self.targets, self.pad_id)}
+        return {"batch": self.assemble([self.pack(query) for query in queries])}
 
-    def _pack(self, query: TokenizedQuery) -> _PackedQuery:
+    def assemble(self, packed: Sequence[PackedQuery]) -> PackedBatch:
+        """One batch of queries that `pack` has made ready."""
+        return _assemble(packed, self.targets, self.pad_id)
+
+    def pack(self, query: TokenizedQuery) -> PackedQuery:
+        """A query's part of a batch. Raises `ValueError` where two docIDs have the same token ids."""
         try:
             trie = build_trie(query.docid_ids)
         except DuplicateDocIDError as error:
@@ -191,7 +204,7 @@ class TrieTargetCollator:
             trained = _spread(self._weights(query, listed, ranks, targets, None), place, trie.num_nodes)
         kept = self._kept(trie, trained) if self.prune else np.arange(1, trie.num_nodes)
         kept = np.concatenate([[0], kept])
-        return _PackedQuery(
+        return PackedQuery(
             query=query,
             trie=trie,
             weights=query.weight * weights,
@@ -245,7 +258,7 @@ def _spread(values: npt.NDArray[Any], place: Ints, size: int, rest: int = 0) -> 
     return spread
 
 
-def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: int) -> PackedBatch:
+def _assemble(packed: Sequence[PackedQuery], targets: TargetSettings, pad_id: int) -> PackedBatch:
     prompt_lengths = np.array([len(part.query.prompt_ids) for part in packed])
     width = int(prompt_lengths.max())
     inner_width = max(len(part.inner) for part in packed)
@@ -288,7 +301,7 @@ def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: i
     )
 
 
-def _node_fields(part: _PackedQuery, row: int, offset: int, width: int) -> dict[str, npt.NDArray[Any]]:
+def _node_fields(part: PackedQuery, row: int, offset: int, width: int) -> dict[str, npt.NDArray[Any]]:
     trie, kept = part.trie, part.kept
     parent = trie.parent[kept]
     return {
@@ -303,7 +316,7 @@ def _node_fields(part: _PackedQuery, row: int, offset: int, width: int) -> dict[
     }
 
 
-def _doc_fields(part: _PackedQuery, row: int, offset: int) -> dict[str, npt.NDArray[Any]]:
+def _doc_fields(part: PackedQuery, row: int, offset: int) -> dict[str, npt.NDArray[Any]]:
     """The docIDs whose every counted node is kept: all of them, unless the trie was pruned."""
     query, path, kept = part.query, part.trie.path, part.kept
     counted = np.where(np.arange(path.shape[1]) < np.asarray(query.counted)[:, None], path, -1)
