@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def rank_in_group(group: Tensor, *keys: Tensor) -> Tensor:
-    """[N] the place, from 0, of each of N things in its `group` [N] (int64), by the first of `keys` [N], greatest first.
+    """[N] the place, from 0, of N things in their `group` [N] (int64), by the first of `keys` [N], greatest first.
 
     Of equal ones the next key decides, and then which stands first.
     """
