@@ -73,7 +73,7 @@ def run(options: RaceOptions) -> None:
         if plan.options.scored:
             results["scoring"][dataset] = scored(plan, dataset)
     write_results(
-        options.name, COMMAND, sys.argv[1:], asdict(options), results, tables(results), environment() | versions
+        options.out, COMMAND, sys.argv[1:], asdict(options), results, tables(results), environment() | versions
     )
     if results["runs"]:
         draw(results["runs"], Path(options.figure))
