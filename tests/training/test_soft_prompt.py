@@ -25,6 +25,7 @@ from stoical.models.forward import node_logprobs
 from stoical.ranker import Ranker
 from stoical.training.build import build_trainer
 from stoical.trie.node_weights import TargetSettings
+from tests.support.launching import launch
 from tests.support.random_queries import random_query
 from tests.support.small_data import TINY
 from tests.support.small_evaluation import token_logprobs
@@ -212,3 +213,20 @@ def test_mitigations_train_a_prompt(overlay: str, trained: Path, tmp_path: Path)
     start = prompt_of(trainer.model)
     trainer.train()
     assert not torch.equal(prompt_of(trainer.model), start)
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_prompt_as_one(done: tuple[Path, Any, dict[str, Tensor], Tensor], trained: Path) -> None:
+    run, trainer, _, _ = done
+    output = run.parent / "two"
+    launch("train.py", *words(trained, output, *STEPS, "training.per_device_train_batch_size=4"))
+    saved = load_file(output / "checkpoint-8" / "adapter_model.safetensors")["prompt_embeddings"]
+    torch.testing.assert_close(saved, prompt_of(trainer.model), atol=1e-5, rtol=1e-5)
+
+
+def test_weights_that_a_launcher_splits_are_refused(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stoical.training.build.sharding", lambda training: "FSDP")
+    with pytest.raises(ValueError, match=r"^soft_prompt .* weights that FSDP splits; use DDP, or one process$"):
+        build_trainer(recipe_of(trained, tmp_path / "run"))
