@@ -15,7 +15,7 @@ Space = Literal["euclidean", "poincare"]
 class ReconstructOptions:
     """What `stoical reconstruct` takes."""
 
-    out: str = option("", "the directory to write", required=True)
+    output: str = option("", "the directory to write", required=True)
     space: Space = option("poincare", "euclidean, or poincare: the ball model of hyperbolic space")
     dim: int = option(5, "numbers a node")
     subtree: str = option(

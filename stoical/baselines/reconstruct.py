@@ -24,7 +24,7 @@ FREE = ("out", "epochs", "measure_every", "resume")  # options that no vector de
 def reconstruct(options: ReconstructOptions) -> dict[str, Any]:
     """Train, measuring and saving now and then; what metrics.json holds. Raises `ValueError` as `_start` does."""
     options.check()
-    out = Path(options.out)
+    out = Path(options.output)
     check_writable(out)
     closure = _closure(options.subtree)
     embedding, history, done = _start(options, closure)
@@ -58,11 +58,11 @@ def _start(options: ReconstructOptions, closure: Closure) -> tuple[Embedding, li
 
     Raises `ValueError` where there are vectors that may not be replaced, or that were trained with other settings.
     """
-    file = Path(options.out) / TABLE
+    file = Path(options.output) / TABLE
     if not file.exists():
         return Embedding.start(closure, options.space, options.dim, options.seed), [], 0
     if not options.resume:
-        raise ValueError(f"{options.out} already holds vectors; give resume=true to continue, or another out=")
+        raise ValueError(f"{options.output} already holds vectors; give resume=true to continue, or another output=")
     try:
         with safe_open(file, framework="pt") as content:
             table, kept = content.get_tensor("table"), json.loads((content.metadata() or {})["run"])
@@ -71,7 +71,7 @@ def _start(options: ReconstructOptions, closure: Closure) -> tuple[Embedding, li
     other = [key for key, value in _settings(options).items() if kept["settings"].get(key) != value]
     if other:
         was = ", ".join(f"{key}={kept['settings'].get(key)}" for key in other)
-        raise ValueError(f"{file} was trained with {was}; give that, or another out=")
+        raise ValueError(f"{file} was trained with {was}; give that, or another output=")
     return Embedding(closure, options.space, table, options.seed), kept["history"], kept["history"][-1]["epoch"]
 
 
@@ -89,7 +89,7 @@ def _record(options: ReconstructOptions, closure: Closure, history: list[dict[st
 
 def _save(options: ReconstructOptions, embedding: Embedding, history: list[dict[str, float]]) -> None:
     """Vectors with all that continues them in one file, then metrics.json: each is there whole or as it was."""
-    out = Path(options.out)
+    out = Path(options.output)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         draft = out / f"{TABLE}.new"

@@ -13,17 +13,18 @@ explains both.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stoical.commands.shell import Command, Given, quiet_libraries
+from stoical.common.fields import unknown
 from stoical.common.files import check_writable, write_whole
 from stoical.common.options import option
+from stoical.config.recipe import Recipe
 from stoical.data.files import check_dataset
 
 if TYPE_CHECKING:
-    from stoical.config.recipe import Recipe
     from stoical.studies.capacity.docid_tokens import ModelCapacity, OutputLayer
 
 STUDY = ("quick", "parts")  # options that a model does not have
@@ -57,6 +58,9 @@ def study(given: Given) -> None:
     """Find what is missing and print the tables."""
     if given.settings:
         name = next(iter(given.settings))
+        if name.partition(".")[0] not in {each.name for each in fields(Recipe)}:
+            options = [each.name for each in fields(CapacityOptions)]
+            raise unknown("option", name, options, " --help explains every option.")
         raise ValueError(f"{name}= is a model's: give checkpoint=DIR or recipe=NAME with it (--help explains both)")
     from stoical.studies.capacity.study import carry_out, check_parts, prepare
 

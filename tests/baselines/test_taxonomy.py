@@ -122,7 +122,7 @@ def test_no_negative_is_an_ancestor_or_the_node_itself(monkeypatch: pytest.Monke
 
 
 def words(out: Path, *more: str) -> list[str]:
-    return ["reconstruct", f"out={out}", "subtree=feline.n.01", "epochs=24", "measure_every=12", "burn_in=2", *more]
+    return ["reconstruct", f"output={out}", "subtree=feline.n.01", "epochs=24", "measure_every=12", "burn_in=2", *more]
 
 
 def test_the_command_learns_resumes_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

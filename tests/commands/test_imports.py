@@ -50,6 +50,7 @@ MISTAKES = {  # command -> a part of the one line that it says
     "spin checkpoint={run} output=x spin.iterations=0": "spin.iterations=0 must be at least 1",
     "draw-trie recipe=wordnet_alpha2 data.path=/nowhere": "there is no dataset directory /nowhere",
     "capacity parts=ceiling": "Did you mean 'ceilings'?",
+    "capacity outpt={data}": "Did you mean 'output'?",
     "capacity data.path={data}": "data.path= is a model's",
     "capacity output={data}": "holds something else than a capacity study",
     "capacity checkpoint={run} quick=true": "quick= is the study's",
