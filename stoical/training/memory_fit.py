@@ -78,7 +78,7 @@ def run_memory(recipe: Recipe, model: PreTrainedModel, config: PreTrainedConfig,
     )
     sizes = micro_batch(batch, recipe.layout, recipe.model.attn_implementation)
     if recipe.soft_prompt is not None:
-        sizes = sizes.longer(recipe.soft_prompt["num_virtual_tokens"], batch.node_sees.shape[1])
+        sizes = sizes.longer(recipe.soft_prompt["num_virtual_tokens"], batch.node_up.shape[1])
     return RunMemory(shape, sizes, setup)
 
 

@@ -186,7 +186,7 @@ def test_the_estimate_holds_for_a_soft_prompt(dtype):
     shape = replace(shape, trainable=trained.numel())
     low = dtype == torch.bfloat16
     setup = TrainingSetup(low, 2, frozen_bytes=dtype.itemsize, soft_prompt=True)
-    sizes = micro_batch(batch, "cache", "trie_sdpa").longer(20, batch.node_sees.shape[1])
+    sizes = micro_batch(batch, "cache", "trie_sdpa").longer(20, batch.node_up.shape[1])
     parts = step_memory(shape, sizes, setup)
     measured = peak_bytes(model, torch.optim.AdamW([trained]), step) / GIB
     assert sum(parts.values()) == pytest.approx(measured, rel=0.15)
