@@ -22,7 +22,6 @@ from stoical.common.files import check_writable, json_object
 from stoical.common.options import option
 
 KINDS = ("figures", "tables")
-BENCHMARKS = ("forward", "forward_8kv", "flat", "collator", "scoring", "decoding", "omp", "gpu")
 BASH = {
     "beta": "check=beta",
     "text": "check=text steps=200",
@@ -234,13 +233,14 @@ TABLE_LIST: list[Result[Callable[[Path], str]]] = [
         )
         for name, words in BASH.items()
     ),
-    *(
-        Result(
-            f"Benchmark: {name}", (f"{SHIPPED}/{name}.md",), f"python -m benchmarks.{name.partition('_')[0]}", report_of
-        )
-        for name in BENCHMARKS
-    ),
 ]
+
+
+def benchmarks() -> list[Result[Callable[[Path], str]]]:
+    """What the programs of benchmarks/ wrote."""
+    return [
+        Result(f"Benchmark: {path.stem}", (str(path),), "", report_of) for path in sorted(Path(SHIPPED).glob("*.md"))
+    ]
 
 
 def draw(out: Path) -> None:
@@ -258,7 +258,7 @@ def draw(out: Path) -> None:
 def show() -> None:
     """Print every table whose files are there, then what is missing."""
     missing = []
-    for table in TABLE_LIST:
+    for table in [*TABLE_LIST, *benchmarks()]:
         source = table.source()
         if source is None:
             missing.append(f"not there: {table.title}; {table.command} makes its files")

@@ -52,11 +52,16 @@ class RunMemory:
     def __str__(self) -> str:
         parts = step_memory(self.shape, self.batch, self.setup)
         listed = ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
-        trained = f", {self.shape.trainable / 1e6:,.1f}M of them trained" if self.shape.frozen else ""
+        trained = f", {_count(self.shape.trainable)} of them trained" if self.shape.frozen else ""
         return (
-            f"memory, estimated, for {self.shape.parameters / 1e6:,.1f}M parameters{trained} and a micro-batch of "
+            f"memory, estimated, for {_count(self.shape.parameters)} parameters{trained} and a micro-batch of "
             f"{self.batch.rows} x {self.batch.attended // self.batch.rows} tokens: {self.total:.2f} GiB ({listed})"
         )
+
+
+def _count(parameters: int) -> str:
+    """A number of parameters in millions, where it is that many."""
+    return f"{parameters / 1e6:,.1f}M" if parameters >= 50_000 else f"{parameters:,}"
 
 
 def run_memory(recipe: Recipe, model: PreTrainedModel, config: PreTrainedConfig, batch: PackedBatch) -> RunMemory:

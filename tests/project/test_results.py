@@ -84,8 +84,11 @@ def test_tables_are_printed_of_what_is_there(
         (tmp_path / f"runs/{name}/eval").mkdir(parents=True)
         found = {"num_queries": 3, "ndcg": value, "recall@1": value}
         (tmp_path / f"runs/{name}/eval/metrics.json").write_text(json.dumps(found))
+    (tmp_path / "benchmarks/results").mkdir(parents=True)
+    (tmp_path / "benchmarks/results/flat.md").write_text("# flat\n\n| seconds |\n")
     show()
     printed = capsys.readouterr().out
+    assert "## Benchmark: flat (of benchmarks/results/flat.md)\n\n| seconds |" in printed
     assert "| trie, mu = 1/r^5 | 25.0 ± 0.0 |" in printed
     assert "cannot be told: every ranking-aware loss lowers CVR" in printed
     assert "## The mismatch paper's Table 1, and ours (of runs/mismatch/report.md)\n\n### Block 1\n\n| a |" in printed
