@@ -126,7 +126,7 @@ def _cached(
     width = batch.prompt_width
     last = batch.prompt_lengths[:, None] - 1
     cache, logits, states = prompt_pass(model, batch.input_ids[:, :width], last, hidden)
-    if batch.node_sees.shape[1]:
+    if batch.node_up.shape[1]:
         columns = batch.input_ids[:, width:], batch.position_ids[:, width:]
         nodes = None if embeddings is None else embeddings[:, width:]
         node_logits, node_states = nodes_pass(model, cache, *columns, batch.node_mask, hidden, nodes)
