@@ -16,6 +16,7 @@ from stoical.encoding.packing import PackedBatch
 from stoical.models.forward import NodeOutput, node_logprobs
 from stoical.models.layouts import Layout
 from stoical.models.modes import eval_mode
+from stoical.models.reading import Keep
 from stoical.models.reference import Reference
 from stoical.models.self_check import self_check
 from stoical.objectives.objective import Normalizer, Objective, StepContext, divided, normalizer
@@ -72,12 +73,14 @@ class StoicalTrainer(RunTrainer):
         batch = inputs["batch"]
         if not self._checked:
             self._self_check(model, batch)
-        output = node_logprobs(model, batch, self.layout, hidden=any(o.needs_hidden for o in self.objectives.values()))
+        hidden = any(objective.needs_hidden for objective in self.objectives.values())
+        keep: Keep = "logits" if any(objective.needs_logits for objective in self.objectives.values()) else "logprobs"
+        output = node_logprobs(model, batch, self.layout, hidden=hidden, keep=keep)
         context = StepContext(
             batch=batch,
             output=output,
             step=self.state.global_step,
-            forward=lambda other, mixture=None: node_logprobs(model, other, self.layout, mixture=mixture),
+            forward=lambda other, mixture=None: node_logprobs(model, other, self.layout, False, mixture, "logprobs"),
             predict=lambda other: self._predict(model, other),
             reference=lambda other: self._refer(model, other),
             run_steps=self.state.max_steps,
@@ -104,7 +107,7 @@ class StoicalTrainer(RunTrainer):
         """A pass of the model as it was before training, without a graph."""
         assert self._reference is not None
         with self._reference.of(model) as reference, eval_mode(reference), torch.no_grad():
-            return node_logprobs(reference, batch, self.layout)
+            return node_logprobs(reference, batch, self.layout, keep="logprobs")
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As transformers makes it, its batches made ahead in a thread where it has no workers of its own.
