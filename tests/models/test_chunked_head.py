@@ -228,6 +228,16 @@ def test_autocast_gives_what_it_gives_with_all_logits() -> None:
     assert (gradient - expected_gradient).norm() < 0.02 * expected_gradient.norm()
 
 
+def test_a_wrapper_that_rounds_outputs_rounds_no_value() -> None:
+    """As FSDP2 does where its policy has a low output_dtype: gradients are rounded there, values are not."""
+    model, batch = tiny_model(), pack(ragged_queries(), WEIGHTS)
+    expected, expected_gradient = values_and_gradients(model, batch, keep="logprobs")
+    model.lm_head.register_forward_hook(lambda module, inputs, output: output.bfloat16())
+    found, gradient = values_and_gradients(model, batch, keep="logprobs")
+    assert torch.equal(found, expected)
+    assert 1e-5 < (gradient - expected_gradient).norm() / expected_gradient.norm() < 0.01
+
+
 def test_micro_batches_add_up() -> None:
     model, batches = tiny_model(), [pack([query], WEIGHTS) for query in ragged_queries()]
     for batch in batches:
