@@ -59,7 +59,7 @@ class DecodingOptions:
     clock: Literal["cpu", "wall"] = option("cpu", "the clock that the tables show; the JSON has both")
     budget: float = option(10.0, "seconds for each row of a table; at least 3 rounds are made")
     seed: int = option(0, "seed of weights, prompts, docIDs and beams")
-    name: str = option("decoding", "results go to benchmarks/results/<name>.json and .md")
+    out: str = option("decoding", "results go to benchmarks/results/<out>.json and .md")
 
 
 def make_model(options: DecodingOptions) -> PreTrainedModel:
@@ -276,7 +276,7 @@ def run(options: DecodingOptions) -> None:
     model = make_model(options)
     with torch.no_grad():
         results = [measure(name, model, options) for name in options.catalogues.split(",")]
-    write_results(options.name, COMMAND, sys.argv[1:], asdict(options), results, tables(results, options.clock))
+    write_results(options.out, COMMAND, sys.argv[1:], asdict(options), results, tables(results, options.clock))
 
 
 def main() -> int:

@@ -47,7 +47,7 @@ class FlatOptions:
     batches: int = option(6, "micro-batches a round")
     threads: int = option(1, "torch threads")
     budget: float = option(60.0, "seconds to spend on a setting, training and evaluation each; at least 3 rounds")
-    name: str = option("flat", "results go to benchmarks/results/<name>.json and .md")
+    out: str = option("flat", "results go to benchmarks/results/<out>.json and .md")
 
 
 def rectangle(model: nn.Module, batch: PackedBatch) -> Tensor:
@@ -161,7 +161,7 @@ def run(options: FlatOptions) -> None:
         f"{mode}: seconds for {options.batches} micro-batches": summarise(results, mode)
         for mode in ("training", "evaluation")
     }
-    write_results(options.name, COMMAND, sys.argv[1:], asdict(options), results, tables)
+    write_results(options.out, COMMAND, sys.argv[1:], asdict(options), results, tables)
 
 
 def main() -> int:

@@ -56,7 +56,7 @@ class ForwardOptions:
     pointwise_tokens: int = option(6000, "run no more tokens than this in one pointwise call, and multiply up")
     pointwise_rounds: int = option(3, "how often pointwise is timed")
     seed: int = option(0, "seed of weights, prompts and docIDs")
-    name: str = option("forward", "results go to benchmarks/results/<name>.json and .md")
+    out: str = option("forward", "results go to benchmarks/results/<out>.json and .md")
 
 
 def make_model(options: ForwardOptions, attention: str) -> PreTrainedModel:
@@ -215,7 +215,7 @@ def run(options: ForwardOptions) -> None:
     models = (make_model(options, TRIE_ATTENTION), make_model(options, "sdpa"))
     results = [time_size(text, options, models) for text in options.sizes.split(",")]
     tables = {mode: summarise(results, mode, options.clock) for mode in ("training", "scoring")}
-    write_results(options.name, COMMAND, sys.argv[1:], asdict(options), results, tables)
+    write_results(options.out, COMMAND, sys.argv[1:], asdict(options), results, tables)
 
 
 def main() -> int:

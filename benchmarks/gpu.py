@@ -73,7 +73,7 @@ class GpuOptions:
     pointwise_tokens: int = option(4096, "run no more tokens than this in one pointwise call, and multiply up")
     seed: int = option(0, "seed of weights, prompts and docIDs")
     measure: bool = option(True, "false: write the tables with every cell not measured")
-    name: str = option("gpu", "results go to benchmarks/results/<name>.json and .md")
+    out: str = option("gpu", "results go to benchmarks/results/<out>.json and .md")
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +250,7 @@ def run(options: GpuOptions) -> None:
     if peak:
         facts["peak_tflops"] = peak / 1e12
     tables = {mode: summarise(results, mode, peak) for mode in ("training", "scoring")}
-    write_results(options.name, COMMAND, sys.argv[1:], asdict(options), results, tables, facts)
+    write_results(options.out, COMMAND, sys.argv[1:], asdict(options), results, tables, facts)
 
 
 def main() -> int:

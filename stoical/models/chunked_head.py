@@ -49,19 +49,26 @@ class AfterHead:
 
 
 def chunked_logprobs(
-    states: Tensor, weight: Tensor, bias: Tensor | None, place: Tensor, token: Tensor, after: AfterHead
-) -> tuple[Tensor, Tensor]:
-    """[M] float32 log p(token [M]) of a node read at slot `place` [M] of `states` [K, H], 0 where the token is -1; and
-    [K] the likeliest token at each slot.
+    states: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    place: Tensor,
+    token: Tensor,
+    after: AfterHead,
+    likeliest: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """[M] float32 log p(token [M]) of a node read at slot `place` [M] of `states` [K, H], 0 where the token is -1.
+
+    And, if asked for, [K] the likeliest token at each slot; of equal ones, the smallest id.
 
     weight [V, H] and bias [V] are the head's. Logits have the precision of the head's product, under autocast its own;
     everything after is float32. Differentiable once, in states, weight and bias.
     """
     device = states.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
-    arguments = (states, weight, bias, place, token, after, dtype)
-    logprobs, likeliest = _ChunkedLogprobs.apply(*arguments)  # type: ignore[no-untyped-call]
-    return logprobs, likeliest
+    arguments = (states, weight, bias, place, token, after, likeliest, dtype)
+    found: tuple[Tensor, Tensor | None] = _ChunkedLogprobs.apply(*arguments)  # type: ignore[no-untyped-call]
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,30 +111,34 @@ class _ChunkedLogprobs(torch.autograd.Function):
         place: Tensor,
         token: Tensor,
         after: AfterHead,
+        likeliest: bool,
         dtype: torch.dtype,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         with torch.autocast(states.device.type, enabled=False):
             low = states.to(dtype)
             wide = torch.promote_types(dtype, torch.float32)
             picked = torch.zeros(len(place), dtype=wide, device=states.device)
-            total, best = (torch.full((len(states),), -torch.inf, dtype=wide, device=states.device) for _ in range(2))
-            likeliest = torch.zeros_like(best, dtype=torch.int64)
+            highest = torch.full((len(states),), torch.finfo(wide).min, dtype=wide, device=states.device)
+            exponentials, best = torch.zeros_like(highest), torch.zeros_like(highest, dtype=torch.int64)
             for chunk in _chunks(len(states), len(weight), dtype):
                 logits = after(chunk.product(low, weight, bias))
                 inside, column = chunk.column(token)
                 picked = torch.where(inside, logits[place, column], picked)
-                highest, where = logits.max(dim=1)
-                likeliest = torch.where(highest > best, where + chunk.start, likeliest)
-                best = torch.maximum(highest, best)
-                total = torch.logaddexp(total, (logits.sub_(highest[:, None])).exp_().sum(dim=1).log_().add_(highest))
+                if likeliest:
+                    own, where = logits.max(dim=1)
+                    best = torch.where(own > highest, where + chunk.start, best)
+                before, highest = highest, torch.maximum(highest, own if likeliest else logits.amax(dim=1))
+                exponentials = exponentials * (before - highest).exp()
+                exponentials += logits.sub_(highest[:, None]).exp_().sum(dim=1)
+            total = highest + exponentials.log()
         ctx.save_for_backward(states, weight, bias, place, token, total)
         ctx.after, ctx.dtype = after, dtype
-        ctx.mark_non_differentiable(likeliest)
-        return torch.where(token >= 0, picked - total[place], 0.0), likeliest
+        ctx.mark_non_differentiable(best)
+        return torch.where(token >= 0, picked - total[place], 0.0), best if likeliest else None
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, of_logprobs: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, of_logprobs: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         states, weight, bias, place, token, total = ctx.saved_tensors
         wanted, dtype = ctx.needs_input_grad[:3], ctx.dtype
         of_logprobs = torch.where(token >= 0, of_logprobs, 0.0)
@@ -150,4 +161,4 @@ class _ChunkedLogprobs(torch.autograd.Function):
                     to_weight[chunk.start : chunk.end] = gradient.T @ low
                 if to_bias is not None:
                     to_bias[chunk.start : chunk.end] = gradient.sum(dim=0, dtype=total.dtype)
-        return None if to_states is None else to_states.to(states.dtype), to_weight, to_bias, None, None, None, None
+        return None if to_states is None else to_states.to(states.dtype), to_weight, to_bias, *[None] * 5

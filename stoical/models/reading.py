@@ -64,8 +64,9 @@ class Reader:
         if len(rows) * head.out_features <= chunked_head.CHUNK:
             return nn.functional.linear(states, head.weight, head.bias)
         place = self.row * states.shape[-2] + self.slot
-        logprobs, likeliest = chunked_logprobs(rows, head.weight, head.bias, place, self.token, after)
-        self._reduced = Read(logprobs, likeliest=likeliest.view(states.shape[:-1]))
+        given = (rows, head.weight, head.bias, place, self.token, after)
+        logprobs, best = chunked_logprobs(*given, likeliest=self.keep == "likeliest")
+        self._reduced = Read(logprobs, likeliest=None if best is None else best.view(states.shape[:-1]))
         return logprobs[None, None]
 
     def keep_given(self, module: nn.Module, inputs: Any, output: Tensor) -> None:

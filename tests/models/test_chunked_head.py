@@ -63,7 +63,7 @@ def test_values_and_gradients_are_those_of_a_loop_in_float64(after: AfterHead, b
     states, weight, bias, place, token = made_up()
     leaves = [each.requires_grad_() for each in (states, weight, bias)[: 2 + biased]]
     exact = [each.detach().double().requires_grad_() for each in leaves]
-    found, likeliest = chunked_logprobs(states, weight, bias if biased else None, place, token, after)
+    found, likeliest = chunked_logprobs(states, weight, bias if biased else None, place, token, after, likeliest=True)
     zero = torch.zeros(V, dtype=torch.float64)
     expected = by_loops(exact[0], exact[1], exact[2] if biased else zero, place, token, after)
     torch.testing.assert_close(found, expected.float(), atol=1e-6, rtol=1e-6)
@@ -75,7 +75,7 @@ def test_values_and_gradients_are_those_of_a_loop_in_float64(after: AfterHead, b
     ):
         assert (own - theirs).norm() < 1e-6 * theirs.norm()
     logits = states @ weight.T + (bias if biased else 0)
-    assert torch.equal(likeliest, logits.argmax(dim=1))
+    assert likeliest is not None and torch.equal(likeliest, logits.argmax(dim=1))
 
 
 @pytest.mark.parametrize("after", [AfterHead(), CAPPED], ids=str)
@@ -109,7 +109,8 @@ def test_the_first_of_equal_tokens_is_the_likeliest_across_chunks() -> None:
     weight[:] = weight[0]
     bias[:] = 0.0
     bias[[3, 11, 20]] = 1.0
-    assert chunked_logprobs(states, weight, bias, place, token, AfterHead())[1].tolist() == [3] * K
+    likeliest = chunked_logprobs(states, weight, bias, place, token, AfterHead(), likeliest=True)[1]
+    assert likeliest is not None and likeliest.tolist() == [3] * K
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
