@@ -15,7 +15,8 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from transformers import AttentionInterface, PreTrainedModel
 
 from stoical.encoding.packing import PackedBatch
-from stoical.models.forward import _read_nodes, _slot_columns
+from stoical.models.forward import _slot_columns
+from stoical.models.reading import read_nodes
 
 FLEX_ATTENTION = "benchmark_flex"
 
@@ -66,4 +67,4 @@ def flex_logprobs(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
         use_cache=False,
     ).logits
     slot = (batch.node_col - batch.prompt_width + 1).clamp(min=0)
-    return _read_nodes(logits, batch.node_row, slot, batch.node_token)
+    return read_nodes(logits, batch.node_row, slot, batch.node_token)

@@ -30,8 +30,9 @@ from stoical.commands.shell import Command, execute
 from stoical.common.options import option
 from stoical.encoding.packing import PackedBatch, TrieTargetCollator
 from stoical.encoding.tokenized import TokenizedQuery
-from stoical.models.forward import _read_nodes, node_logprobs
+from stoical.models.forward import node_logprobs
 from stoical.models.layouts import TRIE_ATTENTION
+from stoical.models.reading import read_nodes
 from stoical.objectives.objective import weighted_nll
 from stoical.trie.node_weights import TargetSettings
 
@@ -80,7 +81,7 @@ def plain_loss(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     slots = batch.input_ids.shape[1] - batch.prompt_width + 1
     logits = model(input_ids=batch.input_ids, logits_to_keep=slots, use_cache=False).logits
     slot = (batch.node_col - batch.prompt_width + 1).clamp(min=0)
-    return weighted_nll(_read_nodes(logits, batch.node_row, slot, batch.node_token), batch.node_weights)
+    return weighted_nll(read_nodes(logits, batch.node_row, slot, batch.node_token), batch.node_weights)
 
 
 def pointwise_logprobs(model: PreTrainedModel, query: TokenizedQuery, rows: int) -> Tensor:
@@ -130,7 +131,7 @@ def losses(size: Size, trie_model: PreTrainedModel, sdpa_model: PreTrainedModel)
     batch = size.batch
 
     def packed(model: PreTrainedModel, layout: Any) -> Tensor:
-        return weighted_nll(node_logprobs(model, batch, layout).logprobs, batch.node_weights)
+        return weighted_nll(node_logprobs(model, batch, layout, keep="logprobs").logprobs, batch.node_weights)
 
     def pointwise() -> Tensor:
         lam = torch.arange(1.0, size.rows + 1) ** -2.0

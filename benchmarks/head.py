@@ -73,9 +73,8 @@ def make(size: str, options: HeadOptions) -> tuple[PreTrainedModel, PackedBatch]
         sliding_window=None,
     )
     model = AutoModelForCausalLM.from_config(config, attn_implementation=TRIE_ATTENTION, dtype=torch.float32)
-    queries = [
-        random_query(options.seed + row, options.prompt, options.docs, vocabulary) for row in range(options.queries)
-    ]
+    seeds = range(options.seed, options.seed + options.queries)
+    queries = [random_query(seed, options.prompt, options.docs, vocabulary) for seed in seeds]
     collate = TrieTargetCollator(TargetSettings(item="fractional", alpha=2.0), pad_id=0, prune=True)
     return model, collate(queries)["batch"]
 
