@@ -32,7 +32,7 @@ from stoical.encoding.packing import PackedBatch, TrieTargetCollator
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.models.forward import node_logprobs
 from stoical.models.layouts import TRIE_ATTENTION
-from stoical.models.reading import read_nodes
+from stoical.models.reading import reading
 from stoical.objectives.objective import weighted_nll
 from stoical.trie.node_weights import TargetSettings
 
@@ -79,9 +79,10 @@ def make_model(options: ForwardOptions, attention: str) -> PreTrainedModel:
 def plain_loss(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """A causal pass over the packed tokens, with the packed pass's logits and reduction; the number means nothing."""
     slots = batch.input_ids.shape[1] - batch.prompt_width + 1
-    logits = model(input_ids=batch.input_ids, logits_to_keep=slots, use_cache=False).logits
     slot = (batch.node_col - batch.prompt_width + 1).clamp(min=0)
-    return weighted_nll(read_nodes(logits, batch.node_row, slot, batch.node_token), batch.node_weights)
+    with reading(model, batch.node_row, slot, batch.node_token, "logprobs") as reader:
+        logits = model(input_ids=batch.input_ids, logits_to_keep=slots, use_cache=False).logits
+    return weighted_nll(reader.read(logits).logprobs, batch.node_weights)
 
 
 def pointwise_logprobs(model: PreTrainedModel, query: TokenizedQuery, rows: int) -> Tensor:
