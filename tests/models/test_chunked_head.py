@@ -164,13 +164,18 @@ def check_equal(model: nn.Module, batch: PackedBatch, **kwargs: Any) -> None:
     assert (gradient - expected_gradient).norm() < 1e-6 * expected_gradient.norm()
 
 
-KINDS = ("gemma2", "cohere", "phi", "gpt2", "bert", "qwen3_moe")
-SPECIAL = [each for each in ARCHITECTURES if each.kind in KINDS and each.refused is None]
+RUN = [each for each in ARCHITECTURES if each.refused is None]
+SPECIAL = [each for each in RUN if each.kind in ("gemma2", "cohere", "phi", "gpt2", "bert", "qwen3_moe")]
+DIVIDED = Architecture("granite", config={"logits_scaling": 7.0})
 
 
-@pytest.mark.parametrize("layout", ["sequence", "cache", "pointwise"])
 @pytest.mark.parametrize(
-    "architecture", [*SPECIAL, Architecture("granite", config={"logits_scaling": 7.0})], ids=lambda each: each.kind
+    ("architecture", "layout"),
+    [
+        *((each, "sequence") for each in [*RUN, DIVIDED]),
+        *((each, layout) for each in [*SPECIAL, DIVIDED] for layout in ("cache", "pointwise")),
+    ],
+    ids=lambda each: each.kind if isinstance(each, Architecture) else each,
 )
 def test_every_head_has_the_values_and_gradients_of_its_logits(architecture: Architecture, layout: str) -> None:
     """Softcap, factor, divisor, bias, tied weights, a head inside another module."""
