@@ -52,12 +52,12 @@ class FlatOptions:
 
 def rectangle(model: nn.Module, batch: PackedBatch) -> Tensor:
     """[M] log-probabilities through the rectangle: what `layout=sequence` runs where a model cannot take a flat row."""
-    return _one_sequence(model, batch, hidden=False, embeddings=None, keep="logprobs").logprobs
+    return _one_sequence(model, batch, hidden=False, embeddings=None).logprobs
 
 
 def flat(model: nn.Module, batch: PackedBatch) -> Tensor:
     """[M] log-probabilities by the library."""
-    return node_logprobs(model, batch, keep="logprobs").logprobs
+    return node_logprobs(model, batch).logprobs
 
 
 WAYS = {"rectangle": rectangle, "flat": flat}

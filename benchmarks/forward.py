@@ -132,7 +132,7 @@ def losses(size: Size, trie_model: PreTrainedModel, sdpa_model: PreTrainedModel)
     batch = size.batch
 
     def packed(model: PreTrainedModel, layout: Any) -> Tensor:
-        return weighted_nll(node_logprobs(model, batch, layout, keep="logprobs").logprobs, batch.node_weights)
+        return weighted_nll(node_logprobs(model, batch, layout).logprobs, batch.node_weights)
 
     def pointwise() -> Tensor:
         lam = torch.arange(1.0, size.rows + 1) ** -2.0

@@ -63,11 +63,11 @@ VARIANTS = {  # name -> attention implementation
     "pointwise": "sdpa",
 }
 PACKED: dict[str, Callable[[PreTrainedModel, PackedBatch], Tensor]] = {  # name -> [M] log-probabilities
-    "flat row": lambda model, batch: node_logprobs(model, batch, keep="logprobs").logprobs,
+    "flat row": lambda model, batch: node_logprobs(model, batch).logprobs,
     "flat row, all logits": lambda model, batch: node_logprobs(model, batch, keep="logits").logprobs,
     "rectangle": lambda model, batch: _one_sequence(model, batch, False, None, "logprobs").logprobs,
-    "rectangle, 4D mask": lambda model, batch: node_logprobs(model, batch, keep="logprobs").logprobs,
-    "cache": lambda model, batch: node_logprobs(model, batch, "cache", keep="logprobs").logprobs,
+    "rectangle, 4D mask": lambda model, batch: node_logprobs(model, batch).logprobs,
+    "cache": lambda model, batch: node_logprobs(model, batch, "cache").logprobs,
     "rectangle, FlexAttention": flex_logprobs,
     "flat row, FlexAttention": flat_flex_logprobs,
     "flat row, varlen": varlen_logprobs,

@@ -142,7 +142,7 @@ class Ranker:
         device = next(self.model.parameters()).device
         batch = TrieTargetCollator(pad_id=pad_id(self.encoder.tokenizer), prune=False)(encoded)["batch"].to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            logprobs = node_logprobs(self.model, batch, self.layout, keep="logprobs").logprobs
+            logprobs = node_logprobs(self.model, batch, self.layout).logprobs
         counts = [len(row.docs) for row in rows]
         scores = torch.split(doc_scores(batch, logprobs, self.score).double(), counts)
         sums = torch.split(doc_scores(batch, logprobs, "sum").double(), counts)

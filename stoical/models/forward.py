@@ -72,14 +72,15 @@ def node_logprobs(
     layout: Layout = "sequence",
     hidden: bool = False,
     mixture: Mixture | None = None,
-    keep: Keep = "logits",
+    keep: Keep = "logprobs",
 ) -> NodeOutput:
     """Run `model` once over the batch and read the log-probability of every trie node, differentiably.
 
     The model is called as `model(...)`, so that DDP, FSDP and peft wrappers see every forward (`cache` calls it twice).
     Logits are made at the S read-out slots only, then reduced in float32. `mixture`: fed in places of node tokens.
-    keep: `logits`; or `logprobs` alone, or with the `likeliest` tokens, and then a large vocabulary's logits are made a
-    chunk at a time wherever the head is a plain linear layer, which takes a fraction of the memory.
+    keep: log-probabilities alone, or with the `likeliest` tokens of the vocabulary, or with all its `logits`. Unless
+    these are kept, a large vocabulary's are made a chunk at a time wherever the head is a plain linear layer, which
+    takes a fraction of the memory.
     """
     if mixture is not None and (layout == "pointwise" or virtual_tokens(model)):
         what = "layout=pointwise does" if layout == "pointwise" else "models with a soft prompt do"

@@ -60,7 +60,7 @@ def _hint(model: nn.Module) -> str:
 
 
 def _difference(model: nn.Module, batch: PackedBatch, layout: Layout) -> float:
-    packed = node_logprobs(model, batch, layout, keep="logprobs").logprobs
+    packed = node_logprobs(model, batch, layout).logprobs
     return max(float((packed[path] - alone).abs().max()) for path, alone in rows_alone(model, batch))
 
 

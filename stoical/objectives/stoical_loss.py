@@ -68,7 +68,7 @@ class SToICaLLoss(Objective):
         check_model(model, batch.input_ids.shape[1])
 
         def run(other: PackedBatch) -> NodeOutput:
-            return node_logprobs(model, other, layout, keep="logprobs")
+            return node_logprobs(model, other, layout)
 
         context = StepContext(batch, run(batch), step=0, forward=run, predict=run)
         return divided(self(context).loss_sum, normalizer(batch, self.normalizer))

@@ -169,7 +169,7 @@ class PairMaker:
         """What a constrained beam search finds, read off one exact forward (`free_run.beam_scores`)."""
         batch = self._packed(model, queries)
         with eval_mode(model):
-            logprobs = node_logprobs(model, batch, self.layout, keep="logprobs").logprobs
+            logprobs = node_logprobs(model, batch, self.layout).logprobs
         scores = beam_scores(batch, logprobs, self.settings.num_beams, self.score)
         return [own.tolist() for own in torch.split(scores, [len(q.docids) for q in queries])]
 

@@ -80,7 +80,7 @@ class StoicalTrainer(RunTrainer):
             batch=batch,
             output=output,
             step=self.state.global_step,
-            forward=lambda other, mixture=None: node_logprobs(model, other, self.layout, False, mixture, "logprobs"),
+            forward=lambda other, mixture=None: node_logprobs(model, other, self.layout, mixture=mixture),
             predict=lambda other: self._predict(model, other),
             reference=lambda other: self._refer(model, other),
             run_steps=self.state.max_steps,
@@ -101,13 +101,13 @@ class StoicalTrainer(RunTrainer):
     def _predict(self, model: nn.Module, batch: PackedBatch) -> NodeOutput:
         """A pass that samples are drawn from: no dropout, no embedding noise, no graph."""
         with eval_mode(model), torch.no_grad():
-            return node_logprobs(model, batch, self.layout)
+            return node_logprobs(model, batch, self.layout, keep="logits")
 
     def _refer(self, model: nn.Module, batch: PackedBatch) -> NodeOutput:
         """A pass of the model as it was before training, without a graph."""
         assert self._reference is not None
         with self._reference.of(model) as reference, eval_mode(reference), torch.no_grad():
-            return node_logprobs(reference, batch, self.layout, keep="logprobs")
+            return node_logprobs(reference, batch, self.layout)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As transformers makes it, its batches made ahead in a thread where it has no workers of its own.

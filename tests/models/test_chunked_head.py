@@ -154,10 +154,10 @@ class Heads:
 
 def check_equal(model: nn.Module, batch: PackedBatch, **kwargs: Any) -> None:
     """The chunked pass has the values and gradients of the pass with all logits, and makes none of these."""
-    expected, expected_gradient = values_and_gradients(model, batch, **kwargs)
-    node_logprobs(model, batch, keep="logprobs", **kwargs)  # tries the head out, once a model
+    expected, expected_gradient = values_and_gradients(model, batch, keep="logits", **kwargs)
+    node_logprobs(model, batch, **kwargs)  # tries the head out, once a model
     heads = Heads(model)
-    found, gradient = values_and_gradients(model, batch, keep="logprobs", **kwargs)
+    found, gradient = values_and_gradients(model, batch, **kwargs)
     assert heads.shapes == [(1, 1, len(found))] * len(heads.shapes)
     assert len(heads.shapes) == (2 if kwargs.get("layout") == "cache" else 1)
     torch.testing.assert_close(found, expected, atol=5e-6, rtol=0)
@@ -228,8 +228,8 @@ def test_autocast_gives_what_it_gives_with_all_logits() -> None:
     """Within the steps of bfloat16: the same low logits, whose gradients are rounded alike."""
     model, batch = low(), pack(ragged_queries(), WEIGHTS)
     with torch.autocast("cpu", torch.bfloat16):
-        expected, expected_gradient = values_and_gradients(model, batch)
-        found, gradient = values_and_gradients(model, batch, keep="logprobs")
+        expected, expected_gradient = values_and_gradients(model, batch, keep="logits")
+        found, gradient = values_and_gradients(model, batch)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert (gradient - expected_gradient).norm() < 0.02 * expected_gradient.norm()
 
@@ -237,9 +237,9 @@ def test_autocast_gives_what_it_gives_with_all_logits() -> None:
 def test_a_wrapper_that_rounds_outputs_rounds_no_value() -> None:
     """As FSDP2 does where its policy has a low output_dtype: gradients are rounded there, values are not."""
     model, batch = tiny_model(), pack(ragged_queries(), WEIGHTS)
-    expected, expected_gradient = values_and_gradients(model, batch, keep="logprobs")
+    expected, expected_gradient = values_and_gradients(model, batch)
     model.lm_head.register_forward_hook(lambda module, inputs, output: output.bfloat16())
-    found, gradient = values_and_gradients(model, batch, keep="logprobs")
+    found, gradient = values_and_gradients(model, batch)
     assert torch.equal(found, expected)
     assert 1e-5 < (gradient - expected_gradient).norm() / expected_gradient.norm() < 0.01
 
@@ -247,9 +247,9 @@ def test_a_wrapper_that_rounds_outputs_rounds_no_value() -> None:
 def test_micro_batches_add_up() -> None:
     model, batches = tiny_model(), [pack([query], WEIGHTS) for query in ragged_queries()]
     for batch in batches:
-        weighted_nll(node_logprobs(model, batch, keep="logprobs").logprobs, batch.node_weights).backward()
+        weighted_nll(node_logprobs(model, batch).logprobs, batch.node_weights).backward()
     added = gradients(model)
-    _, expected = values_and_gradients(model, pack(ragged_queries(), WEIGHTS))
+    _, expected = values_and_gradients(model, pack(ragged_queries(), WEIGHTS), keep="logits")
     assert (added - expected).norm() < 1e-5 * expected.norm()
 
 
@@ -266,7 +266,7 @@ def test_few_logits_are_made_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are not handed out all the same, so that what asks for too little fails with small models, too."""
     monkeypatch.setattr(chunked_head, "CHUNK", 10**6)
     model, batch = tiny_model(), pack(ragged_queries(), WEIGHTS)
-    whole = node_logprobs(model, batch)
+    whole = node_logprobs(model, batch, keep="logits")
     heads, output = Heads(model), node_logprobs(model, batch, keep="likeliest")
     assert heads.shapes[-1][-1] == 97
     assert torch.equal(whole.logprobs, output.logprobs)
@@ -274,7 +274,7 @@ def test_few_logits_are_made_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"kept no logits.*keep='logits'.*needs_logits"):
         output.logits_at(torch.tensor([1]))
     with pytest.raises(ValueError, match="kept no logits"):
-        _ = node_logprobs(model, batch, keep="logprobs").likeliest
+        _ = node_logprobs(model, batch).likeliest
 
 
 class Divided(MistralForCausalLM):
@@ -336,8 +336,8 @@ def offloaded() -> nn.Module:
 )
 def test_other_heads_make_their_logits_whole(make: Callable[[], nn.Module]) -> None:
     model, batch = make(), pack(ragged_queries(), WEIGHTS)
-    expected, expected_gradient = values_and_gradients(model, batch)
-    found, gradient = values_and_gradients(model, batch, keep="logprobs")
+    expected, expected_gradient = values_and_gradients(model, batch, keep="logits")
+    found, gradient = values_and_gradients(model, batch)
     assert torch.equal(found, expected)
     assert torch.equal(gradient, expected_gradient)
 
@@ -360,7 +360,7 @@ def test_a_model_is_tried_out_once_and_left_as_it_was(forwards: list[tuple[int, 
     model, batch = tiny_model().train(), pack(ragged_queries(), WEIGHTS)
     state = torch.get_rng_state()
     for _ in range(2):
-        node_logprobs(model, batch, keep="logprobs")
+        node_logprobs(model, batch)
     assert torch.equal(torch.get_rng_state(), state)
     assert forwards == [(1, 1, False), *[(1, batch.num_tokens, True)] * 2]
     assert model.training
@@ -373,5 +373,5 @@ def test_an_error_leaves_the_model_as_it_was() -> None:
     model, batch = tiny_model().train(), pack(ragged_queries(), WEIGHTS)
     model.gradient_checkpointing_enable()
     with pytest.raises(ValueError, match=r"layout=cache.*activation checkpointing"):
-        node_logprobs(model, batch, "cache", keep="logprobs")
+        node_logprobs(model, batch, "cache")
     assert not model.lm_head._forward_hooks and not model._forward_hooks and "forward" not in vars(model.lm_head)

@@ -107,7 +107,7 @@ def num_right(model: PreTrainedModel, task: Task) -> int:
         for rows in torch.split(torch.arange(len(right)), task.size):
             full = torch.cat([rows, rows.new_zeros(task.size - len(rows))])  # the last batch is filled up
             batch = task.batch(full)
-            found = doc_scores(batch, node_logprobs(model, batch, keep="logprobs").logprobs, "sum").view(task.size, -1)
+            found = doc_scores(batch, node_logprobs(model, batch).logprobs, "sum").view(task.size, -1)
             in_order = found.gather(1, task.orders[full])[: len(rows)]
             right[rows] = (in_order[:, :-1] > in_order[:, 1:]).all(dim=1)
     return int(right.sum())
@@ -129,7 +129,7 @@ def train(k: int, hidden: int, seed: int, steps: int, size: int) -> tuple[int, i
     right = 0
     for step in range(1, steps + 1):
         batch = task.batch(torch.randint(len(task.orders), (task.size,), generator=generator))
-        loss = weighted_nll(node_logprobs(model, batch, keep="logprobs").logprobs, batch.node_weights) / task.size
+        loss = weighted_nll(node_logprobs(model, batch).logprobs, batch.node_weights) / task.size
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
