@@ -142,7 +142,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         states, weight, bias, place, token, total = ctx.saved_tensors
         wanted, dtype = ctx.needs_input_grad[:3], ctx.dtype
         of_logprobs = torch.where(token >= 0, of_logprobs, 0.0)
-        at_slots = torch.zeros_like(total).index_add(0, place, of_logprobs)
+        at_slots = torch.zeros_like(total).index_put((place,), of_logprobs, accumulate=True)  # in order on CUDA, too
         to_states = torch.zeros(states.shape, dtype=total.dtype, device=states.device) if wanted[0] else None
         to_weight = torch.empty_like(weight) if wanted[1] else None
         to_bias = torch.empty_like(bias) if bias is not None and wanted[2] else None

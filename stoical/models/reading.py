@@ -20,6 +20,7 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from stoical.models import chunked_head
@@ -118,13 +119,16 @@ def _called(model: nn.Module) -> tuple[nn.Module, nn.Module]:
 
 
 def plain_head(model: nn.Module) -> nn.Linear | None:
-    """The head if it is a linear layer as PyTorch has it, whole or a DTensor: no adapter on it, not quantized."""
+    """The head if it is a linear layer as PyTorch has it, its weight whole or a DTensor: no adapter, not quantized."""
     language_model = _called(model)[1]
     head = language_model.get_output_embeddings() if isinstance(language_model, PreTrainedModel) else None
     if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward or "forward" in vars(head):
         return None
-    whole = head.weight.shape == (head.out_features, head.in_features) and head.weight.is_floating_point()
-    return head if whole else None  # FSDP1 and ZeRO-3 have it flat or empty here
+    weight = head.weight
+    plain = type(weight) is nn.Parameter or isinstance(weight, DTensor)
+    return (
+        head if plain and weight.shape == (head.out_features, head.in_features) else None
+    )  # FSDP1, ZeRO-3: flat, empty
 
 
 _AFTER_HEADS: WeakKeyDictionary[nn.Module, AfterHead | None] = WeakKeyDictionary()
