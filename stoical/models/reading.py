@@ -126,9 +126,8 @@ def plain_head(model: nn.Module) -> nn.Linear | None:
         return None
     weight = head.weight
     plain = type(weight) is nn.Parameter or isinstance(weight, DTensor)
-    return (
-        head if plain and weight.shape == (head.out_features, head.in_features) else None
-    )  # FSDP1, ZeRO-3: flat, empty
+    whole = weight.shape == (head.out_features, head.in_features)  # FSDP1 has it flat here, ZeRO-3 empty
+    return head if plain and whole else None
 
 
 _AFTER_HEADS: WeakKeyDictionary[nn.Module, AfterHead | None] = WeakKeyDictionary()
