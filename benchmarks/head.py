@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from resource import RUSAGE_SELF, getrusage
 from statistics import median
 from typing import Any
 
@@ -89,20 +88,20 @@ def step(model: PreTrainedModel, batch: PackedBatch, keep: Keep, training: bool)
     return logprobs.detach()
 
 
-def held() -> float:
-    """GiB that the process holds now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / GIB
+def held(line: str) -> float:
+    """GiB that the process holds now (`VmRSS`) or held at most (`VmHWM`): not `getrusage`, which counts its parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(each.split()[1]) for each in lines if each.startswith(line)) * 1024 / GIB
 
 
 def peaks(size: str, options: HeadOptions, keep: Keep) -> dict[str, float]:
     """GiB beyond model and batch, for scoring and then for training, which takes more. For a process of its own."""
     torch.set_num_threads(options.threads)
     model, batch = make(size, options)
-    before, found = held(), {}
+    before, found = held("VmRSS"), {}
     for mode in ("scoring", "training"):
         step(model, batch, keep, mode == "training")
-        found[mode] = getrusage(RUSAGE_SELF).ru_maxrss * 1024 / GIB - before
+        found[mode] = held("VmHWM") - before
     return found
 
 
