@@ -89,7 +89,7 @@ def step(model: PreTrainedModel, batch: PackedBatch, keep: Keep, training: bool)
 
 
 def held(line: str) -> float:
-    """GiB that the process holds now (`VmRSS`) or held at most (`VmHWM`): not `getrusage`, which counts its parent's."""
+    """GiB that the process holds now (`VmRSS`) or held at most (`VmHWM`); `getrusage` would count its parent's."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(each.split()[1]) for each in lines if each.startswith(line)) * 1024 / GIB
 
