@@ -28,6 +28,7 @@ SIZES = {  # name -> words
     "head": ("sizes=64x150000", "budget=1"),
     "collator": ("recipes=ntp,alpha2_beta2", "queries=400", "rounds=3"),
     "scoring": ("docs=10,40", "each=8"),
+    "serving": ("queries=96", "batches=32", "searched=8", "lines=1000,3000", "budget=5"),
     "decoding": ("docs=200000", "beams=10,100", "budget=2"),
     "omp": ("sizes=20000x256", "budget=5"),
 }

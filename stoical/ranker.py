@@ -16,7 +16,7 @@ from stoical.build.model import load_model
 from stoical.data.rows import RankingRow, parse_row
 from stoical.decoding.choices import Reduction
 from stoical.decoding.scores import doc_scores
-from stoical.encoding.packing import TrieTargetCollator
+from stoical.encoding.packing import PackedBatch, TrieTargetCollator
 from stoical.encoding.queries import QueryEncoder
 from stoical.encoding.tokenization import pad_id
 from stoical.encoding.tokenized import TokenizedQuery
@@ -42,6 +42,14 @@ class RankedDoc:
     rank: int
     text: str | None = None
     probability: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Queries that are ready for the model: their rows, and the batch of them."""
+
+    rows: Sequence[RankingRow]
+    batch: PackedBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +127,6 @@ class Ranker:
         """
         return self.rank_batch([(query, docs)], top_k, min_probability)[0]
 
-    @torch.no_grad()
     def rank_batch(
         self,
         queries: Sequence[tuple[str, Sequence[Document]]],
@@ -131,16 +138,25 @@ class Ranker:
         Raises `ValueError` naming the query for documents that are not valid or repeat a docID or its tokens, and where
         they do not all fit into prompt.max_length.
         """
+        return self.rank_prepared(self.prepare(queries), top_k, min_probability) if queries else []
+
+    def prepare(self, queries: Sequence[tuple[str, Sequence[Document]]]) -> Prepared:
+        """The first half of `rank_batch`, which needs no model: it may run in a thread beside the second."""
+        rows = [_row(query, docs) for query, docs in queries]
+        encoded = [self._encode(row) for row in rows]
+        return Prepared(rows, TrieTargetCollator(pad_id=pad_id(self.encoder.tokenizer), prune=False)(encoded)["batch"])
+
+    @torch.no_grad()
+    def rank_prepared(
+        self, prepared: Prepared, top_k: int | None = None, min_probability: float | None = None
+    ) -> list[list[RankedDoc]]:
+        """The second half of `rank_batch`."""
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k={top_k} must be at least 1")
         if min_probability is not None and not 0 <= min_probability <= 1:
             raise ValueError(f"min_probability={min_probability} must be from 0 to 1")
-        if not queries:
-            return []
-        rows = [_row(query, docs) for query, docs in queries]
-        encoded = [self._encode(row) for row in rows]
         device = next(self.model.parameters()).device
-        batch = TrieTargetCollator(pad_id=pad_id(self.encoder.tokenizer), prune=False)(encoded)["batch"].to(device)
+        rows, batch = prepared.rows, prepared.batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             logprobs = node_logprobs(self.model, batch, self.layout).logprobs
         counts = [len(row.docs) for row in rows]

@@ -28,8 +28,10 @@ import math
 import reprlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -44,7 +46,7 @@ from stoical.docids.table import DocIDTable
 from stoical.runs.find import find_checkpoint
 
 if TYPE_CHECKING:
-    from stoical.ranker import Document, RankedDoc, Ranker
+    from stoical.ranker import Document, Prepared, RankedDoc, Ranker
 
 BATCH_SIZE = 8
 SHAPE = '{"query": ..., "docs": [...]}'
@@ -64,6 +66,14 @@ class Asked:
     error: ValueError | None = None
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A batch of lines, and those without an error as the model takes them; None where they cannot be, together."""
+
+    asked: Sequence[Asked]
+    prepared: Prepared | None = None
+
+
 def rank_lines(
     ranker: Ranker,
     lines: Iterable[bytes | None],
@@ -74,36 +84,55 @@ def rank_lines(
     on_error: OnError = "stop",
     min_probability: float | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """An output object for each line that is not blank, holding one batch in memory at a time.
+    """An output object for each line that is not blank, holding two batches in memory at a time.
 
-    None among the lines says that no more is waiting, which ends a batch. With `items` the lines' documents are item
-    ids. A line that cannot be ranked is an object with `error`; under `stop` it raises `ValueError` naming `source` and
-    the line, after the results of the lines before it.
+    While the model works on one, a thread prepares the next. None among the lines says that no more is waiting: all
+    lines before it are answered then. With `items` the lines' documents are item ids. A line that cannot be ranked is
+    an object with `error`; under `stop` it raises `ValueError` naming `source` and the line, after the results of the
+    lines before it.
     """
-    for batch in batches(lines, batch_size):
-        asked = [_parse(line, f"{source}:{number}", items) for number, line in batch]
-        if on_error == "stop":
-            bad = next((place for place, each in enumerate(asked) if each.error), len(asked))
-            asked = asked[: bad + 1]
-        for each, found in zip(asked, _ranked(ranker, asked, top_k, min_probability), strict=True):
-            if not isinstance(found, ValueError):
-                yield {**each.echo, "results": [_object(result, each.item_of) for result in found]}
-            elif on_error == "stop":
-                raise found
-            else:
-                yield {"error": str(found), **each.echo}
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="rank") as thread:
+        waiting: Future[Ready] | None = None
+        for batch in chain(batches(lines, batch_size), [[]]):
+            upcoming = thread.submit(_ready, ranker, batch, source, items, on_error) if batch else None
+            if waiting is not None:
+                yield from _answers(ranker, waiting.result(), top_k, on_error, min_probability)
+            waiting = upcoming
 
 
-def _ranked(
-    ranker: Ranker, asked: Sequence[Asked], top_k: int | None, least: float | None
-) -> list[list[RankedDoc] | ValueError]:
-    """The ranking of each, or its error. Where one of a batch has an error, all are ranked one by one."""
-    good = [each for each in asked if not each.error]
+def _ready(
+    ranker: Ranker, batch: Sequence[tuple[int, bytes]], source: str, items: DocIDTable | None, on_error: OnError
+) -> Ready:
+    asked = [_parse(line, f"{source}:{number}", items) for number, line in batch]
+    if on_error == "stop":
+        bad = next((place for place, each in enumerate(asked) if each.error), len(asked))
+        asked = asked[: bad + 1]
+    good = [(each.query, each.docs) for each in asked if not each.error]
     try:
-        ranked = iter(ranker.rank_batch([(each.query, each.docs) for each in good], top_k, least) if good else [])
-        return [each.error or next(ranked) for each in asked]
+        return Ready(asked, ranker.prepare(good) if good else None)
     except ValueError:
-        return [each.error or _ranked_alone(ranker, each, top_k, least) for each in asked]
+        return Ready(asked)
+
+
+def _answers(
+    ranker: Ranker, ready: Ready, top_k: int | None, on_error: OnError, least: float | None
+) -> Iterator[dict[str, Any]]:
+    for each, found in zip(ready.asked, _ranked(ranker, ready, top_k, least), strict=True):
+        if not isinstance(found, ValueError):
+            yield {**each.echo, "results": [_object(result, each.item_of) for result in found]}
+        elif on_error == "stop":
+            raise found
+        else:
+            yield {"error": str(found), **each.echo}
+
+
+def _ranked(ranker: Ranker, ready: Ready, top_k: int | None, least: float | None) -> list[list[RankedDoc] | ValueError]:
+    """The ranking of each, or its error. Where one of a batch has an error, all are ranked one by one."""
+    if ready.prepared is not None:
+        with suppress(ValueError):
+            ranked = iter(ranker.rank_prepared(ready.prepared, top_k, least))
+            return [each.error or next(ranked) for each in ready.asked]
+    return [each.error or _ranked_alone(ranker, each, top_k, least) for each in ready.asked]
 
 
 def _ranked_alone(ranker: Ranker, each: Asked, top_k: int | None, least: float | None) -> list[RankedDoc] | ValueError:

@@ -38,7 +38,10 @@ def _more_waits(file: BinaryIO) -> bool:
 
 
 def batches(lines: Iterable[bytes | None], size: int) -> Iterator[list[tuple[int, bytes]]]:
-    """(number from 1, line) of the lines that are not blank, by `size`, or fewer where None says that no more waits."""
+    """(number from 1, line) of the lines that are not blank, by `size`, or fewer where None says that no more waits.
+
+    There comes an empty batch then: the time to answer whatever was read.
+    """
     batch: list[tuple[int, bytes]] = []
     number = 0
     for line in lines:
@@ -48,5 +51,7 @@ def batches(lines: Iterable[bytes | None], size: int) -> Iterator[list[tuple[int
         if batch and (line is None or len(batch) == size):
             yield batch
             batch = []
+        if line is None:
+            yield []
     if batch:
         yield batch

@@ -65,6 +65,11 @@ def check_recipe(recipe: Recipe) -> None:
                 f"layout=pointwise conflicts with mitigations.{name}, which {method.packed_only}; use layout=sequence "
                 "or cache"
             )
+    if recipe.layout == "pointwise" and recipe.max_tokens_per_micro_batch is not None:
+        raise ValueError(
+            "layout=pointwise conflicts with max_tokens_per_micro_batch, which counts the tokens of tries; use "
+            "layout=sequence or cache, or training.per_device_train_batch_size"
+        )
     if (recipe.tokenizer.name == "bpe") != (recipe.tokenizer.vocab_size is not None):
         raise ValueError("tokenizer.vocab_size goes with tokenizer.name=bpe: set both, or neither")
     if recipe.tokenizer.terminator == "none" and not recipe.tokenizer.count_terminator:
@@ -125,6 +130,7 @@ def _check_self_training(recipe: Recipe, settings: SelfTrainingSettings) -> None
 def _check_numbers(recipe: Recipe) -> None:
     numbers = {
         "global_batch_size": recipe.global_batch_size,
+        "max_tokens_per_micro_batch": recipe.max_tokens_per_micro_batch,
         "prompt.max_length": recipe.prompt.max_length,
         "eval.batch_size": recipe.eval.batch_size,
         "eval.num_queries": recipe.eval.num_queries,

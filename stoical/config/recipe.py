@@ -154,6 +154,11 @@ class Recipe:
         64,
         "queries a step, over all processes and accumulation steps; with a dual or cross encoder (query, docID) pairs",
     )
+    max_tokens_per_micro_batch: int | None = option(
+        None,
+        "cut a step's queries, sorted by length, into micro-batches of at most so many tokens (padding counted), and "
+        "training.per_device_train_batch_size queries; a longer query is one of its own (null: by number alone)",
+    )
     optimizer: Literal["adafactor", "trainer"] = option(
         "adafactor", "adafactor is the paper's, with beta1 = 0.9; trainer leaves the choice to training.optim"
     )

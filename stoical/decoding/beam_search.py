@@ -21,6 +21,8 @@ from stoical.models.checks import check_model
 from stoical.models.modes import eval_mode
 from stoical.models.prompt_cache import PromptCache
 
+FEW = 256  # nodes of a trie that is run all at once
+
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
@@ -73,8 +75,9 @@ def beam_search(
     the result to the docID listed first.
 
     A docID that is a prefix of another (`terminator: none`) both ends and continues. The model runs in eval mode, once
-    over the prompt and once a depth. Raises `ValueError` for an empty prompt, a trie on another device, a model that
-    `models.checks.check_model` refuses, and for scores that are not numbers.
+    over the prompt and once a depth, or once over all of a trie of up to FEW nodes. Raises `ValueError` for an empty
+    prompt, a trie on another device, a model that `models.checks.check_model` refuses, and for scores that are not
+    numbers.
     """
     if num_beams < 1:
         raise ValueError(f"num_beams={num_beams} must be at least 1")
@@ -102,7 +105,7 @@ def _search(
     _check(model, prompt_ids, trie)
     with eval_mode(model):
         cache, beams = _prompt_cache(model, prompt_ids), _root(trie)
-        logits = cache.logits
+        logits, after = cache.logits, _after_all(trie, cache)
         finished = _Finished(beams.node[:0], beams.total[:0])
         for depth in count(1):
             children = _expand(trie, beams, logits)
@@ -112,13 +115,30 @@ def _search(
             beams = _live(trie, children, num_beams)
             if not len(beams.node):
                 break
-            logits = cache.feed(trie.token[beams.node].long()[None], beams.parent[None])[0]
+            if after is None:
+                logits = cache.feed(trie.token[beams.node].long()[None], beams.parent[None])[0]
+            else:
+                logits = after.index_select(0, beams.node)
     return [Hypothesis(*pair) for pair in zip(finished.doc.tolist(), finished.score.tolist(), strict=True)]
 
 
 def _prompt_cache(model: nn.Module, prompt_ids: Sequence[int]) -> PromptCache:
     input_ids = torch.tensor([list(prompt_ids)], device=next(model.parameters()).device)
     return PromptCache(model, input_ids, input_ids.new_tensor([len(prompt_ids)]))
+
+
+def _after_all(trie: DeviceTrie, cache: PromptCache) -> Tensor | None:
+    """[N, V] the logits after every inner node, out of one pass; None where there are none, or more than FEW nodes.
+
+    A pass over some dozen tokens takes about as long as one over a few, and a search makes one a depth.
+    """
+    if len(trie.token) > FEW:
+        return None
+    nodes, up = trie.inner()
+    if not len(nodes):
+        return None
+    logits = cache.feed_tree(trie.token[nodes].long()[None], up[None], int(trie.counted.max()))[0]
+    return logits.new_zeros(len(trie.token), logits.shape[1]).index_copy(0, nodes, logits)
 
 
 def _check(model: nn.Module, prompt_ids: Sequence[int], trie: DeviceTrie) -> None:

@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def rank_in_group(group: Tensor, values: Tensor, ties: Tensor | None = None) -> Tensor:
-    """[N] the place, from 0, of each of `values` [N] in its `group` [N] (int64), greatest first.
+def rank_in_group(group: Tensor, *keys: Tensor) -> Tensor:
+    """[N] the place, from 0, of N things in their `group` [N] (int64), by the first of `keys` [N], greatest first.
 
-    Of equal values the one with the least of `ties` [N] comes first, then the one that stands first.
+    Of equal ones the next key decides, and then which stands first.
     """
-    order = torch.arange(len(values), device=values.device) if ties is None else ties.argsort(stable=True)
-    order = order[values[order].argsort(descending=True, stable=True)]
+    *others, last = keys
+    order = last.argsort(descending=True, stable=True)
+    for key in reversed(others):
+        order = order[key[order].argsort(descending=True, stable=True)]
     order = order[group[order].argsort(stable=True)]
     ordered = group[order]
     places = torch.empty_like(order)
@@ -45,10 +47,8 @@ def beam_on_nodes(
     place = torch.zeros_like(batch.node_parent)
     for depth in range(1, int(batch.node_depth.max()) + 1):
         level = ((batch.node_depth == depth) & beams[batch.node_parent] & candidates).nonzero()[:, 0]
-        row, ties = batch.node_row[level], place[batch.node_parent[level]]
-        if first is not None:
-            ties = rank_in_group(row, first[level], ties)
-        place[level] = rank_in_group(row, totals[level], ties)
+        keys = [totals, *([] if first is None else [first]), -place[batch.node_parent]]
+        place[level] = rank_in_group(batch.node_row[level], *(key[level] for key in keys))
         beams[level] = place[level] < num_beams
     return beams
 

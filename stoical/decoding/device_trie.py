@@ -74,6 +74,17 @@ class DeviceTrie:
         start, end = self._blocks(nodes)
         return end > start
 
+    def inner(self) -> tuple[Tensor, Tensor]:
+        """The nodes that have children, the root left out: their numbers [I], and the place of each one's parent [I].
+
+        Both int64, ascending. Where the parent is the root, the place is the node's own.
+        """
+        count = self.child_start[1:] - self.child_start[:-1]
+        nodes = count[1:].nonzero()[:, 0] + 1
+        parent = torch.repeat_interleave(count)[nodes - 1]
+        own = torch.arange(len(nodes), device=nodes.device)
+        return nodes, torch.where(parent > 0, torch.searchsorted(nodes, parent), own)
+
     def _blocks(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """The first child of every node and what comes after its last one, both [K]."""
         return self.child_start.index_select(0, nodes), self.child_start.index_select(0, nodes + 1)

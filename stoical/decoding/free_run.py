@@ -28,7 +28,7 @@ def beam_scores(batch: PackedBatch, node_logprobs: Tensor, num_beams: int, reduc
     beams = beam_on_nodes(batch, path_sums(batch, node_logprobs), num_beams, first=batch.node_rank)
     found = beams[batch.node_parent[docid_ends(batch)]]
     scores = doc_scores(batch, node_logprobs, reduction).masked_fill(~found, -torch.inf)
-    place = rank_in_group(batch.doc_query, scores, ties=-batch.doc_rank)
+    place = rank_in_group(batch.doc_query, scores, batch.doc_rank)
     return scores.masked_fill(place >= num_beams, -torch.inf)
 
 

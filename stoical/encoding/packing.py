@@ -13,6 +13,7 @@ root is read at the last prompt token.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -43,11 +44,13 @@ class PackedBatch:
     """B queries and their tries as tensors (see the module docstring for the dimension letters).
 
     input_ids, position_ids [B, T] int64; prompt_width = P; prompt_lengths, node_counts [B]: how many of the P and of
-    the I columns hold tokens; node_sees [B, I, I] bool: which node columns each attends to. Per trie node, [M] int64:
-    node_row its query, node_col the column of [B, T] where its parent stands (so its log-probability is read there),
-    node_token (-1 at roots), node_parent (an index into M; a root is its own), node_depth, node_rank the best rank of
-    the docIDs at or below it (`targets.UNLISTED` if all are negatives); float32: node_weights, which the weights of
-    query and docID multiply, and node_target, its share of the target at its parent (`targets.node_targets`).
+    the I columns hold tokens; node_up [B, I] int64: the node column that each one's token follows, itself where that is
+    the prompt, and at padding; levels: at least as many as the node columns on the way down to any, itself included.
+    Per trie node, [M] int64: node_row its query, node_col the column of [B, T] where its parent stands (so its
+    log-probability is read there), node_token (-1 at roots), node_parent (an index into M; a root is its own),
+    node_depth, node_rank the best rank of the docIDs at or below it (`targets.UNLISTED` if all are negatives); float32:
+    node_weights, which the weights of query and docID multiply, and node_target, its share of the target at its parent
+    (`targets.node_targets`).
     doc_path [D, L] the counted nodes of each docID (indices into M, padded with -1); doc_query, doc_rank [D];
     doc_negative [D] bool; doc_grade, doc_weight, doc_teacher [D] float32: the user's grade (NaN: none), how much it
     counts, and a teacher's score (NaN: none).
@@ -63,11 +66,12 @@ class PackedBatch:
     num_dropped: int
     num_pruned: int
     filler: bool
+    levels: int
     input_ids: Tensor
     position_ids: Tensor
     prompt_lengths: Tensor
     node_counts: Tensor
-    node_sees: Tensor
+    node_up: Tensor
     query_weight: Tensor
     node_row: Tensor
     node_col: Tensor
@@ -89,7 +93,7 @@ class PackedBatch:
     def holds_tokens(self) -> Tensor:
         """[B, T] True at prompt tokens and nodes, False at padding."""
         prompt = torch.arange(self.prompt_width, device=self.input_ids.device) < self.prompt_lengths[:, None]
-        nodes = torch.arange(self.node_sees.shape[1], device=self.input_ids.device) < self.node_counts[:, None]
+        nodes = torch.arange(self.node_up.shape[1], device=self.input_ids.device) < self.node_counts[:, None]
         return torch.cat([prompt, nodes], dim=1)
 
     @property
@@ -100,7 +104,7 @@ class PackedBatch:
         itself, never to nothing.
         """
         prompt, nodes = self.holds_tokens.tensor_split([self.prompt_width], dim=1)
-        return torch.cat([prompt[:, None] & nodes[:, :, None], self.node_sees], dim=2)
+        return torch.cat([prompt[:, None] & nodes[:, :, None], ancestors(self.node_up, self.levels)], dim=2)
 
     def _map(self, function: Any) -> Self:
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -115,9 +119,26 @@ class PackedBatch:
         return self._map(lambda tensor: tensor.pin_memory())
 
 
+def ancestors(up: Tensor, levels: int) -> Tensor:
+    """[B, I, I] True where a node column attends to another, its ancestors and itself, from `PackedBatch`'s node_up.
+
+    A round doubles the steps up that are covered: what a column sees, and what the last one of these sees.
+    """
+    rows, count = up.shape
+    up = (up + count * torch.arange(rows, device=up.device)[:, None]).flatten()
+    sees = torch.eye(count, dtype=torch.bool, device=up.device).repeat(rows, 1)
+    for _ in range((levels - 1).bit_length()):
+        sees |= sees.index_select(0, up)
+        up = up[up]
+    return sees.view(rows, count, count)
+
+
 @dataclass(frozen=True, slots=True)
-class _PackedQuery:
-    """One query's part of a batch in numpy; node indices are local to it, `kept` are the trie's nodes that stay."""
+class PackedQuery:
+    """One query's part of a batch in numpy; node indices are local to it.
+
+    `kept` are the trie's nodes that stay, `inner` those of them that are fed.
+    """
 
     query: TokenizedQuery
     trie: DocIDTrie
@@ -126,6 +147,11 @@ class _PackedQuery:
     ranks: Ints
     kept: Ints
     inner: Ints
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Prompt columns and node columns that it takes."""
+        return len(self.query.prompt_ids), len(self.inner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +179,14 @@ class TrieTargetCollator:
 
         Raises `ValueError` naming the query and both docIDs where two docIDs have the same token ids.
         """
-        return {"batch": _assemble([self._pack(query) for query in queries], self.targets, self.pad_id)}
+        return {"batch": self.assemble([self.pack(query) for query in queries])}
 
-    def _pack(self, query: TokenizedQuery) -> _PackedQuery:
+    def assemble(self, packed: Sequence[PackedQuery]) -> PackedBatch:
+        """One batch of queries that `pack` has made ready."""
+        return _assemble(packed, self.targets, self.pad_id)
+
+    def pack(self, query: TokenizedQuery) -> PackedQuery:
+        """A query's part of a batch. Raises `ValueError` where two docIDs have the same token ids."""
         try:
             trie = build_trie(query.docid_ids)
         except DuplicateDocIDError as error:
@@ -174,14 +205,14 @@ class TrieTargetCollator:
             trained = _spread(self._weights(query, listed, ranks, targets, None), place, trie.num_nodes)
         kept = self._kept(trie, trained) if self.prune else np.arange(1, trie.num_nodes)
         kept = np.concatenate([[0], kept])
-        return _PackedQuery(
+        return PackedQuery(
             query=query,
             trie=trie,
             weights=query.weight * weights,
             targets=_spread(targets, place, trie.num_nodes),
             ranks=_spread(best_ranks(listed, ranks), place, trie.num_nodes, rest=UNLISTED),
             kept=kept,
-            inner=np.unique(trie.parent[kept[1:]])[1:],
+            inner=_distinct(trie.parent[kept]),
         )
 
     def _weights(
@@ -201,9 +232,19 @@ class TrieTargetCollator:
         Several in a row where docIDs end, with terminators that do not count, along the way.
         """
         wanted = weights > 0
-        for _ in range(int(trie.depth.max())):
-            wanted[trie.parent[wanted]] = True
+        while not wanted[above := trie.parent[wanted]].all():
+            wanted[above] = True
         return 1 + np.flatnonzero(wanted[1:])
+
+
+def _distinct(ascending: Ints) -> Ints:
+    """The numbers of an ascending array, each once, the first left out."""
+    return ascending[1:][ascending[1:] > ascending[:-1]]
+
+
+def _int64(ids: Sequence[int]) -> Ints:
+    """A long list of numbers as an array, in half of numpy's own time."""
+    return np.frombuffer(struct.pack(f"{len(ids)}q", *ids), dtype=np.int64)
 
 
 def doc_counts(query: TokenizedQuery) -> Floats | None:
@@ -223,7 +264,7 @@ def _spread(values: npt.NDArray[Any], place: Ints, size: int, rest: int = 0) -> 
     return spread
 
 
-def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: int) -> PackedBatch:
+def _assemble(packed: Sequence[PackedQuery], targets: TargetSettings, pad_id: int) -> PackedBatch:
     prompt_lengths = np.array([len(part.query.prompt_ids) for part in packed])
     width = int(prompt_lengths.max())
     inner_width = max(len(part.inner) for part in packed)
@@ -231,18 +272,18 @@ def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: i
 
     input_ids = np.full((rows, total), pad_id, dtype=np.int64)
     position_ids = np.tile(np.arange(total), (rows, 1))
-    sees = np.zeros((rows, inner_width, inner_width), dtype=bool)
-    sees[:, np.arange(inner_width), np.arange(inner_width)] = True  # padding attends to itself, never to nothing
+    node_up = np.tile(np.arange(inner_width), (rows, 1))
     nodes: list[dict[str, npt.NDArray[Any]]] = []
     docs: list[dict[str, npt.NDArray[Any]]] = []
     offset = 0
     for row, part in enumerate(packed):
         query, trie, inner = part.query, part.trie, part.inner
         length, columns = prompt_lengths[row], width + np.arange(len(inner))
-        input_ids[row, :length] = query.prompt_ids
+        input_ids[row, :length] = _int64(query.prompt_ids)
         input_ids[row, columns] = fed_tokens(trie, inner, query.mixed)
         position_ids[row, columns] = length + trie.depth[inner] - 1
-        sees[row, : len(inner), : len(inner)] = trie.ancestors(inner)
+        up = trie.parent[inner]
+        node_up[row, : len(inner)] = np.where(up > 0, np.searchsorted(inner, up), np.arange(len(inner)))
         nodes.append(_node_fields(part, row, offset, width))
         docs.append(_doc_fields(part, row, offset))
         offset += len(part.kept)
@@ -254,18 +295,19 @@ def _assemble(packed: Sequence[_PackedQuery], targets: TargetSettings, pad_id: i
         num_dropped=sum(part.query.num_dropped for part in packed),
         num_pruned=sum(len(part.trie.path) for part in packed) - sum(len(each["doc_rank"]) for each in docs),
         filler=all(part.query.filler for part in packed),
+        levels=max(int(part.trie.depth[part.inner].max(initial=1)) for part in packed),
         input_ids=torch.from_numpy(input_ids),
         position_ids=torch.from_numpy(position_ids),
         prompt_lengths=torch.from_numpy(prompt_lengths),
         node_counts=torch.tensor([len(part.inner) for part in packed]),
-        node_sees=torch.from_numpy(sees),
+        node_up=torch.from_numpy(node_up),
         query_weight=torch.tensor([part.query.weight for part in packed], dtype=torch.float32),
         **_concatenate(nodes),
         **_concatenate(docs),
     )
 
 
-def _node_fields(part: _PackedQuery, row: int, offset: int, width: int) -> dict[str, npt.NDArray[Any]]:
+def _node_fields(part: PackedQuery, row: int, offset: int, width: int) -> dict[str, npt.NDArray[Any]]:
     trie, kept = part.trie, part.kept
     parent = trie.parent[kept]
     return {
@@ -280,7 +322,7 @@ def _node_fields(part: _PackedQuery, row: int, offset: int, width: int) -> dict[
     }
 
 
-def _doc_fields(part: _PackedQuery, row: int, offset: int) -> dict[str, npt.NDArray[Any]]:
+def _doc_fields(part: PackedQuery, row: int, offset: int) -> dict[str, npt.NDArray[Any]]:
     """The docIDs whose every counted node is kept: all of them, unless the trie was pruned."""
     query, path, kept = part.query, part.trie.path, part.kept
     counted = np.where(np.arange(path.shape[1]) < np.asarray(query.counted)[:, None], path, -1)

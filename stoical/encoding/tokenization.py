@@ -27,6 +27,7 @@ PROBES = (  # what tokenizers disagree about: words, digits, punctuation, spaces
     *("ruminant", "deer.n.01", "even-toed ungulate", "[25,36,39]", "Query: red shoes; Documents: a | b", "B00ABCDE12"),
     *("  two  spaces", "tab\tand\nnew line", "caf\u00e9 na\u00efve", "\u9e7f", "don't", "3.14159", "</s> [INST]"),
 )
+CACHED = 2**17  # docIDs, about 60 MB: all nouns of WordNet, and not all of a stream that never ends
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 ANY_FAST = ("TokenizersBackend", "PreTrainedTokenizerFast")
 MISTRAL_V3_FILE = "mistral_instruct_tokenizer_240323.model.v3"
@@ -35,7 +36,7 @@ MISTRAL_V3_MODELS = ("mistralai/Mistral-7B-Instruct-v0.3", "mistralai/Mistral-7B
 
 @dataclass
 class DocIDTokenizer:
-    """docID text -> token ids, cached. `terminator` ends every docID (EOS), so that "cat" stays a leaf beside "cats".
+    """docID text -> token ids, CACHED of them kept. `terminator` (EOS) ends every docID: "cat" is a leaf beside "cats".
 
     With `count_terminator` false the terminator is decoded but counts neither in the loss nor in the score.
     """
@@ -54,6 +55,8 @@ class DocIDTokenizer:
                 raise ValueError(f"docID {docid!r} tokenizes to nothing")
             if self.terminator == "eos":
                 ids.append(self.tokenizer.eos_token_id)
+            if len(self._cache) == CACHED:
+                self._cache.clear()
             self._cache[docid] = ids
         return ids
 

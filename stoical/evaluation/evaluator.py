@@ -40,6 +40,8 @@ from stoical.models.forward import NodeOutput, node_logprobs
 from stoical.models.layouts import Layout
 from stoical.models.modes import eval_mode
 
+WINDOW = 8  # batches whose queries are sorted by length
+
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
@@ -101,18 +103,22 @@ class Evaluator:
         self, model: nn.Module, indices: list[int], longest: int, spent: TimeSpent, shown: bool
     ) -> Iterator[tuple[int, QueryResult]]:
         device = next(model.parameters()).device
-        batches = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
-        loaded = spent.waiting_for(ahead(map(self._load, batches)), "loader")
-        for chosen in progress(batches, "evaluating, batches", shown):
-            queries, packed = next(loaded)
+        loaded = spent.waiting_for(ahead(self._loaded(indices)), "loader")
+        for _ in progress(range(-(-len(indices) // self.batch_size)), "evaluating, batches", shown):
+            chosen, queries, packed = next(loaded)
             with spent.on("forward"), torch.no_grad():
                 seen = self._seen(model, packed.to(device), queries, longest)
             for index, query, own in zip(chosen, queries, seen, strict=True):
                 yield index, self._result(query, own)
 
-    def _load(self, indices: list[int]) -> tuple[list[TokenizedQuery], PackedBatch]:
-        queries = [self.dataset[index] for index in indices]
-        return queries, self.collator(queries)["batch"]
+    def _loaded(self, indices: list[int]) -> Iterator[tuple[list[int], list[TokenizedQuery], PackedBatch]]:
+        """Batches of queries of like length: those of WINDOW batches are sorted, and attention has less padding."""
+        for window in _slices(indices, WINDOW * self.batch_size):
+            queries = {index: self.dataset[index] for index in window}
+            window.sort(key=lambda index: -len(queries[index].prompt_ids))
+            for chosen in _slices(window, self.batch_size):
+                own = [queries[index] for index in chosen]
+                yield chosen, own, self.collator(own)["batch"]
 
     def _seen(self, model: nn.Module, batch: PackedBatch, queries: list[TokenizedQuery], longest: int) -> list[_Seen]:
         """What the model shows of a batch, in the evaluation's mode."""
@@ -231,6 +237,10 @@ def sample(total: int, wanted: int | None) -> list[int]:
     if wanted is None or wanted >= total:
         return list(range(total))
     return sorted(random.Random(0).sample(range(total), wanted))
+
+
+def _slices(items: list[int], size: int) -> Iterator[list[int]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _tops(query: TokenizedQuery) -> Sequence[Sequence[int]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -16,6 +15,7 @@ from transformers.masking_utils import sdpa_mask
 
 from stoical.encoding.packing import PackedBatch
 from stoical.models.layouts import TRIE_ATTENTION
+from stoical.models.unwrapped import unwrapped
 
 
 def trie_sdpa_attention(
@@ -65,7 +65,7 @@ def register() -> None:
 
 def attention_of(model: nn.Module) -> str:
     """The name of a model's attention implementation, whatever wraps the model."""
-    return str(extract_model_from_parallel(model).config._attn_implementation)
+    return str(unwrapped(model).config._attn_implementation)
 
 
 def trie_mask(model: nn.Module, batch: PackedBatch) -> Tensor | None:

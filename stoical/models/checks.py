@@ -9,12 +9,12 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedConfig
 
 from stoical.models.layouts import MASKABLE
+from stoical.models.unwrapped import unwrapped
 
 LENGTH_ROPE = ("dynamic", "longrope")  # their frequencies follow the longest row of the batch, past a length
 WINDOWED = ("sliding_attention", "chunked_attention")
@@ -26,7 +26,7 @@ def check_model(model: nn.Module, max_length: int) -> None:
 
     The model may be on the meta device.
     """
-    inner = extract_model_from_parallel(model)
+    inner = unwrapped(model)
     inner = inner.get_base_model() if isinstance(inner, PeftModel) else inner
     config: PreTrainedConfig = inner.config.get_text_config()
     name = f"model {config.model_type!r}"

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from stoical.encoding.packing import PackedBatch
 from stoical.models.layouts import TRIE_ATTENTION
+from stoical.models.unwrapped import unwrapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def noise_by_query(model: nn.Module, lengths: Tensor) -> Iterator[None]:
 
     In here its hook on the embedding adds nothing, and ours adds uniform noise of up to alpha / sqrt(L H).
     """
-    embed: Any = extract_model_from_parallel(model).get_input_embeddings() if model.training else None
+    embed: Any = unwrapped(model).get_input_embeddings() if model.training else None
     alpha = getattr(embed, "neftune_noise_alpha", None)
     if alpha is None:
         yield

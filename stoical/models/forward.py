@@ -151,7 +151,7 @@ def _cached(model: nn.Module, batch: PackedBatch, hidden: bool, embeddings: Tens
     with reading(model, row, torch.zeros_like(slot), token, keep) as reader:
         cache, logits, states = prompt_pass(model, batch.input_ids[:, :width], last, hidden)
     read = reader.read(logits)
-    if batch.node_sees.shape[1]:
+    if batch.node_up.shape[1]:
         columns = batch.input_ids[:, width:], batch.position_ids[:, width:]
         nodes = None if embeddings is None else embeddings[:, width:]
         with reading(model, row, (slot - 1).clamp(min=0), token, keep) as reader:

@@ -34,9 +34,9 @@ def embedded(model: nn.Module, input_ids: Tensor, mixture: Mixture) -> Tensor:
     The embedding module is called, never its weight read: adapters and scales that are part of it (Gemma) count, and
     scales that a model applies afterwards (Granite) it applies to these, too.
     """
-    from accelerate.utils import extract_model_from_parallel
+    from stoical.models.unwrapped import unwrapped
 
-    embed = extract_model_from_parallel(model).get_input_embeddings()
+    embed = unwrapped(model).get_input_embeddings()
     inputs, parts = embed(input_ids), embed(mixture.tokens[None])[0]  # a row of tokens: what NEFTune's hook takes
     with torch.autocast(inputs.device.type, enabled=False):
         mixed = mixture.weights @ parts.to(mixture.weights.dtype)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from stoical.encoding.packing import ancestors
 from stoical.models.attention import additive
+from stoical.models.unwrapped import unwrapped
 
 
 def model_inputs(input_ids: Tensor, embeddings: Tensor | None) -> dict[str, Tensor]:
@@ -42,7 +43,7 @@ def prompt_pass(
 
 def virtual_tokens(model: nn.Module) -> int:
     """How many tokens of a soft prompt peft puts before every prompt."""
-    inner = extract_model_from_parallel(model)
+    inner = unwrapped(model)
     if isinstance(inner, PeftModel) and inner.active_peft_config.is_prompt_learning:
         return int(inner.active_peft_config.num_virtual_tokens)
     return 0
@@ -64,7 +65,7 @@ def nodes_pass(
     """
     virtual = cache.get_seq_length() + input_ids.shape[1] - mask.shape[2]
     mask = nn.functional.pad(mask, (virtual, 0), value=True)[:, None]
-    inner = extract_model_from_parallel(model)
+    inner = unwrapped(model)
     if inner.config._attn_implementation == "eager":
         mask = additive(mask, cache.layers[0].keys.dtype)
     output = (inner.base_model if virtual else model)(
@@ -105,3 +106,13 @@ class PromptCache:
         logits, _ = nodes_pass(self._model, self._cache, token, position, self._sees)
         self._next_position = self._next_position + 1
         return logits
+
+    def feed_tree(self, token: Tensor, up: Tensor, levels: int) -> Tensor:
+        """[B, K, V] logits after K nodes of whole tries in one pass; `up` and `levels` as in `PackedBatch`.
+
+        Nothing was fed before, and nothing is fed after them.
+        """
+        own = ancestors(up, levels)
+        sees = torch.cat([self._sees.expand(-1, token.shape[1], -1), own], dim=2)
+        position = self._next_position + own.sum(dim=2) - 1
+        return nodes_pass(self._model, self._cache, token, position, sees)[0]

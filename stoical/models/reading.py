@@ -17,7 +17,6 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -26,6 +25,7 @@ from transformers import PreTrainedModel
 from stoical.models import chunked_head
 from stoical.models.chunked_head import AfterHead, chunked_logprobs
 from stoical.models.modes import eval_mode
+from stoical.models.unwrapped import unwrapped
 
 Keep = Literal["logprobs", "likeliest", "logits"]
 
@@ -114,7 +114,7 @@ def reading(model: nn.Module, row: Tensor, slot: Tensor, token: Tensor, keep: Ke
 
 def _called(model: nn.Module) -> tuple[nn.Module, nn.Module]:
     """The modules that a forward pass calls: peft's wrapper, or, after its soft prompt, the language model itself."""
-    inner = extract_model_from_parallel(model)
+    inner = unwrapped(model)
     return inner, inner.get_base_model() if isinstance(inner, PeftModel) else inner
 
 

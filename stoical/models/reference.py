@@ -6,9 +6,10 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from torch import nn
+
+from stoical.models.unwrapped import unwrapped
 
 
 class Reference:
@@ -26,7 +27,7 @@ class Reference:
         if self._copy is not None:
             yield self._copy.to(next(model.parameters()).device)
             return
-        inner = extract_model_from_parallel(model)
+        inner = unwrapped(model)
         assert isinstance(inner, PeftModel)
         with inner.disable_adapter():
             yield model

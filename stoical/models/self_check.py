@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from stoical.encoding.packing import PackedBatch, TrieTargetCollator
@@ -19,6 +18,7 @@ from stoical.encoding.tokenized import TokenizedQuery
 from stoical.models.forward import node_logprobs
 from stoical.models.layouts import Layout
 from stoical.models.modes import eval_mode
+from stoical.models.unwrapped import unwrapped
 from stoical.trie.node_weights import TargetSettings
 
 ROWS = 4  # docIDs that run alone, of queries from the shortest to the longest: as many on every process
@@ -54,7 +54,7 @@ def self_check(model: nn.Module, batch: PackedBatch, layout: Layout, precision: 
 
 
 def _hint(model: nn.Module) -> str:
-    config = getattr(extract_model_from_parallel(model), "config", None)
+    config = getattr(unwrapped(model), "config", None)
     encoder = getattr(config, "is_decoder", True) is False
     return "; if it is an encoder, set model.config.is_decoder=true" * encoder
 

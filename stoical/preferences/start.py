@@ -29,6 +29,7 @@ REFUSED = {
     "loss": "the loss is over preference pairs",
     "mitigations": "the loss is over preference pairs",
     "self_training": "stoical self-train runs it",
+    "max_tokens_per_micro_batch": "pairs are cut by training.per_device_train_batch_size",
     "data.generated": "pairs are made of the training split",
     "lora": "full weights go on as full weights, and an adapter as the adapter that it is",
     "quantization": "the model below an adapter stays what it was",
@@ -90,6 +91,7 @@ def start_recipe(start: Start, training: Mapping[str, Any], values: Mapping[str,
     new: dict[str, Any] = {"optimizer": "trainer", "resume": None, "resume_force": False, "dry_run": False}
     new["loss"] = {each.name: each.default for each in fields(RankingSettings)}
     new |= {"self_training": None, "data": {"generated": None, "num_negatives": 0}, "training": kept | dict(training)}
+    new["max_tokens_per_micro_batch"] = None
     if "training.max_steps" in values and "training.num_train_epochs" not in values:
         new["training"].pop("num_train_epochs", None)  # the length is given in steps
     method = OmegaConf.create(new)

@@ -21,7 +21,8 @@ def micro_batches(recipe: Recipe, processes: int) -> tuple[int, int]:
     """(queries a device, accumulation steps) that make up the global batch on so many processes.
 
     `per_device_train_batch_size` is an upper limit: the largest size under it that divides a process's share is taken.
-    Raises `ValueError` where the global batch cannot be shared out evenly.
+    With `max_tokens_per_micro_batch` the share is handed out whole, and cut by `micro_batches.TokenBudget`. Raises
+    `ValueError` where the global batch cannot be shared out evenly.
     """
     share, rest = divmod(recipe.global_batch_size, processes)
     if rest or not share:
@@ -32,7 +33,7 @@ def micro_batches(recipe: Recipe, processes: int) -> tuple[int, int]:
     if limit < 1:
         raise ValueError(f"training.per_device_train_batch_size={limit} must be at least 1")
     micro = max(size for size in range(1, min(share, limit) + 1) if share % size == 0)
-    return micro, share // micro
+    return (micro, share // micro) if recipe.max_tokens_per_micro_batch is None else (share, 1)
 
 
 def training_arguments(

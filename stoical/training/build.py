@@ -36,6 +36,7 @@ from stoical.runs.resume import fingerprint
 from stoical.training.adafactor import Adafactor
 from stoical.training.arguments import training_arguments
 from stoical.training.memory_fit import largest_batch, needs_reference, run_memory, shortage
+from stoical.training.micro_batches import TokenBudget
 from stoical.training.tracking import build_trackers
 from stoical.training.trainer import StoicalTrainer
 
@@ -44,10 +45,11 @@ logger = logging.getLogger(__name__)
 
 def training_collator(
     recipe: Recipe, objectives: Mapping[str, Objective], tokenizer: PreTrainedTokenizerBase
-) -> TrieTargetCollator:
+) -> TrieTargetCollator | TokenBudget:
     """Packs queries for training: without nodes that carry no weight, unless an objective looks at the whole trie."""
     prune = not any(objective.needs_whole_trie for objective in objectives.values())
-    return TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune)
+    collator, most = TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune), recipe.max_tokens_per_micro_batch
+    return collator if most is None else TokenBudget(collator, most, recipe.training["per_device_train_batch_size"])
 
 
 def build_trainer(recipe: Recipe, began: float | None = None) -> StoicalTrainer:

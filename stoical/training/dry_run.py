@@ -36,7 +36,7 @@ def show(recipe: Recipe) -> str:
     parts = [
         f"{train.name}: {len(train)} queries, {test.name}: {len(test)}, manifest of {manifest.get('name', 'no name')}; "
         f"{recipe.training['max_steps']} steps of {recipe.global_batch_size} queries = "
-        f"{PartialState().num_processes} processes x {micro_size} x {accumulated} accumulated",
+        f"{PartialState().num_processes} processes x {micro_size} x {accumulated} accumulated{_budget_note(recipe)}",
     ]
     for index in range(min(2, len(train))):
         query = dataset[index]
@@ -56,6 +56,11 @@ def show(recipe: Recipe) -> str:
     objectives = build_objectives(recipe.loss, recipe.mitigations, recipe.eval.score)
     packed = largest_batch(dataset, micro_size, training_collator(recipe, objectives, tokenizer))
     return "\n".join([*parts, "", _memory(recipe, packed, tokenizer)])
+
+
+def _budget_note(recipe: Recipe) -> str:
+    most = recipe.max_tokens_per_micro_batch
+    return "" if most is None else f", cut into micro-batches of at most {most:,} tokens"
 
 
 def draw_trie(batch: PackedBatch, words: list[str]) -> str:

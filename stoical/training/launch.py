@@ -31,6 +31,11 @@ def check_sharding(recipe: Recipe, arguments: TrainingArguments) -> None:
             f"optimizer=adafactor cannot factor its moments on {split}'s flattened weights; use FSDP2 "
             "(accelerate_configs/fsdp2.yaml) or DDP, or optimizer=trainer with training.optim=adamw_torch"
         )
+    if recipe.max_tokens_per_micro_batch is not None and split == "DeepSpeed":
+        raise ValueError(
+            "max_tokens_per_micro_batch conflicts with DeepSpeed, which counts micro-batches itself; use DDP or FSDP2, "
+            "or training.per_device_train_batch_size"
+        )
     if recipe.layout == "cache" and split in ("FSDP1", "FSDP2") and _fsdp_checkpoints_activations(arguments):
         raise ValueError(
             "layout=cache conflicts with fsdp_activation_checkpointing: true, which runs layers twice over one cache; "

@@ -31,6 +31,7 @@ from stoical.training.memory import (
     model_shape,
     step_memory,
 )
+from stoical.training.micro_batches import TokenBudget, parts_of
 
 LORA_RANK = 16  # of the `lora` and `qlora` overlays
 SAMPLE = 64  # queries among which the longest are looked for
@@ -109,7 +110,7 @@ def _frozen_bytes(recipe: Recipe, shape: ModelShape) -> float:
 
 def micro_batch(batch: PackedBatch, layout: Layout, attention: str) -> MicroBatch:
     """The sizes of a packed batch as it runs in this layout, with this attention."""
-    (rows, total), nodes = batch.input_ids.shape, batch.node_sees.shape[1]
+    (rows, total), nodes = batch.input_ids.shape, batch.node_up.shape[1]
     if layout == "pointwise":
         paths = len(batch.node_parent) - len(set(batch.node_parent.tolist()))  # one row a leaf
         steps = int(batch.node_depth.max())
@@ -121,11 +122,11 @@ def micro_batch(batch: PackedBatch, layout: Layout, attention: str) -> MicroBatc
     return MicroBatch(rows, rows * total, rows * total, rows * (nodes + 1), rows * nodes * total)
 
 
-def largest_batch(dataset: EncodedDataset, rows: int, collate: TrieTargetCollator) -> PackedBatch:
+def largest_batch(dataset: EncodedDataset, rows: int, collate: TrieTargetCollator | TokenBudget) -> PackedBatch:
     """A micro-batch of the longest among the first queries, which is what has to fit."""
     queries = [dataset[place] for place in range(min(max(SAMPLE, rows), len(dataset)))]
     queries.sort(key=lambda query: -len(query.prompt_ids) - sum(map(len, query.docid_ids)))
-    return collate(queries[:rows])["batch"]
+    return parts_of(collate(queries[:rows])["batch"])[0]
 
 
 def _checkpointing(recipe: Recipe) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from stoical.encoding.packing import PackedBatch
@@ -22,6 +24,7 @@ from stoical.models.self_check import self_check
 from stoical.objectives.objective import Normalizer, Objective, StepContext, divided, normalizer
 from stoical.training.callbacks import AfterStep, EpochShuffle
 from stoical.training.loader import Ahead, look_ahead
+from stoical.training.micro_batches import parts_of
 from stoical.training.ragged_epochs import deal_exactly
 from stoical.training.run_trainer import RunTrainer
 from stoical.training.throughput import Throughput
@@ -98,6 +101,28 @@ class StoicalTrainer(RunTrainer):
         self.throughput.count(batch)
         return divided(loss_sum * self.accelerator.num_processes, num_items_in_batch)
 
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward of a micro-batch, or of all of a process's share of the step; the loss, summed.
+
+        DDP then averages gradients after the last alone. Every process makes as many passes.
+        """
+        if isinstance(inputs["batch"], PackedBatch):
+            return super().training_step(model, inputs, num_items_in_batch)
+        parts = inputs["batch"].filled_up(self._most(len(inputs["batch"].parts)))
+        loss = torch.zeros((), device=self.args.device)
+        for place, part in enumerate(parts, 1):
+            waits = isinstance(model, DistributedDataParallel) and place < len(parts)
+            with self.accelerator.no_sync(model) if waits else nullcontext():
+                loss = loss + super().training_step(model, {"batch": part}, num_items_in_batch)
+        return loss
+
+    def _most(self, count: int) -> int:
+        """The largest `count` of all processes."""
+        if self.accelerator.num_processes == 1:
+            return count
+        mine = torch.tensor([count], device=self.accelerator.device)
+        return int(self.accelerator.gather(mine).max())
+
     def _predict(self, model: nn.Module, batch: PackedBatch) -> NodeOutput:
         """A pass that samples are drawn from: no dropout, no embedding noise, no graph."""
         with eval_mode(model), torch.no_grad():
@@ -129,9 +154,10 @@ class StoicalTrainer(RunTrainer):
         look_ahead(loader, self.args.gradient_accumulation_steps - 1)
         return loader
 
-    def _get_num_items_in_batch(self, batch_samples: list[dict[str, PackedBatch]], device: torch.device) -> Tensor:
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
         """The normalizer summed over the accumulation window and all processes."""
-        counts = [normalizer(sample["batch"], self.loss_normalizer).to(device) for sample in batch_samples]
+        parts = [part for sample in batch_samples for part in parts_of(sample["batch"])]
+        counts = [normalizer(part, self.loss_normalizer).to(device) for part in parts]
         total = torch.stack(counts).sum() if counts else torch.zeros((), device=device)
         summed: Tensor = self.accelerator.reduce(total, reduction="sum")
         return summed

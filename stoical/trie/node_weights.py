@@ -144,9 +144,10 @@ def node_targets(trie: DocIDTrie, ranks: Ints, settings: TargetSettings, counts:
     item = item_weights(ranks, settings.item, settings.alpha or 0.0)
     scores = item if settings.beta is None else leaf_scores(ranks, settings.beta)
     mass = subtree_sums(trie, scores if counts is None else counts * scores)
-    shares, best = sibling_shares(trie, mass), best_ranks(trie, ranks)
+    shares = sibling_shares(trie, mass)
     massless = mass[trie.parent] == 0
     if massless.any():
+        best = best_ranks(trie, ranks)
         families = np.minimum.reduceat(np.append(best, 0), trie.child_start[:-1])
         leads = best == families[trie.parent]
         first = sibling_shares(trie, leads.astype(np.float64))
@@ -190,17 +191,23 @@ def trie_weights(trie: DocIDTrie, ranks: Ints, lam: Floats, mu: Floats) -> Float
     """[N] trie targets along the path of each docID of rank r, weighted by lambda(r) (section 4.3, Appendix D).
 
     The targets for rank r count only the docIDs of rank >= r. With the indicator lambda only the top docID's path
-    remains, and this is the token-level loss of Table 1.
+    remains, and this is the token-level loss of Table 1. Dimension letters: R docIDs with lambda(r) > 0, S nodes that
+    have siblings, F families of these.
     """
-    trained = np.flatnonzero(lam > 0)
+    weights = one_hot_weights(trie, np.where(mu > 0, lam, 0.0))  # an only child has all of the mass that goes on
+    trained, some = lam > 0, 1 + np.flatnonzero(np.diff(trie.child_start)[trie.parent[1:]] > 1)
+    if not len(some):
+        return weights
+    opens = np.diff(trie.parent[some], prepend=-1) > 0
+    first, family = np.flatnonzero(opens), opens.cumsum() - 1
     on_path = np.zeros((len(ranks), trie.num_nodes), dtype=bool)
     on_path[np.arange(len(ranks))[:, None], trie.path.clip(min=0)] = True
-    on_path[:, 0] = True
-    mass = _tail_sums(on_path * mu[:, None], ranks)[trained]  # [R, N]
-    on_path[np.arange(len(ranks)), trie.leaf] = False  # a docID predicts nothing where it ends
-    targets = on_path[trained].take(trie.parent, axis=1) * sibling_shares(trie, mass)
-    # einsum rather than @: BLAS would wake its threads for this little sum, in every worker of the data loader.
-    weights: Floats = np.einsum("r,rn->n", lam[trained], targets)
+    below = on_path[:, some]  # [D, S]
+    mass = _tail_sums(below * mu[:, None], ranks)[trained]  # [R, S]
+    goes_on = np.logical_or.reduceat(below[trained], first, axis=1)  # a docID predicts nothing where it ends
+    whole = np.add.reduceat(mass, first, axis=1)  # [R, F]
+    scale = np.divide(lam[trained, None], whole, out=np.zeros_like(whole), where=goes_on & (whole > 0))
+    weights[some] = (scale[:, family] * mass).sum(axis=0)
     return weights
 
 

@@ -57,17 +57,6 @@ class DocIDTrie:
         """The child nodes of `node`, by ascending token id."""
         return np.arange(self.child_start[node], self.child_start[node + 1])
 
-    def ancestors(self, nodes: Ints) -> npt.NDArray[np.bool_]:
-        """[K, K] True at (i, j) where nodes[j] is nodes[i] itself or one of its ancestors, for K distinct nodes."""
-        place = np.full(self.num_nodes, len(nodes))  # what is not among them falls into a last column, cut off below
-        place[nodes] = np.arange(len(nodes))
-        mask = np.zeros((len(nodes), len(nodes) + 1), dtype=bool)
-        above = nodes
-        for _ in range(int(self.depth[nodes].max(initial=0)) + 1):
-            mask[np.arange(len(nodes)), place[above]] = True
-            above = self.parent[above]
-        return mask[:, :-1]
-
 
 def build_trie(docids: Sequence[Sequence[int]]) -> DocIDTrie:
     """Build the trie of D non-empty sequences of token ids, in any order.

@@ -55,7 +55,7 @@ def test_a_line_without_a_probable_document_gets_no_results(loaded: Ranker) -> N
     assert found[1]["results"][0]["probability"] == 1
 
 
-def test_one_batch_is_held_at_a_time(loaded: Ranker) -> None:
+def test_two_batches_are_held_at_a_time(loaded: Ranker) -> None:
     read = []
 
     def endless() -> Iterator[bytes]:
@@ -66,7 +66,7 @@ def test_one_batch_is_held_at_a_time(loaded: Ranker) -> None:
     results = rank_lines(loaded, endless(), "file", batch_size=3)
     for count in range(1, 8):
         next(results)
-        assert len(read) == 3 * -(-count // 3)
+        assert len(read) == 3 * -(-count // 3) + 3
 
 
 BAD_LINES = {

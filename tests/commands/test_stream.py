@@ -59,4 +59,4 @@ def test_files_never_say_that_nothing_waits(ending: bytes, tmp_path: Path) -> No
 
 def test_batches_are_full_or_end_where_nothing_waits() -> None:
     lines = [None, b"a", b"b", b"c", None, None, b" ", b"d", None, b"e"]
-    assert list(batches(lines, 2)) == [[(1, b"a"), (2, b"b")], [(3, b"c")], [(5, b"d")], [(6, b"e")]]
+    assert list(batches(lines, 2)) == [[], [(1, b"a"), (2, b"b")], [(3, b"c")], [], [], [(5, b"d")], [], [(6, b"e")]]

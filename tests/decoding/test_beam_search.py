@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
+import stoical.decoding.beam_search as searching
 from stoical.decoding.beam_search import beam_search, greedy
 from stoical.decoding.device_trie import DeviceTrie
 from stoical.decoding.scores import doc_scores
@@ -42,6 +45,14 @@ ONE_DOC = Case([1], [(3, 4, EOS)], [2], "mean")
 
 def device_trie(case: Case) -> DeviceTrie:
     return DeviceTrie.from_trie(build_trie(case.docids), case.counted)
+
+
+@pytest.fixture(autouse=True, params=["whole trie", "level by level"], scope="module")
+def passes(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Tries this small run in one pass; and as those that are not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(searching, "FEW", searching.FEW if request.param == "whole trie" else 0)
+        yield request.param
 
 
 def search(case: Case, num_beams: int, model=MODEL) -> list[tuple[int, float]]:
@@ -157,13 +168,14 @@ def record_calls(model) -> list[tuple[torch.Size, object]]:
     return calls
 
 
-def test_the_prompt_is_run_and_kept_once():
+def test_the_prompt_is_run_and_kept_once(passes):
     model, docids = tiny_model().eval(), [*PREFIXES.docids, (6, 7, 8), (7, 8, 9)]
     case = Case([1, *range(10, 50)], docids, [len(ids) for ids in docids], "mean")
     calls = record_calls(model)
     search(case, 3, model)
     shapes = [tuple(shape) for shape, _ in calls]
-    assert shapes == [(1, 41), (1, 3), (1, 3)]  # prompt; nodes 3, 6, 7; nodes 34, 67, 78
+    levels = [(1, 3), (1, 3)]  # nodes 3, 6, 7; nodes 34, 67, 78
+    assert shapes == [(1, 41), *([(1, 6)] if passes == "whole trie" else levels)]
     caches = {id(cache) for _, cache in calls}
     assert len(caches) == 1
     for layer in calls[0][1].layers:
@@ -176,6 +188,8 @@ def test_leaves_are_never_run():
     calls = record_calls(model)
     search(SINGLE_TOKENS, 3, model)
     assert len(calls) == 1
+    search(ONE_DOC, 1, model)
+    assert sum(shape[1] for shape, _ in calls[1:]) == 1 + 2
 
 
 def gpt2():

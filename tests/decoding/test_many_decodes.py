@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from unittest import mock
 
 import pytest
 import torch
 
+import stoical.decoding.beam_search as searching
 from stoical.decoding.beam_search import beam_search, greedy
 from stoical.decoding.device_trie import DeviceTrie
 from stoical.trie.prefix_tree import build_trie
@@ -33,13 +35,16 @@ def check_decode(seed: int, seen: Counter[str]) -> None:
     rng = random.Random(seed)
     case, kind, dtype = random_case(rng), KINDS[seed % 3], TYPES[seed // 3 % 2]
     model = table_model(kind, dtype, seed % 8)
+    few = searching.FEW if seed // 12 % 2 else 0  # a pass for the whole trie, or one a level
     trie, plain = DeviceTrie.from_trie(build_trie(case.docids), case.counted), PlainSearch(model, case)
     if seed // 6 % 2:
-        hypothesis = greedy(model, case.prompt, trie, case.reduction)
+        with mock.patch.object(searching, "FEW", few):
+            hypothesis = greedy(model, case.prompt, trie, case.reduction)
         found, expected = [(hypothesis.doc, hypothesis.score)], [plain.greedy()]
     else:
         num_beams = rng.randint(1, 12)
-        hypotheses = beam_search(model, case.prompt, trie, num_beams, case.reduction)
+        with mock.patch.object(searching, "FEW", few):
+            hypotheses = beam_search(model, case.prompt, trie, num_beams, case.reduction)
         found, expected = [(each.doc, each.score) for each in hypotheses], plain.beams(num_beams)
         if num_beams >= case.frontier:
             assert expected == plain.ranked(list(range(len(case.docids))))[:num_beams], "wide beams are all docIDs"

@@ -24,9 +24,17 @@ def by_place(batch, values):
     return [((int(batch.node_row[node]), prefix_of(batch, node)), value) for node, value in enumerate(values)]
 
 
-def test_every_node_column_reads_its_own_path():
+def deep_query(length: int) -> TokenizedQuery:
+    """Two docIDs of so many tokens and EOS, which part after the first half."""
+    stem, rest = list(range(10, 10 + length // 2)), length - length // 2
+    docids = [[*stem, *range(start, start + rest), EOS] for start in (40, 70)]
+    return TokenizedQuery(f"deep{length}", [1, 5, 6], ["a", "b"], docids, [length + 1] * 2, [1, 2])
+
+
+@pytest.mark.parametrize("lengths", [None, [1], [2], [3], [4, 9], [8], [25, 1]])
+def test_every_node_column_reads_its_own_path(lengths):
     """What a node column attends to is the prompt and the path to it, at consecutive positions, and nothing else."""
-    queries = ragged_queries()
+    queries = ragged_queries() if lengths is None else list(map(deep_query, lengths))
     batch = pack(queries, FRACTIONAL, pad_id=PAD)
     for node in range(len(batch.node_token)):
         if batch.node_token[node] < 0:

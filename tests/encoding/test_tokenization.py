@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+import stoical.encoding.tokenization as tokenization
 from stoical.encoding.tokenization import (
     MISTRAL_V3_FILE,
     DocIDTokenizer,
@@ -123,6 +124,15 @@ def test_a_docid_has_the_same_ids_whatever_was_tokenized_before(mistral: PreTrai
     assert [together(docid) for docid in reversed(docids)] == first[::-1]
     assert [DocIDTokenizer(mistral, "eos", True)(docid) for docid in docids] == first
     assert all(BOS not in ids for ids in first)
+
+
+def test_few_docids_are_kept_of_many(monkeypatch: pytest.MonkeyPatch, bpe: PreTrainedTokenizerBase) -> None:
+    monkeypatch.setattr(tokenization, "CACHED", 3)
+    tokenize = DocIDTokenizer(bpe, "eos", count_terminator=True)
+    names = [f"n{place}" for place in (*range(8), *range(8))]
+    found = [tokenize(name) for name in names]
+    assert found[:8] == found[8:] == [DocIDTokenizer(bpe, "eos", True)(name) for name in names[:8]]
+    assert len(tokenize._cache) <= 3
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import MistralForCausalLM
 
+import stoical.evaluation.evaluator as evaluating
 from stoical.data.rows import Doc, RankingRow
 from stoical.decoding.beam_search import beam_search
 from stoical.decoding.device_trie import DeviceTrie
@@ -169,6 +170,22 @@ def test_the_batch_size_changes_nothing(mode: str, num_queries: int | None, mode
 
 def ids(result: Evaluation) -> list[str]:
     return [row.query_id for row in result.rows]
+
+
+def test_batches_are_of_like_length_within_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two batches each: every query is in one of them, and the longer prompts come first."""
+    monkeypatch.setattr(evaluating, "WINDOW", 2)
+    dataset = encoded(make_rows())
+    batches = list(evaluator(dataset, batch_size=3)._loaded(list(range(11))))
+    assert [len(chosen) for chosen, _, _ in batches] == [3, 3, 3, 2]
+    for first in (0, 2):
+        pair = [index for chosen, _, _ in batches[first : first + 2] for index in chosen]
+        assert sorted(pair) == list(range(3 * first, min(3 * first + 6, 11)))
+        lengths = [len(dataset[index].prompt_ids) for index in pair]
+        assert lengths == sorted(lengths, reverse=True)
+        assert len(set(lengths)) > 1
+    for chosen, queries, packed in batches:
+        assert packed.query_ids == tuple(f"q{index}" for index in chosen) == tuple(q.query_id for q in queries)
 
 
 def test_a_sample_is_the_same_every_time_and_in_the_splits_order(model: MistralForCausalLM) -> None:

@@ -155,7 +155,7 @@ def test_other_attentions_and_single_queries_run_rectangles(attention: str, coun
     model, batch, seen = tiny_model(attention), pack(ragged_queries()[:count], WEIGHTS), []
     model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[:2]))
     node_logprobs(model, batch, keep="logits")
-    assert seen == [(count, batch.node_sees.shape[1] + 1)]
+    assert seen == [(count, batch.node_up.shape[1] + 1)]
 
 
 @pytest.mark.parametrize(

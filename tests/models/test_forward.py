@@ -16,7 +16,7 @@ from stoical.models.self_check import self_check
 from stoical.objectives.objective import StepContext
 from stoical.objectives.stoical_loss import SToICaLLoss
 from stoical.trie.node_weights import TargetSettings
-from tests.support.packed import pack
+from tests.support.packed import leaking, pack
 from tests.support.random_queries import ragged_queries, random_query
 from tests.support.reference import every_node_loss, forward_each, stoical_loss
 from tests.support.tiny_model import tiny_model
@@ -152,7 +152,7 @@ def test_no_logits_for_the_prompt(model):
     seen = []
     model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
     node_logprobs(model, batch, keep="logits")
-    assert seen == [batch.node_sees.shape[1] + 1]
+    assert seen == [batch.node_up.shape[1] + 1]
 
 
 @pytest.mark.parametrize("layout", ["sequence", "cache"])
@@ -184,11 +184,8 @@ def test_self_check_sees_a_wrong_mask(model):
     batch = pack(ragged_queries(), ROWS["fractional"])
     assert self_check(model, batch, "sequence", torch.float32) < 1e-5
     assert self_check(model, batch, "cache", torch.float32) < 1e-5
-    broken = type(batch)(**{name: getattr(batch, name) for name in batch.__dataclass_fields__} | {
-        "node_sees": torch.ones_like(batch.node_sees)
-    })  # fmt: skip
     with pytest.raises(ValueError, match="cannot branch"):
-        self_check(model, broken, "sequence", torch.float32)
+        self_check(model, leaking(batch), "sequence", torch.float32)
 
 
 def test_a_saved_model_loads_without_stoical(model, tmp_path):

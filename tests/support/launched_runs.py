@@ -128,6 +128,7 @@ def check_shards(directory: Path) -> None:
     """What only FSDP2 can get wrong: resuming, weights that one process reads, bfloat16, Adafactor's moments."""
     for name in OPTIMIZERS:
         train_run(directory, f"{name}_resumed", f"resume={directory / name / 'checkpoint-10'}")
+    train_run(directory, "adamw_budget", "max_tokens_per_micro_batch=45")
     train_run(directory, "adafactor_pretrained", *pretrained(directory / "adafactor"))
     with small_chunks():
         train_run(directory, "adamw_untied", *UNTIED)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from stoical.encoding.packing import PackedBatch, TrieTargetCollator
@@ -26,6 +28,12 @@ def prefix_of(batch: PackedBatch, node: int) -> tuple[int, ...]:
         tokens.append(int(batch.node_token[node]))
         node = int(batch.node_parent[node])
     return tuple(tokens[::-1])
+
+
+def leaking(batch: PackedBatch) -> PackedBatch:
+    """The batch with every node seeing all that stand before it, siblings too."""
+    count = batch.node_up.shape[1]
+    return replace(batch, node_up=(torch.arange(count) - 1).clamp(min=0).expand_as(batch.node_up), levels=count)
 
 
 def leaf_of(batch: PackedBatch) -> Tensor:

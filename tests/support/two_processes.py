@@ -16,6 +16,7 @@ from stoical.config.loading import load_recipe
 from stoical.training.build import build_trainer
 from stoical.training.launch import end_processes
 from stoical.training.loss_watch import LossWatch
+from stoical.training.micro_batches import parts_of
 from stoical.training.throughput import Throughput
 from stoical.training.trainer import StoicalTrainer
 
@@ -31,6 +32,21 @@ def what_is_reported(trainer: StoicalTrainer) -> dict[str, Any]:
     rates = meter.since_last_log(trainer.accelerator)
     tokens = rates["tokens_per_second"] / rates["queries_per_second"]
     return {"broken": first.query_ids, "tokens_a_query": tokens, "real_tokens": rates["real_tokens"]}
+
+
+def train_a_step(output: Path, words: Sequence[str]) -> None:
+    """Write the gradient that reaches the optimizer, and how many micro-batches each process had of its own."""
+    trainer, rank = build_trainer(load_recipe(*words)), PartialState().process_index
+    parts = len(parts_of(next(iter(trainer.get_train_dataloader()))["batch"]))
+    (output / f"parts{rank}").write_text(str(parts))
+    trainer.create_optimizer()
+    trainer.optimizer.register_step_pre_hook(
+        lambda *_: torch.save(
+            torch.cat([p.grad.flatten() for p in trainer.model.parameters()]), output / f"gradient{rank}.pt"
+        )
+    )
+    trainer.train()
+    end_processes()
 
 
 def train_and_evaluate(output: Path, words: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ import torch
 from tests.support import forked
 from tests.support.launching import TWO_PROCESSES, launch
 from tests.support.small_data import TINY, write_dataset
-from tests.support.two_processes import train_and_evaluate
+from tests.support.two_processes import train_a_step, train_and_evaluate
 
 ONE_STEP = {
     "training.max_steps": "1",
@@ -76,6 +76,23 @@ def test_two_processes_equal_one(tmp_path, normalizer):
     assert shared_facts["broken"] == ["step 3 of process 1"]
     assert (facts["tokens_a_query"], shared_facts["tokens_a_query"]) == pytest.approx((10, 15))
     assert (facts["real_tokens"], shared_facts["real_tokens"]) == pytest.approx((10 / 20, 30 / 40))
+
+
+def test_a_token_budget_cuts_processes_shares_unlike_and_changes_nothing(tmp_path):
+    """Two micro-batches on one process and three on the other, which go in step: the gradient is one process's."""
+    write_dataset(tmp_path / "data", train=24, test=7)
+    settings = dict(word.split("=", 1) for word in TINY) | ONE_STEP | {"recipe": "wordnet_alpha2_beta2,small"}
+    settings |= {"data.path": tmp_path / "data"}
+    for world, more in ((1, {}), (2, {"max_tokens_per_micro_batch": "45"})):
+        output = tmp_path / str(world)
+        output.mkdir()
+        words = [f"{key}={value}" for key, value in (settings | more | {"output": output / "run"}).items()]
+        forked.run(train_a_step, output, words, log=output / "log", world=world, config=TWO_PROCESSES)
+    one, *two = (torch.load(tmp_path / name) for name in ("1/gradient0.pt", "2/gradient0.pt", "2/gradient1.pt"))
+    assert one.norm() > 1e-3
+    for gradient in two:
+        assert (gradient - one).norm() < 1e-6 * max(1, one.norm())
+    assert sorted((tmp_path / "2" / f"parts{rank}").read_text() for rank in (0, 1)) == ["2", "3"]
 
 
 def test_the_command_trains_saves_resumes_and_evaluates_on_two_processes(tmp_path):

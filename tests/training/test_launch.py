@@ -51,6 +51,14 @@ def test_adafactor_is_refused_by_name_where_weights_are_flattened(tmp_path, monk
     check_sharding(recipe, arguments)
 
 
+def test_deepspeed_is_refused_by_name_where_tokens_cut_micro_batches(tmp_path, monkeypatch):
+    recipe = tiny_recipe(tmp_path, "max_tokens_per_micro_batch=60")
+    arguments = training_arguments(recipe)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ValueError, match=r"max_tokens_per_micro_batch conflicts with DeepSpeed.*DDP or FSDP2"):
+        check_sharding(recipe, arguments)
+
+
 def test_the_recipe_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ValueError, match="FSDP1"):

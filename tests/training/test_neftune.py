@@ -97,7 +97,7 @@ def embedded(batches: list[PackedBatch], layout: str) -> list[list[int]]:
     """L of what a layout embeds, call by call: of each query, or of the rows of prompts and then of those of nodes."""
     if layout == "sequence":
         return [query_lengths(batch) for batch in batches]
-    return [[width] for batch in batches for width in (batch.prompt_width, batch.node_sees.shape[1])]
+    return [[width] for batch in batches for width in (batch.prompt_width, batch.node_up.shape[1])]
 
 
 CASES = {

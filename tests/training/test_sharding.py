@@ -68,6 +68,13 @@ def test_so_does_a_head_of_its_own_and_bfloat16_keeps_log_probabilities_float32(
     assert chunked == pytest.approx(low, abs=1e-3)
 
 
+def test_a_token_budget_that_cuts_shares_unlike_trains_as_one_process(runs):
+    """Every pass gathers weights: processes that made more passes than others would wait for them for ever."""
+    assert logged(runs / "fsdp2" / "adamw_budget", "loss") == pytest.approx(
+        logged(runs / "one" / "adamw", "loss"), abs=1e-5
+    )
+
+
 def test_shards_were_trained(runs):
     """Else the test above would compare DDP with DDP: only FSDP2 leaves its own file beside model.safetensors."""
     assert (runs / "fsdp2" / "adafactor" / "checkpoint-20" / "pytorch_model_fsdp.bin").is_file()

@@ -19,6 +19,7 @@ from stoical.runs.resume import resume_from
 from stoical.training.build import build_trainer
 from stoical.training.trainer import OBJECTIVES_FILE
 from tests.support.gradients import first_gradient
+from tests.support.packed import leaking
 from tests.support.tiny_recipe import tiny_recipe
 from tests.support.training import trained_run
 
@@ -183,12 +184,7 @@ def test_self_check_refuses_a_model_that_sees_too_much(tmp_path, capsys):
     trainer = build_trainer(tiny_recipe(tmp_path, "training.max_steps=1"))
     collator = trainer.data_collator
 
-    def leaky(queries):
-        batch = collator(queries)["batch"]
-        fields = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
-        return {"batch": type(batch)(**fields | {"node_sees": torch.ones_like(batch.node_sees)})}
-
-    trainer.data_collator = leaky
+    trainer.data_collator = lambda queries: {"batch": leaking(collator(queries)["batch"])}
     with pytest.raises(ValueError, match=r"self-check: sequence and plain log-probabilities differ by"):
         trainer.train()
 

@@ -48,7 +48,6 @@ def mixed_batch(batch: PackedBatch, chain: Tensor, tokens: Tensor) -> PackedBatc
     columns = torch.arange(width, device=tokens.device)
     input_ids = torch.cat([batch.input_ids[:, :prompt], batch.input_ids.new_zeros(rows, width)], dim=1)
     input_ids[row, prompt + depth - 1] = tokens
-    causal = (columns <= columns[:, None]).expand(rows, -1, -1)
     no_docs = {name: getattr(batch, name)[:0] for name in ("doc_path", "doc_query", "doc_rank", "doc_negative")}
     nothing = batch.node_weights.new_zeros(rows + len(chain))
     return replace(
@@ -57,7 +56,8 @@ def mixed_batch(batch: PackedBatch, chain: Tensor, tokens: Tensor) -> PackedBatc
         input_ids=input_ids,
         position_ids=torch.cat([batch.position_ids[:, :prompt], batch.prompt_lengths[:, None] + columns], dim=1),
         node_counts=torch.bincount(row, minlength=rows),
-        node_sees=causal,
+        node_up=(columns - 1).clamp(min=0).expand(rows, -1),
+        levels=width,
         node_row=node_row,
         node_col=torch.where(node_depth > 1, prompt + node_depth - 2, batch.prompt_lengths[node_row] - 1),
         node_token=torch.cat([torch.full_like(root, -1), tokens, batch.node_token[targets]]),

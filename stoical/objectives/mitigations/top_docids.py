@@ -63,7 +63,7 @@ def take_apart(batch: PackedBatch) -> Apart:
     }
     for name in ("node_col", "node_token", "node_depth", "node_target"):
         changed[name] = getattr(batch, name)[origin]
-    for name in ("input_ids", "position_ids", "prompt_lengths", "node_counts", "node_sees"):
+    for name in ("input_ids", "position_ids", "prompt_lengths", "node_counts", "node_up"):
         changed[name] = getattr(batch, name)[query]
     return Apart(replace(batch, **changed | _documents(batch, query, shift, row)), origin, paths)
 

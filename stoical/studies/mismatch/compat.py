@@ -8,7 +8,7 @@ prefixes leave the tries of relevant documents, and what a position there counts
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -75,7 +75,6 @@ def queries_of(worlds: list[World], places: range, beta: float) -> Queries:
     """Those queries of every replication, packed."""
     rows = [world.query(place, "") for world in worlds for place in places]
     batch = TrieTargetCollator(TargetSettings(token="trie", beta=beta), prune=False)(rows)["batch"]
-    batch = replace(batch, node_sees=batch.node_sees[:, :0])
     gold = np.stack([[world.docids[world.lists[place][0]] for place in places] for world in worlds])
     forced = after(batch, visited(batch, gold_child(batch))[0])
     return Queries(batch, torch.tensor([list(places)] * len(worlds)), torch.from_numpy(gold), forced)

@@ -65,7 +65,6 @@ def _packed(task: Task, numbers: list[int], collate: TrieTargetCollator) -> Test
         for place in range(task.settings.queries, queries):
             rows.append(world.query(place, str(local * queries + place), world.off_list(place)))
     batch = collate(rows)["batch"]
-    batch = replace(batch, node_sees=batch.node_sees[:, :0])  # the models need none, and it is the largest part
     corpus = replace(batch, node_rank=batch.node_rank.clamp(max=LAST))
     tops = [[world.lists[q][0] for q in range(task.settings.queries)] for world in task.worlds]
     return TestQueries(
