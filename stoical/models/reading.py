@@ -98,14 +98,15 @@ def _through(given: Tensor, exact: Tensor) -> Tensor:
 def reading(model: nn.Module, row: Tensor, slot: Tensor, token: Tensor, keep: Keep) -> Iterator[Reader]:
     """In here `model` is called once, and the reader then reads its output's logits, whatever they are."""
     reader = Reader(row, slot, token, keep)
-    head = None if keep == "logits" else plain_head(model)
-    after = None if head is None else _after_head(model, head)
+    called, language_model = _called(model)
+    head = None if keep == "logits" else _plain(language_model)
+    after = None if head is None else _after_head(model, language_model, head)
     if head is None or after is None:
         yield reader
         return
     with ExitStack() as undo:
         undo.enter_context(head.register_forward_hook(reader.keep_given))
-        for module in {*_called(model)}:  # before FSDP2's own hook, which must see the outputs that gradients come to
+        for module in {called, language_model}:  # before FSDP2's own hook: gradients come to the outputs that it sees
             undo.enter_context(module.register_forward_hook(reader.hand_out, prepend=True))
         head.forward = partial(reader.reduce, head, after)  # type: ignore[method-assign]
         undo.callback(head.__delattr__, "forward")
@@ -120,7 +121,10 @@ def _called(model: nn.Module) -> tuple[nn.Module, nn.Module]:
 
 def plain_head(model: nn.Module) -> nn.Linear | None:
     """The head if it is a linear layer as PyTorch has it, its weight whole or a DTensor: no adapter, not quantized."""
-    language_model = _called(model)[1]
+    return _plain(_called(model)[1])
+
+
+def _plain(language_model: nn.Module) -> nn.Linear | None:
     head = language_model.get_output_embeddings() if isinstance(language_model, PreTrainedModel) else None
     if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward or "forward" in vars(head):
         return None
@@ -133,9 +137,8 @@ def plain_head(model: nn.Module) -> nn.Linear | None:
 _AFTER_HEADS: WeakKeyDictionary[nn.Module, AfterHead | None] = WeakKeyDictionary()
 
 
-def _after_head(model: nn.Module, head: nn.Linear) -> AfterHead | None:
+def _after_head(model: nn.Module, language_model: Any, head: nn.Linear) -> AfterHead | None:
     """What the model makes of its head's outputs, tried out once on one token; None where that is something else."""
-    language_model: Any = _called(model)[1]
     if language_model not in _AFTER_HEADS:
         after = AfterHead.of(language_model.config)
         _AFTER_HEADS[language_model] = after if _tried(model, head, after) else None
