@@ -37,6 +37,7 @@ from stoical.commands.shell import Command, execute
 from stoical.common.options import option
 from stoical.decoding.beam_search import _Beams, _ended, _expand, _Finished, _live, beam_search
 from stoical.decoding.device_trie import DeviceTrie
+from stoical.models.attention import register
 from stoical.models.layouts import TRIE_ATTENTION
 
 COMMAND = "python -m benchmarks.decoding"
@@ -64,6 +65,7 @@ class DecodingOptions:
 
 def make_model(options: DecodingOptions) -> PreTrainedModel:
     """Random weights."""
+    register()
     torch.manual_seed(options.seed)
     config = MistralConfig(
         vocab_size=options.vocab,
