@@ -1,4 +1,4 @@
-"""All benchmarks that need no GPU, at sizes which take less than 15 minutes together on two cores.
+"""The benchmarks that need minutes and no GPU, at sizes meant for less than 15 minutes together on two cores.
 
     python -m benchmarks                     what `make bench` runs
     python -m benchmarks only=forward,head   some of them
@@ -29,7 +29,6 @@ SIZES = {  # name -> words
     "collator": ("recipes=ntp,alpha2_beta2", "queries=400", "rounds=3"),
     "scoring": ("docs=10,40", "each=8"),
     "serving": ("queries=96", "batches=32", "searched=8", "lines=1000,3000", "budget=5"),
-    "decoding": ("docs=200000", "beams=10,100", "budget=2"),
     "omp": ("sizes=20000x256", "budget=5"),
 }
 
