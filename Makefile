@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -qq --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint layers types format bench clean
+.PHONY: help install quickstart figures tables test test-slow lint layers types format bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -27,6 +27,12 @@ install: $(VENV)/.base  ## make .venv with stoical in it
 
 quickstart: $(VENV)/.base  ## data, two small models, their metrics and curves: under 10 minutes on 2 cores
 	@$(BIN)/python -m examples.quickstart
+
+figures: $(VENV)/.base  ## the papers' figures, of the files that runs wrote, to runs/figures
+	@$(BIN)/python -m examples.results figures
+
+tables: $(VENV)/.base  ## the papers' tables, of the files that runs wrote
+	@$(BIN)/python -m examples.results tables
 
 test: $(VENV)/.dev  ## the fast tests, offline
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest --numprocesses 2 --quiet

@@ -100,6 +100,12 @@ def size_table(size: str) -> Table:
     )
 
 
+def table_of(name: str) -> Table:
+    """The table whose runs are in runs/bash_checks/NAME: beta, text, or a size."""
+    makers = {"beta": beta_table, "text": text_table}
+    return makers[name]() if name in makers else size_table(name)
+
+
 @dataclass
 class Options:
     """What the user can set; `--help` prints it."""
@@ -114,16 +120,16 @@ def run(options: Options) -> None:
     if options.check == "text":
         if not plain_text.DATA.exists():
             build_chains(ChainOptions(out=str(plain_text.DATA), subtree="mammal.n.01"))
-        text_table().report(options.seeds, options.steps)
+        table_of("text").report(options.seeds, options.steps)
         return
     if not mitigations.DATA.exists():
         build(WordNetOptions(out=str(mitigations.DATA), subtree="mammal.n.01", test_size=200))
     if options.check == "beta":
-        beta_table().report(options.seeds, options.steps)
+        table_of("beta").report(options.seeds, options.steps)
         return
     for size in SIZES:
         print(f"\n{size}: hidden size, layers, heads {SIZES[size]}")
-        size_table(size).report(options.seeds, options.steps)
+        table_of(size).report(options.seeds, options.steps)
 
 
 if __name__ == "__main__":

@@ -25,26 +25,37 @@ SETTINGS: list[tuple[Space, int, float]] = [  # space, dimensions, rate
     ("poincare", 5, 0.1),
     ("poincare", 10, 0.1),
 ]
+COLUMNS = {"mean_rank": ".2f", "map": ".3f", "loss": ".3f", "processor_seconds": ".0f"}
 
 
 def main() -> None:
     """Train what is missing and print the table."""
+    for space, dim, rate in SETTINGS:
+        for seed in SEEDS:
+            _train(space, dim, rate, seed)
+    print(f"\nMammals, {EPOCHS} epochs, mean ± standard deviation over the seeds:\n\n{table()}")
+
+
+def table() -> str:
+    """A row a setting, of the seeds that are there."""
     rows = [["space", "d", "rate", "MR (↓)", "MAP (↑)", "nats a pair", "processor seconds"]]
     for space, dim, rate in SETTINGS:
-        found = [_result(space, dim, rate, seed) for seed in SEEDS]
-        columns = {"mean_rank": ".2f", "map": ".3f", "loss": ".3f", "processor_seconds": ".0f"}
-        cells = (spread([row[key] for row in found], form) for key, form in columns.items())
-        rows.append([space, str(dim), f"{rate:g}", *cells])
-    print(f"\nMammals, {EPOCHS} epochs, mean ± standard deviation over {len(SEEDS)} seeds:\n\n{markdown(rows)}")
+        files = [path for seed in SEEDS if (path := _directory(space, dim, seed) / "metrics.json").is_file()]
+        if files:
+            found = [json.loads(path.read_text()) for path in files]
+            cells = (spread([row[key] for row in found], form) for key, form in COLUMNS.items())
+            rows.append([space, str(dim), f"{rate:g}", *cells])
+    return markdown(rows)
 
 
-def _result(space: Space, dim: int, rate: float, seed: int) -> dict[str, float]:
-    out = ROOT / f"{space}-{dim}-{seed}"
+def _train(space: Space, dim: int, rate: float, seed: int) -> None:
     print(f"==> {space}, {dim} dimensions, seed {seed}", flush=True)
-    options = ReconstructOptions(str(out), space, dim, rate=rate, epochs=EPOCHS, seed=seed, resume=True)
-    reconstruct(options)
-    found: dict[str, float] = json.loads((out / "metrics.json").read_text())
-    return found
+    out = str(_directory(space, dim, seed))
+    reconstruct(ReconstructOptions(out, space, dim, rate=rate, epochs=EPOCHS, seed=seed, resume=True))
+
+
+def _directory(space: Space, dim: int, seed: int) -> Path:
+    return ROOT / f"{space}-{dim}-{seed}"
 
 
 if __name__ == "__main__":

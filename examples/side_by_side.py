@@ -112,12 +112,20 @@ class Table:
         (self.root / "table.json").write_text(
             json.dumps({"seeds": list(seeds), "steps": steps, "rows": rows}, indent=1)
         )
+        start = {"where all start": self._found("base", seeds)}
+        return self.markdown(rows, start, self._references(seeds[0]))
+
+    def markdown(
+        self,
+        rows: Mapping[str, Sequence[Metrics]],
+        start: Mapping[str, Sequence[Metrics]] | None = None,
+        references: Sequence[Sequence[str]] = (),
+    ) -> str:
+        """Rows of figures a seed, as table.json has them, against the first; `start`, which took no time, above."""
         reference = next(iter(rows.values()))
-        rows = {"where all start": self._found("base", seeds)} | rows
-        body = [[name, *self._cells(found, reference), ratio(found, reference)] for name, found in rows.items()]
-        body[0][-1] = ""
-        body += self._references(seeds[0])
-        return markdown([["", *self.columns.values(), "time (ratio)"], *body])
+        body = [[name, *self._cells(found, reference), ""] for name, found in (start or {}).items()]
+        body += [[name, *self._cells(found, reference), ratio(found, reference)] for name, found in rows.items()]
+        return markdown([["", *self.columns.values(), "time (ratio)"], *body, *references])
 
     def report(self, seeds: str, steps: int) -> None:
         """Make and print the table, for seeds such as 0,1,2."""

@@ -95,8 +95,7 @@ Found = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
 
 def report(options: Options, seeds: Sequence[int], found: Found, root: Path) -> None:
     """Write tables.json and the figure, and print tables and verdicts."""
-    metrics = {row: [one["metrics"] for one in own] for rows in found.values() for row, own in rows.items()}
-    judged = verdicts(metrics) if {"table_1", "table_3"} <= found.keys() else []
+    metrics, judged = metrics_of(found), judged_of(found)
     record = {
         "seeds": list(seeds),
         "steps": options.steps,
@@ -107,16 +106,33 @@ def report(options: Options, seeds: Sequence[int], found: Found, root: Path) -> 
         "verdicts": [verdict.to_json() for verdict in judged],
     }
     write_whole(root / "tables.json", json.dumps(record, indent=1) + "\n")
-    for name, rows in found.items():
-        spreads = f"mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
-        print(f"\n{TITLES[name]}, test split, % ({spreads}):\n")
-        print(table(name, rows))
-    print_verdicts(judged)
+    print(shown(seeds, found))
     if "table_1" in found:
         from examples.tables.figure import plot_table
 
         plot_table(metrics, len(seeds), root / "table_1.png")
     print(f"\nall results: {root / 'tables.json'}")
+
+
+def shown(seeds: Sequence[int], found: Found) -> str:
+    """The tables of the sections that there are, and the verdicts on the paper's claims."""
+    spreads = f"mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
+    parts = [f"\n{TITLES[name]}, test split, % ({spreads}):\n\n{table(name, rows)}" for name, rows in found.items()]
+    judged = judged_of(found)
+    if judged:
+        parts.append("\nThe paper's claims (differences in points, a seed each; above 0 as claimed):\n")
+        parts += [f"- {verdict.line()}" for verdict in judged]
+    return "\n".join(parts)
+
+
+def judged_of(found: Found) -> list[Verdict]:
+    """Verdicts, where both of the paper's tables are there."""
+    return verdicts(metrics_of(found)) if {"table_1", "table_3"} <= found.keys() else []
+
+
+def metrics_of(found: Found) -> dict[str, list[Mapping[str, float]]]:
+    """Row to its metrics, a seed each."""
+    return {row: [one["metrics"] for one in own] for rows in found.values() for row, own in rows.items()}
 
 
 def table(section: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -134,13 +150,6 @@ def table(section: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         seconds = spread([run["train_seconds"] for run in runs], ".0f")
         body.append([SECTIONS[section][name].title, *cells, seconds])
     return markdown(body)
-
-
-def print_verdicts(judged: Sequence[Verdict]) -> None:
-    """A line a claim; differences are in points of per cent, a seed each."""
-    if judged:
-        print("\nThe paper's claims (differences in points, a seed each; above 0 as claimed):\n")
-        print("\n".join(f"- {verdict.line()}" for verdict in judged))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 from examples.tables.claims import ALPHAS, BETAS, NTP, STEPWISE, Results
 from examples.tables.rows import TABLE_1
 from stoical.reporting.figure import plt, save
+from stoical.reporting.recall_curves import MARKERS
 
 FAMILIES = {
     "item weights, one-hot targets": [NTP, *ALPHAS, STEPWISE],
@@ -33,10 +34,11 @@ def plot_table(results: Results, seeds: int, output: Path) -> None:
 def _recalls(axis: plt.Axes, title: str, names: Sequence[str], results: Results) -> None:
     ks = range(1, 6)
     shades = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(names)))
-    for name, shade in zip(names, shades, strict=True):
+    for place, (name, shade) in enumerate(zip(names, shades, strict=True)):
         runs = np.array([[100 * run[f"recall@{k}"] for k in ks] for run in results[name]])
         color, style = ("black", "--") if name == NTP else (shade, ":" if name == STEPWISE else "-")
-        axis.plot(ks, runs.mean(axis=0), style, color=color, marker="o", markersize=3, label=TABLE_1[name].title)
+        form = {"marker": MARKERS[place], "markersize": 4, "label": TABLE_1[name].title}
+        axis.plot(ks, runs.mean(axis=0), style, color=color, **form)
     axis.set(xlabel="k", ylabel="R@k (%)", title=title, xticks=list(ks))
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize=8)

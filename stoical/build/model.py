@@ -14,7 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import disable_fsdp_ram_efficient_loading
 from huggingface_hub.errors import StrictDataclassError
 from omegaconf import OmegaConf
-from peft import PeftType
+from peft import PeftModel, PeftType
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
@@ -33,9 +33,11 @@ from stoical.config.recipe import Recipe
 from stoical.encoding.tokenization import MISTRAL_V3_MODELS, check_vocabulary
 from stoical.models.adapters import (
     add_lora,
+    add_soft_prompt,
     describe_trainable,
     keep_gradients,
     load_lora,
+    load_soft_prompt,
     quantization_config,
     read_adapter,
 )
@@ -232,17 +234,27 @@ def quoted(names: Iterable[str]) -> str:
 
 
 def build_trainable(recipe: Recipe, config: PreTrainedConfig) -> nn.Module:
-    """The model as it is trained: all of its weights, or the recipe's LoRA adapters over it, new or saved ones."""
+    """The model as it is trained: all of its weights, or LoRA adapters or a soft prompt over it, new or saved ones."""
     model = build_model(recipe, config)
-    if recipe.lora is None:
+    if recipe.lora is None and recipe.soft_prompt is None:
         return model
-    if recipe.model.adapter is None:
-        wrapped = add_lora(model, recipe.lora, recipe.seed)
-    else:
-        wrapped = load_lora(model, recipe.lora, recipe.model.adapter)
+    wrapped = _with_soft_prompt(recipe, model) if recipe.lora is None else _with_lora(recipe, model, recipe.lora)
     if PartialState().is_main_process:
         logger.warning(describe_trainable(wrapped))
     return wrapped
+
+
+def _with_lora(recipe: Recipe, model: PreTrainedModel, lora: Mapping[str, Any]) -> PeftModel:
+    if recipe.model.adapter is None:
+        return add_lora(model, lora, recipe.seed)
+    return load_lora(model, lora, recipe.model.adapter)
+
+
+def _with_soft_prompt(recipe: Recipe, model: PreTrainedModel) -> PeftModel:
+    assert recipe.soft_prompt is not None
+    if recipe.model.adapter is None:
+        return add_soft_prompt(model, recipe.soft_prompt, recipe.tokenizer.name, recipe.seed)
+    return load_soft_prompt(model, recipe.soft_prompt, recipe.tokenizer.name, recipe.model.adapter)
 
 
 def load_model(

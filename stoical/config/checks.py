@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stoical.common.fields import check_fields, unknown
+from stoical.config.adapters import check_adapters
 from stoical.config.encoders import check_training as check_encoder_training
 from stoical.config.libraries import library_fields
 from stoical.config.recipe import Recipe
@@ -17,18 +18,6 @@ from stoical.evaluation.metrics import asked_metrics
 from stoical.models.layouts import MASKABLE
 
 TRACKERS = ("wandb", "trackio", "tensorboard")
-FIXED_LORA = {  # fields of LoraConfig that follow from the model, or that a checkpoint or a trie could not be read with
-    "task_type": "stoical trains causal language models",
-    "peft_type": "this section is LoRA",
-    "auto_mapping": "peft fills it in",
-    "peft_version": "peft fills it in",
-    "base_model_name_or_path": "model.name says it",
-    "revision": "model.name says it",
-    "inference_mode": "training trains and evaluation does not",
-    "alora_invocation_tokens": "it looks for tokens in a row of one document, and a row here holds a trie",
-}
-INITIAL_WEIGHTS = (True, False, "gaussian", "orthogonal")
-TORCH_DTYPES = ("float32", "float16", "bfloat16", "uint8", "int8")
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -258,52 +247,6 @@ def measured(recipe: Recipe) -> list[str]:
     exact = ["free_run_ndcg", "invalid_rate", "valid_mass"] * (recipe.eval.mode == "exact")
     asked = [metric.name for metric in asked_metrics(recipe.eval.metrics)]
     return ["cvr", "ndcg", *(f"recall@{k}" for k in recipe.eval.recall_at), *asked, *exact]
-
-
-def check_adapters(recipe: Recipe) -> None:
-    """Raise `ValueError` where the sections `lora` and `quantization` are not what peft and transformers take."""
-    if recipe.lora is not None:
-        _check_lora(recipe.lora)
-    elif recipe.model.adapter is not None:
-        raise ValueError(f"model.adapter={recipe.model.adapter} has no effect without the section lora; drop one")
-    if recipe.quantization is None:
-        return
-    if recipe.lora is None:
-        raise ValueError("quantization needs lora: quantized weights cannot be trained, adapters over them can")
-    if recipe.model.from_scratch:
-        raise ValueError("quantization conflicts with model.from_scratch=true: weights are quantized when loaded")
-    _check_quantization(recipe.quantization)
-
-
-def _check_lora(lora: Mapping[str, Any]) -> None:
-    for key in lora:
-        if key in FIXED_LORA:
-            raise ValueError(f"lora.{key} is not for a recipe to set: {FIXED_LORA[key]}")
-    check_fields("lora", lora, library_fields("LoraConfig"), "peft.LoraConfig")
-    start = lora.get("init_lora_weights", True)
-    if start not in INITIAL_WEIGHTS:
-        raise ValueError(
-            f"lora.init_lora_weights={start} changes the model's own weights at the start, and a checkpoint holds the "
-            "adapter alone; use true, false, gaussian or orthogonal"
-        )
-    if lora.get("r", 1) < 1:
-        raise ValueError(f"lora.r={lora['r']} must be at least 1")
-
-
-def _check_quantization(quantization: Mapping[str, Any]) -> None:
-    fields = library_fields("BitsAndBytesConfig")
-    check_fields("quantization", quantization, fields, "transformers.BitsAndBytesConfig")
-    four, eight = quantization.get("load_in_4bit"), quantization.get("load_in_8bit")
-    if four and eight:
-        raise ValueError("quantization.load_in_4bit conflicts with quantization.load_in_8bit; choose one")
-    if not (four or eight):
-        raise ValueError("quantization has no effect without load_in_4bit=true or load_in_8bit=true")
-    kind = quantization.get("bnb_4bit_quant_type", "nf4")
-    if four and kind not in ("nf4", "fp4"):
-        raise ValueError(f"quantization.bnb_4bit_quant_type={kind} must be nf4 or fp4")
-    for key in ("bnb_4bit_compute_dtype", "bnb_4bit_quant_storage"):
-        if quantization.get(key) not in (None, *TORCH_DTYPES):
-            raise ValueError(f"quantization.{key}={quantization[key]} must be one of {', '.join(TORCH_DTYPES)}")
 
 
 def tracker_names(report_to: str | Sequence[str] | None) -> list[str]:

@@ -23,6 +23,7 @@ FILE = Path(__file__).with_name("library_fields.json")
 CLASSES = {  # class -> the library that has it, and the section of a recipe that holds its fields
     "TrainingArguments": ("transformers", "training"),
     "LoraConfig": ("peft", "lora"),
+    "PromptTuningConfig": ("peft", "soft_prompt"),
     "BitsAndBytesConfig": ("transformers", "quantization"),
 }
 

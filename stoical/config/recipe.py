@@ -71,11 +71,13 @@ class ModelSettings:
     )
     from_scratch: bool = option(False, "random weights, in the shape that config gives, instead of saved ones")
     config: dict[str, Any] = option(None, "fields of the model's PretrainedConfig to change", factory=dict)
-    adapter: str | None = option(None, "with the section lora: a checkpoint whose adapters to continue from")
+    adapter: str | None = option(
+        None, "with the section lora or soft_prompt: a checkpoint whose adapters or prompt to continue from"
+    )
     attn_implementation: str = option(TRIE_ATTENTION, f"the attention: {', '.join(MASKABLE)}")
     dtype: DType = option(
         "float32",
-        "of the weights. bfloat16 is for those that LoRA leaves alone: a small learning rate does not move it",
+        "of the weights. bfloat16 is for those below adapters or a soft prompt: a small learning rate does not move it",
     )
 
 
@@ -178,8 +180,13 @@ class Recipe:
     lora: dict[str, Any] | None = option(
         None, "peft.LoraConfig fields: adapters are trained, the model below stays as it is (overlay lora)"
     )
+    soft_prompt: dict[str, Any] | None = option(
+        None,
+        "peft.PromptTuningConfig fields: the embeddings of virtual tokens before every prompt are trained, the model "
+        "stays as it is (overlay soft_prompt)",
+    )
     quantization: dict[str, Any] | None = option(
-        None, "transformers.BitsAndBytesConfig fields, for the model below adapters (overlay qlora)"
+        None, "transformers.BitsAndBytesConfig fields, for the model below adapters (overlay qlora) or a soft prompt"
     )
     loss: LossSettings = field(default_factory=LossSettings)
     mitigations: MitigationSettings = field(default_factory=MitigationSettings)

@@ -1,14 +1,15 @@
-"""LoRA adapters by peft over a model that stays as it is, whole or quantized by bitsandbytes (QLoRA)."""
+"""What peft trains over a model that stays as it is, whole or quantized by bitsandbytes: LoRA, or a soft prompt."""
 
 from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, PromptTuningConfig, TaskType, get_peft_model
 from safetensors import SafetensorError
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
@@ -41,12 +42,38 @@ def add_lora(model: PreTrainedModel, lora: Mapping[str, Any], seed: int) -> Peft
 
     The same `seed` gives the same adapters: on every process, and when a run starts again.
     """
+    with _errors_of("lora"):
+        return _new(model, LoraConfig(task_type=TaskType.CAUSAL_LM, **lora), seed)
+
+
+def add_soft_prompt(model: PreTrainedModel, soft_prompt: Mapping[str, Any], tokenizer: str, seed: int) -> PeftModel:
+    """The model with new float32 embeddings of virtual tokens before every prompt, all else frozen.
+
+    tokenizer: where peft finds the one that reads `prompt_tuning_init_text`. The same `seed` gives the same embeddings.
+    Raises `ValueError` for settings that peft refuses, and for a tokenizer that it does not find.
+    """
+    with _errors_of("soft_prompt"):
+        return _new(model, _prompt_config(soft_prompt, tokenizer), seed)
+
+
+def _new(model: PreTrainedModel, config: PeftConfig, seed: int) -> PeftModel:
     torch.manual_seed(seed)
-    try:
-        wrapped: PeftModel = get_peft_model(model, LoraConfig(task_type=TaskType.CAUSAL_LM, **lora))
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise ValueError(f"lora: {error}") from error
+    wrapped: PeftModel = get_peft_model(model, config)
     return wrapped
+
+
+def _prompt_config(soft_prompt: Mapping[str, Any], tokenizer: str) -> PromptTuningConfig:
+    reads = {"tokenizer_name_or_path": tokenizer} if soft_prompt.get("prompt_tuning_init") == "TEXT" else {}
+    return PromptTuningConfig(task_type=TaskType.CAUSAL_LM, **soft_prompt, **reads)
+
+
+@contextmanager
+def _errors_of(section: str) -> Iterator[None]:
+    """What peft refuses in here is a `ValueError` about this section of the recipe."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, NotImplementedError) as error:
+        raise ValueError(f"{section}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
 
 
 def load_lora(model: PreTrainedModel, lora: Mapping[str, Any], path: str) -> PeftModel:
@@ -56,12 +83,37 @@ def load_lora(model: PreTrainedModel, lora: Mapping[str, Any], path: str) -> Pef
     what was saved.
     """
     wrapped = read_adapter(model, path, trainable=True)
-    asked, saved = LoraConfig(task_type=TaskType.CAUSAL_LM, **lora), wrapped.active_peft_config
-    for key in lora:
+    _check_saved(wrapped.active_peft_config, LoraConfig(task_type=TaskType.CAUSAL_LM, **lora), lora, "lora", path)
+    return wrapped
+
+
+def load_soft_prompt(model: PreTrainedModel, soft_prompt: Mapping[str, Any], tokenizer: str, path: str) -> PeftModel:
+    """The model with the soft prompt saved at `path`, trainable.
+
+    Raises `ValueError` as `load_lora` does, and where it was trained before another model: its vectors would mean
+    nothing to this one.
+    """
+    with _reading(path):
+        saved = PeftConfig.from_pretrained(path)
+    _check_saved(saved, _prompt_config(soft_prompt, tokenizer), soft_prompt, "soft_prompt", path)
+    theirs, ours = saved.base_model_name_or_path, model.name_or_path
+    if theirs != ours:
+        raise ValueError(f"model.adapter={path} is a soft prompt of the model {theirs}, not of model.name={ours}")
+    wrapped = add_soft_prompt(model, soft_prompt, tokenizer, seed=0)  # peft loads a prompt that trains into one only
+    with _reading(path):
+        wrapped.load_adapter(path, wrapped.active_adapter, is_trainable=True)
+    return wrapped
+
+
+def _check_saved(saved: PeftConfig, asked: PeftConfig, keys: Iterable[str], section: str, path: str) -> None:
+    if saved.peft_type != asked.peft_type:
+        raise ValueError(f"model.adapter={path} is {saved.peft_type.value}, which the section {section} does not train")
+    for key in keys:
         ours, theirs = getattr(asked, key), getattr(saved, key)
         if ours != theirs and ours != "all-linear":  # peft saves the layers that this stood for
-            raise ValueError(f"lora.{key}={ours} conflicts with model.adapter={path}, which was saved with {theirs}")
-    return wrapped
+            raise ValueError(
+                f"{section}.{key}={ours} conflicts with model.adapter={path}, which was saved with {theirs}"
+            )
 
 
 def read_adapter(model: nn.Module, path: str, trainable: bool) -> PeftModel:
@@ -69,17 +121,25 @@ def read_adapter(model: nn.Module, path: str, trainable: bool) -> PeftModel:
 
     Raises `ValueError` where that cannot be read, or where tensors are missing: peft would leave them as they began.
     """
+    with _reading(path):
+        wrapped: PeftModel = PeftModel.from_pretrained(model, path, is_trainable=trainable)
+    return wrapped
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """What goes wrong in here, tensors that are missing too, is a `ValueError` about the adapter at `path`."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys")
-            wrapped: PeftModel = PeftModel.from_pretrained(model, path, is_trainable=trainable)
+            yield
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError, UserWarning) as error:
         raise ValueError(f"adapter {path}: {(str(error).splitlines() or [type(error).__name__])[0][:300]}") from error
-    return wrapped
 
 
 def describe_trainable(model: nn.Module) -> str:
     """How many parameters train, and what the others are."""
     assert isinstance(model, PeftModel)
     trainable, total = model.get_nb_trainable_parameters()
-    return f"LoRA: {trainable:,} of {total:,} parameters train ({100 * trainable / total:.2g}%)"
+    kind = "soft prompt" if model.active_peft_config.is_prompt_learning else "LoRA"
+    return f"{kind}: {trainable:,} of {total:,} parameters train ({100 * trainable / total:.2g}%)"

@@ -113,12 +113,17 @@ def _what(recipe: Recipe, adapter: bool, method: str) -> str:
     base = _hub_id(recipe)
     origin = f"[{base}](https://huggingface.co/{base})" if base else f"`{Path(recipe.model.name).name}`"
     start = f"{recipe.model.name} with random weights" if recipe.model.from_scratch else origin
-    kind = "A LoRA adapter" if adapter else "A causal language model"
+    small = "A LoRA adapter" if recipe.soft_prompt is None else _soft_prompt(recipe.soft_prompt)
+    kind = small if adapter else "A causal language model"
     return (
         f"{kind} that ranks: the probability it gives a document's identifier (docID), after a prompt with the query "
         f"and the candidates if its template shows them, is the document's score. Trained from {start} by stoical "
         f"with {method}."
     )
+
+
+def _soft_prompt(soft_prompt: Mapping[str, Any]) -> str:
+    return f"A soft prompt of {soft_prompt['num_virtual_tokens']} vectors, put before every prompt of a frozen model,"
 
 
 def _usage(recipe: Recipe) -> str:

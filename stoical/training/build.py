@@ -70,6 +70,11 @@ def build_trainer(recipe: Recipe, began: float | None = None) -> StoicalTrainer:
             f"loss.ranking={recipe.loss.ranking} runs a second model, its reference, which has not been proved with "
             f"weights that {sharding(recipe.training)} splits; use DDP"
         )
+    if recipe.soft_prompt is not None and sharding(recipe.training) is not None:
+        raise ValueError(
+            f"soft_prompt runs parts of the model by themselves, which does not go with weights that "
+            f"{sharding(recipe.training)} splits; use DDP, or one process"
+        )
     if arguments.process_index == 0:
         batch = largest_batch(dataset, arguments.per_device_train_batch_size, collator)
         warning = shortage(run_memory(recipe, meta_model(recipe, config), config, batch), recipe.layout)

@@ -7,7 +7,7 @@ intermediate size, V vocabulary, L layers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import nn
@@ -64,6 +64,11 @@ class MicroBatch:
         sizes = (self.tokens, self.attended, self.slots, self.mask)
         return MicroBatch(rows, *(size * rows // self.rows for size in sizes))
 
+    def longer(self, columns: int, nodes: int) -> MicroBatch:
+        """The same with so many more columns in every row, which its `nodes` see, and no logits there."""
+        more = self.rows * columns
+        return replace(self, tokens=self.tokens + more, attended=self.attended + more, mask=self.mask + more * nodes)
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingSetup:
@@ -73,8 +78,8 @@ class TrainingSetup:
     residual stream has the former's precision. states: values a trained weight that the optimizer keeps: 2 for AdamW,
     in the weight's precision, 1 for Adafactor with beta1, in float32.
     whole_logits: all logits are there at once, however many (`models.reading` says where). lora: adapters are trained.
-    reference: a frozen copy of the weights is there to compare with. dropout_bytes: of
-    their dropout's mask, an element: 0 without, 1 on CUDA, 4 on CPUs.
+    soft_prompt: nothing in the layers is. reference: a frozen copy of the weights is there to compare with.
+    dropout_bytes: of their dropout's mask, an element: 0 without, 1 on CUDA, 4 on CPUs.
     """
 
     low_precision: bool
@@ -85,6 +90,7 @@ class TrainingSetup:
     frozen_bytes: float = 4.0
     trained_bytes: int = 4
     lora: bool = False
+    soft_prompt: bool = False
     dropout_bytes: int = 0
     reference: bool = False
     whole_logits: bool = False
@@ -156,7 +162,7 @@ def _logits(shape: ModelShape, batch: MicroBatch, setup: TrainingSetup) -> float
         return (setup.width + 16) * batch.slots * shape.vocabulary
     tokens = max(chunked_head.LEAST, chunked_head.CHUNK // batch.slots)
     chunk = (8 if setup.low_precision else 4) * tokens * batch.slots
-    weight = 0 if setup.lora else setup.trained_bytes * shape.vocabulary * shape.hidden
+    weight = 0 if setup.lora or setup.soft_prompt else setup.trained_bytes * shape.vocabulary * shape.hidden
     return chunk + weight + 4 * batch.slots * shape.hidden
 
 
@@ -194,7 +200,9 @@ def _per_token(shape: ModelShape, setup: TrainingSetup, stream: int) -> float:
 
     Under autocast every linear layer keeps its own cast of its input; in float32 those with the same input share it.
     """
-    norms = 2 * shape.hidden * (4 + (0 if setup.lora else stream))
+    norms = 2 * shape.hidden * (4 + (0 if setup.lora or setup.soft_prompt else stream))
+    if setup.soft_prompt:  # frozen layers keep no input, only what the gated MLP and the norms need
+        return norms + 3 * shape.intermediate * setup.width
     if setup.lora:  # frozen layers keep no input; the adapter of each keeps a dropout mask and its own cast
         kept = (6 * shape.hidden + shape.intermediate) * (setup.dropout_bytes + setup.width)
         return norms + kept + 3 * shape.intermediate * setup.width

@@ -54,17 +54,22 @@ class RunMemory:
     def __str__(self) -> str:
         parts = step_memory(self.shape, self.batch, self.setup)
         listed = ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
-        trained = f", {self.shape.trainable / 1e6:,.1f}M of them trained" if self.shape.frozen else ""
+        trained = f", {_count(self.shape.trainable)} of them trained" if self.shape.frozen else ""
         return (
-            f"memory, estimated, for {self.shape.parameters / 1e6:,.1f}M parameters{trained} and a micro-batch of "
+            f"memory, estimated, for {_count(self.shape.parameters)} parameters{trained} and a micro-batch of "
             f"{self.batch.rows} x {self.batch.attended // self.batch.rows} tokens: {self.total:.2f} GiB ({listed})"
         )
+
+
+def _count(parameters: int) -> str:
+    """A number of parameters in millions, where it is that many."""
+    return f"{parameters / 1e6:,.1f}M" if parameters >= 50_000 else f"{parameters:,}"
 
 
 def run_memory(recipe: Recipe, model: PreTrainedModel, config: PreTrainedConfig, batch: PackedBatch) -> RunMemory:
     """The estimate for a recipe with `model` (on the meta device) and a packed micro-batch, under this launcher."""
     processes = PartialState().num_processes
-    shape = model_shape(model if recipe.lora is None else add_lora(model, recipe.lora, recipe.seed), config)
+    shape = _shape(recipe, model, config)
     setup = TrainingSetup(
         low_precision=bool(recipe.training.get("bf16") or recipe.training.get("fp16")),
         states=1 if recipe.optimizer == "adafactor" else 2,
@@ -72,13 +77,29 @@ def run_memory(recipe: Recipe, model: PreTrainedModel, config: PreTrainedConfig,
         sharding=_split(recipe, processes),
         processes=processes,
         frozen_bytes=_frozen_bytes(recipe, shape),
-        trained_bytes=2 if recipe.lora is None and recipe.model.dtype == "bfloat16" else 4,
+        trained_bytes=2 if not _frozen(recipe) and recipe.model.dtype == "bfloat16" else 4,
         lora=recipe.lora is not None,
+        soft_prompt=recipe.soft_prompt is not None,
         dropout_bytes=_mask_bytes() if recipe.lora and recipe.lora.get("lora_dropout") else 0,
-        reference=recipe.lora is None and needs_reference(recipe),
+        reference=not _frozen(recipe) and needs_reference(recipe),
         whole_logits=_whole_logits(recipe, model),
     )
-    return RunMemory(shape, micro_batch(batch, recipe.layout, recipe.model.attn_implementation), setup)
+    sizes = micro_batch(batch, recipe.layout, recipe.model.attn_implementation)
+    if recipe.soft_prompt is not None:
+        sizes = sizes.longer(recipe.soft_prompt["num_virtual_tokens"], batch.node_up.shape[1])
+    return RunMemory(shape, sizes, setup)
+
+
+def _frozen(recipe: Recipe) -> bool:
+    """True where the model's own weights do not train."""
+    return recipe.lora is not None or recipe.soft_prompt is not None
+
+
+def _shape(recipe: Recipe, model: PreTrainedModel, config: PreTrainedConfig) -> ModelShape:
+    if recipe.soft_prompt is not None:
+        shape = model_shape(model.requires_grad_(False), config)
+        return replace(shape, trainable=recipe.soft_prompt["num_virtual_tokens"] * shape.hidden)
+    return model_shape(model if recipe.lora is None else add_lora(model, recipe.lora, recipe.seed), config)
 
 
 def needs_reference(recipe: Recipe) -> bool:
@@ -162,6 +183,8 @@ def _changes(run: RunMemory, limit: float, layout: Layout, devices: int) -> Iter
     if setup.sharding in ("none", "ddp"):
         split = replace(run, setup=replace(setup, sharding="full", processes=devices))
         yield f"FSDP2 over {devices} devices ({shipped('accelerate_configs') / 'fsdp2.yaml'})", split
+    if setup.soft_prompt:  # adapters would take more
+        return
     lora = run if setup.lora else _with_lora(run)
     if not setup.lora:
         yield "LoRA (recipe=...,lora)", lora
@@ -190,7 +213,7 @@ def device_memory() -> tuple[float, str]:
 
 def full_fine_tuning(run: RunMemory, layout: Layout) -> str | None:
     """How many large GPUs training all weights takes with FSDP2; None where adapters are trained, or none would do."""
-    if run.setup.lora:
+    if run.setup.lora or run.setup.soft_prompt:
         return None
     checkpointing = layout != "cache"
     for devices in (1, 2, 4, 8, 16, 32, 64):

@@ -53,6 +53,7 @@ def test_with_another_version_the_library_itself_is_asked(name: str, monkeypatch
     assert library_fields(name) == kept
     assert asked == [name]
     load_recipe("wordnet_alpha2", "qlora", "training.max_steps=5")
+    load_recipe("wordnet_alpha2", "soft_prompt")
     assert set(asked) == set(CLASSES)
     with pytest.raises(ValueError, match=r"Did you mean 'training\.max_steps'"):
         load_recipe("training.max_step=5")

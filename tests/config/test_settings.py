@@ -96,6 +96,8 @@ def test_null_unsets_and_quotes_keep_a_word() -> None:
 
 FRACTIONAL = ["loss.item=fractional", "loss.alpha=2"]
 FOUR_BITS = ["quantization.load_in_4bit=true"]
+CACHE = "layout=cache"
+SOFT = ["soft_prompt.num_virtual_tokens=4", CACHE]
 EVERY_NODE = ["loss.token=every_node", "loss.beta=2"]
 BAD = {
     "unknown recipe": (["recipe=wordnet_alpha22"], "recipe 'wordnet_alpha22' does not exist. Did you mean 'wordnet_"),
@@ -198,7 +200,65 @@ BAD = {
         ["lora.init_lora_weights=pissa"],
         "lora.init_lora_weights=pissa changes the model's own weights",
     ),
-    "quantization without lora": (FOUR_BITS, "quantization needs lora"),
+    "no vectors": (["soft_prompt.num_virtual_tokens=0", CACHE], "soft_prompt.num_virtual_tokens=0 must be at least 1"),
+    "vectors not said": (
+        ["soft_prompt.prompt_tuning_init=RANDOM", CACHE],
+        "soft_prompt.num_virtual_tokens=None must be at least 1",
+    ),
+    "unknown soft prompt field": (
+        [*SOFT, "soft_prompt.num_virtual_token=3"],
+        "'soft_prompt.num_virtual_token' does not exist. Did you mean 'soft_prompt.num_virtual_tokens'?",
+    ),
+    "text as number of vectors": (
+        ["soft_prompt.num_virtual_tokens=x", CACHE],
+        "soft_prompt.num_virtual_tokens='x' has the wrong type; peft.PromptTuningConfig wants",
+    ),
+    "a field that the model decides": ([*SOFT, "soft_prompt.token_dim=8"], "soft_prompt.token_dim is not for a recipe"),
+    "unknown start of a prompt": (
+        [*SOFT, "soft_prompt.prompt_tuning_init=SAMPLE"],
+        "'soft_prompt.prompt_tuning_init=SAMPLE' does not exist. Use RANDOM, SAMPLE_VOCAB, TEXT.",
+    ),
+    "a text to start with, without its text": (
+        [*SOFT, "soft_prompt.prompt_tuning_init=TEXT"],
+        "soft_prompt.prompt_tuning_init=TEXT goes with soft_prompt.prompt_tuning_init_text",
+    ),
+    "a text to start with, by a tokenizer that peft cannot load": (
+        [
+            *SOFT,
+            "soft_prompt.prompt_tuning_init=TEXT",
+            "soft_prompt.prompt_tuning_init_text=rank",
+            "tokenizer.name=bpe",
+            "tokenizer.vocab_size=500",
+        ],
+        "soft_prompt.prompt_tuning_init=TEXT conflicts with tokenizer.name=bpe",
+    ),
+    "a soft prompt and adapters": ([*SOFT, "lora.r=2"], "soft_prompt conflicts with lora, one of the two is trained"),
+    "a soft prompt in another layout": (SOFT[:1], "soft_prompt conflicts with layout=sequence, which cannot put it"),
+    "a soft prompt, a row a docID": (
+        [*SOFT[:1], "layout=pointwise"],
+        "soft_prompt conflicts with layout=pointwise, which cannot put it first",
+    ),
+    "a soft prompt with noise": (
+        [*SOFT, "training.neftune_noise_alpha=5"],
+        "soft_prompt conflicts with training.neftune_noise_alpha",
+    ),
+    "a soft prompt and mixtures of tokens": (
+        [*SOFT, "recipe=wordnet_beta2,scheduled_sampling_soft"],
+        "soft_prompt conflicts with mitigations.soft_sampling",
+    ),
+    "a soft prompt and a reference": (
+        [*SOFT, "recipe=wordnet_ranking", "loss.ranking=softmax_dpo"],
+        "soft_prompt conflicts with loss.ranking=softmax_dpo, which compares with the model before training",
+    ),
+    "a soft prompt and self-training": (
+        [*SOFT, "recipe=wordnet_beta2,bash"],
+        "soft_prompt conflicts with self_training, which goes on from",
+    ),
+    "a prompt to continue that nothing trains": (
+        ["model.adapter=x"],
+        "model.adapter=x has no effect without the section lora or soft_prompt",
+    ),
+    "quantization without lora": (FOUR_BITS, "quantization needs lora or soft_prompt"),
     "quantization of nothing": (
         ["lora.r=2", *FOUR_BITS, "model.from_scratch=true"],
         "quantization conflicts with model.from_scratch=true",
@@ -253,6 +313,14 @@ GOOD = {
     "gaussian adapters": ["lora.init_lora_weights=gaussian"],
     "adapters over 4 bits": ["lora.r=2", *FOUR_BITS],
     "no adapters": ["lora=null"],
+    "a soft prompt": SOFT,
+    "a soft prompt over 4 bits": [*SOFT, *FOUR_BITS],
+    "a soft prompt that begins as a text": [
+        *SOFT,
+        "soft_prompt.prompt_tuning_init=TEXT",
+        "soft_prompt.prompt_tuning_init_text=rank the hypernyms",
+    ],
+    "no soft prompt": ["recipe=wordnet_alpha2,soft_prompt", "soft_prompt=null"],
     "recall at none": ["eval.recall_at=[]"],
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import re
 import sys
@@ -21,8 +20,6 @@ from stoical.evaluation import metrics
 from stoical.trie.node_weights import TargetSettings
 from tests.support.root import ROOT
 
-ROOMS = {path.name for path in (ROOT / "stoical").iterdir() if path.is_dir()}
-
 
 def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -30,20 +27,6 @@ def blocks(page: str, language: str) -> list[str]:
 
 def block_with(text: str) -> str:
     return next(block for block in blocks("extending.md", "python") if text in block)
-
-
-def test_the_map_of_the_paper_names_what_exists() -> None:
-    page = (ROOT / "docs" / "paper_map.md").read_text(encoding="utf-8")
-    dotted = {name for name in re.findall(r"`([a-z_]+(?:\.\w+)+)`", page) if name.partition(".")[0] in ROOMS}
-    assert len(dotted) >= 20
-    for name in dotted:
-        module, _, attribute = name.rpartition(".")
-        assert hasattr(importlib.import_module(f"stoical.{module}"), attribute), name
-    files = {
-        name for name in re.findall(r"`([a-z_]+/[\w/]+\.py)`", page) if not name.startswith(("data_prep", "examples"))
-    }
-    places = [ROOT / "stoical", ROOT / "stoical" / "objectives"]
-    assert {name for name in files if not any((place / name).is_file() for place in places)} == set()
 
 
 def test_the_python_of_the_library_page_runs_from_top_to_bottom(capsys: pytest.CaptureFixture[str]) -> None:

@@ -163,15 +163,19 @@ def test_the_ranker_s_batches_are_its_queries() -> None:
     batch = task.batch(rows)
     assert batch.input_ids[:, 0].tolist() == [ranker.BOS] * 5
     assert torch.equal(batch.input_ids[:, 1:5] - ranker.FIRST_DOCUMENT, task.orders[rows])
-    weights = batch.node_weights.view(5, -1)
-    names = [tuple(ids) for ids in ranker.docids(4)]
-    nodes = {(): 0, (0,): 1, (1,): 2, **{name: 3 + i for i, name in enumerate(names)}}
+    ranks = batch.doc_rank.view(5, 4)
     for row, query in enumerate(rows.tolist()):
         order = task.orders[query].tolist()
-        for prefix, node in nodes.items():
-            if prefix:  # by hand: lambda(r) = (k - r + 1) / k of every docID below
-                below = [i for i, name in enumerate(names) if name[: len(prefix)] == prefix]
-                assert weights[row, node] == pytest.approx(sum((4 - order.index(i)) / 4 for i in below))
+        assert ranks[row].tolist() == [1 + order.index(document) for document in range(4)]
+
+
+def test_wrong_orders_are_drawn_again_up_to_their_number() -> None:
+    task, generator = ranker.make_task(4, 10), torch.Generator().manual_seed(0)
+    for wrong, again in ((torch.arange(0), 0), (torch.tensor([23]), 1), (torch.arange(20, 24), 4)):
+        rows = task.draw(wrong, generator)
+        assert rows.shape == (10,)
+        assert set(rows[:again].tolist()) <= set(wrong.tolist())
+    assert set(task.draw(torch.full((24,), 7), generator)[:5].tolist()) == {7}
 
 
 def test_what_the_ranker_has_right_by_plain_forwards() -> None:
@@ -185,7 +189,7 @@ def test_what_the_ranker_has_right_by_plain_forwards() -> None:
                 logits = model(input_ids=torch.tensor([prompt + ids])).logits[0].double().log_softmax(dim=-1)
             scores.append(sum(float(logits[len(prompt) - 1 + step, token]) for step, token in enumerate(ids)))
         right += all(scores[a] > scores[b] for a, b in itertools.pairwise(order))
-    assert ranker.num_right(model, task) == right
+    assert len(ranker.ranked_wrong(model, task)) == 6 - right
     found = node_logprobs(model, task.batch(torch.arange(4))).logprobs
     assert found.shape == (4 * 6,)
 

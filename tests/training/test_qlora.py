@@ -73,3 +73,17 @@ def test_adapters_train_over_four_bits_rank_and_merge_without_them(tuned: Path, 
     product = layer.scaling["default"] * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     expected = base.model.layers[0].mlp.up_proj.weight.float() + product
     torch.testing.assert_close(merged.model.layers[0].mlp.up_proj.weight, expected, atol=1e-7, rtol=0)
+
+
+@needs_bitsandbytes
+def test_a_soft_prompt_trains_before_four_bits(tuned: Path, tmp_path: Path) -> None:
+    own = ["recipe=wordnet_alpha2,small,qlora,soft_prompt", "lora=null", "training.save_steps=3"]
+    trainer = build_trainer(make(tuned, tmp_path / "run", *own))
+    parameters = dict(trainer.model.named_parameters())
+    before = {name: p.clone() for name, p in parameters.items()}
+    assert sum(p.dtype == torch.uint8 for p in before.values()) == 7
+    trainer.train()
+    moved = {name for name, p in before.items() if not torch.equal(p, parameters[name])}
+    assert moved == {name for name, p in parameters.items() if p.requires_grad}
+    assert len(moved) == 1
+    assert all(row.score < 0 for row in Ranker.from_pretrained(tmp_path / "run").rank("query ba", ["bado", "ki"]))

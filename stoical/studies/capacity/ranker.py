@@ -2,9 +2,10 @@
 
 The model is an ordinary decoder (Mistral's architecture) whose hidden vectors have `hidden` numbers. It reads the order
 that it is asked for, one token a document, from first to last, and writes a docID of binary digits. It is trained with
-SToICaL's item-level loss, lambda(r) = (k - r + 1) / k and one-hot targets, whose optimum ranks every order correctly.
+ListMLE on the exact scores log p(docID): the likelihood of the whole order. SToICaL's item-level loss, whose optimum
+ranks every order right, too, leaves the last few orders wrong for longer, since its targets of neighbours are close.
 
-Dimension letters: Q = k! queries, k documents, B queries of a batch, N trie nodes of one query, T columns of a batch.
+Dimension letters: Q = k! queries, k documents, B queries of a batch.
 """
 
 from __future__ import annotations
@@ -19,20 +20,19 @@ from stoical.common.lazy import torch
 from stoical.decoding.scores import doc_scores
 from stoical.encoding.packing import PackedBatch, TrieTargetCollator
 from stoical.encoding.tokenized import TokenizedQuery
-from stoical.objectives.objective import weighted_nll
+from stoical.objectives.ranking.list_mle import LIST_MLE
+from stoical.objectives.ranking.lists import make_lists
 from stoical.studies.capacity.free_embeddings import all_orders
-from stoical.trie.node_weights import TargetSettings, node_weights
-from stoical.trie.prefix_tree import build_trie
+from stoical.trie.node_weights import TargetSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-LOSS = TargetSettings(item="stepwise")
 BOS, FIRST_DOCUMENT = 2, 3  # tokens 0 and 1 are the digits of docIDs
-LAYERS, HEADS, HEAD_WIDTH, INNER = 2, 4, 8, 64
+LAYERS, HEADS, HEAD_WIDTH, INNER = 3, 4, 8, 64
 RATE, WARMUP, CLIP = 5e-3, 100, 1.0
-CHECKS = 20  # counts of what is right, in a whole training
+CHECKS = 30  # counts of what is right, in a whole training
 
 
 def docids(k: int) -> list[list[int]]:
@@ -64,13 +64,13 @@ def small_model(k: int, hidden: int, seed: int) -> PreTrainedModel:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """All k! queries: `orders` [Q, k] the documents from first to last, `weights` [Q, N] of the loss on every node.
+    """All k! queries: `orders` [Q, k] the documents from first to last, `ranks` [Q, k] those of the documents.
 
     `shape` is a batch of B queries; every batch has its columns, its mask and its nodes.
     """
 
     orders: Tensor
-    weights: Tensor
+    ranks: Tensor
     shape: PackedBatch
 
     @property
@@ -82,24 +82,31 @@ class Task:
         """The batch of these B queries."""
         input_ids = self.shape.input_ids.clone()
         input_ids[:, 1 : self.shape.prompt_width] = FIRST_DOCUMENT + self.orders[rows]
-        return replace(self.shape, input_ids=input_ids, node_weights=self.weights[rows].flatten())
+        return replace(self.shape, input_ids=input_ids, doc_rank=self.ranks[rows].flatten())
+
+    def draw(self, wrong: Tensor, generator: torch.Generator) -> Tensor:
+        """[B] queries at random, up to half of them out of those that were `wrong`, no more than these are."""
+        rows = torch.randint(len(self.orders), (self.size,), generator=generator)
+        again = min(len(wrong), self.size // 2)
+        if again:
+            rows[:again] = wrong[torch.randint(len(wrong), (again,), generator=generator)]
+        return rows
 
 
 def make_task(k: int, size: int) -> Task:
     """The queries of k documents in batches of `size`, or of all k! where they are fewer."""
     orders, ids = all_orders(k), docids(k)
-    trie, ranks = build_trie(ids), np.argsort(orders, axis=1) + 1
-    weights = np.stack([node_weights(trie, each, LOSS) for each in ranks]).astype(np.float32)
+    ranks = np.argsort(orders, axis=1) + 1
     names = ["".join(map(str, each)) for each in ids]
     query = TokenizedQuery(
         "", [BOS, *range(FIRST_DOCUMENT, FIRST_DOCUMENT + k)], names, ids, [*map(len, ids)], ranks[0]
     )
-    shape = TrieTargetCollator(LOSS, prune=False)([query] * min(size, len(orders)))["batch"]
-    return Task(torch.tensor(orders), torch.from_numpy(weights), shape)
+    shape = TrieTargetCollator(TargetSettings(), prune=False)([query] * min(size, len(orders)))["batch"]
+    return Task(torch.tensor(orders), torch.from_numpy(ranks), shape)
 
 
-def num_right(model: PreTrainedModel, task: Task) -> int:
-    """How many of the k! orders the model ranks right: scores are log p(docID), and equal ones are wrong."""
+def ranked_wrong(model: PreTrainedModel, task: Task) -> Tensor:
+    """The queries whose order the model does not rank right: scores are log p(docID), and equal ones are wrong."""
     from stoical.models.forward import node_logprobs
 
     right = torch.zeros(len(task.orders), dtype=torch.bool)
@@ -110,13 +117,13 @@ def num_right(model: PreTrainedModel, task: Task) -> int:
             found = doc_scores(batch, node_logprobs(model, batch).logprobs, "sum").view(task.size, -1)
             in_order = found.gather(1, task.orders[full])[: len(rows)]
             right[rows] = (in_order[:, :-1] > in_order[:, 1:]).all(dim=1)
-    return int(right.sum())
+    return (~right).nonzero()[:, 0]
 
 
 def train(k: int, hidden: int, seed: int, steps: int, size: int) -> tuple[int, int]:
     """Train for at most `steps` batches of `size`; how many of the k! orders are right then, and after how many steps.
 
-    It ends where all are right, which is looked at CHECKS times.
+    It ends where all are right, which is looked at CHECKS times. Orders that are wrong then are trained on more often.
     """
     from stoical.models.forward import node_logprobs
 
@@ -126,17 +133,18 @@ def train(k: int, hidden: int, seed: int, steps: int, size: int) -> tuple[int, i
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / steps)) / 2
     )
-    right = 0
+    wrong = torch.arange(0)
     for step in range(1, steps + 1):
-        batch = task.batch(torch.randint(len(task.orders), (task.size,), generator=generator))
-        loss = weighted_nll(node_logprobs(model, batch).logprobs, batch.node_weights) / task.size
+        batch = task.batch(task.draw(wrong, generator))
+        scores = doc_scores(batch, node_logprobs(model, batch).logprobs, "sum")
+        loss = LIST_MLE.value(make_lists(batch, scores)).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         schedule.step()
         if step % max(1, steps // CHECKS) == 0 or step == steps:
-            right = num_right(model, task)
-            if right == len(task.orders):
-                return right, step
-    return right, steps
+            wrong = ranked_wrong(model, task)
+            if not len(wrong):
+                break
+    return len(task.orders) - len(wrong), step

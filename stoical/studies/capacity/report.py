@@ -27,8 +27,15 @@ THRESHOLDS = (3, 4, 5, 6, 7, 8, 10, 20, 50, 100, 1_000)  # documents
 
 
 def write_report(rows: Sequence[Row], output: Path) -> str:
-    """Write report.md and the figures of what there is; the tables, to print."""
+    """Write report.md and the figures of what there is; the text of the report, to print."""
     figures.write_figures(rows, output)
+    text = report(rows)
+    write_whole(output / REPORT, text)
+    return text
+
+
+def report(rows: Sequence[Row]) -> str:
+    """The tables of what there is, and how long they took."""
     sections = {
         "Dimensions for all orders": thresholds(),
         "Orders that free embeddings have right": ceilings(_of(rows, "ceilings")),
@@ -39,9 +46,7 @@ def write_report(rows: Sequence[Row], output: Path) -> str:
     }
     seconds = sum(row["seconds"] for row in rows)
     tables = "\n\n".join(f"## {title}\n\n{table}" for title, table in sections.items() if table)
-    text = f"# Capacity, exact\n\n{tables}\n\n{len(rows)} cells, {seconds / 60:.1f} minutes of processor time.\n"
-    write_whole(output / REPORT, text)
-    return text
+    return f"# Capacity, exact\n\n{tables}\n\n{len(rows)} cells, {seconds / 60:.1f} minutes of processor time.\n"
 
 
 def _of(rows: Iterable[Row], part: str) -> list[Row]:

@@ -41,12 +41,12 @@ class Sizes:
         (4, 800),
         (5, 1_500),
         (6, 2_000),
-        (7, 3_500),
-        (8, 5_000),
+        (7, 3_000),
+        (8, 6_000),
     )  # k, steps
     ranker_hidden: int = 4  # and above: documents, steps of training at most
     ranker_seeds: int = 1
-    ranker_batch: int = 256
+    ranker_batch: int = 64
     limit: int = 6  # dimensions, at most
     limit_seeds: int = 3
     limit_steps: int = 20_000
