@@ -54,9 +54,8 @@ format: $(VENV)/.dev  ## rewrite the files as `lint` wants them
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(VENV)/.base  ## speed of the forward layouts and of the collator, as ratios (10 minutes)
-	@$(BIN)/python -m benchmarks.forward
-	@$(BIN)/python -m benchmarks.collator
+bench: $(VENV)/.base  ## the benchmarks that need no GPU, as ratios: under 15 minutes on 2 cores
+	@$(BIN)/python -m benchmarks
 
 clean:  ## remove .venv and caches; data/ and runs/ stay
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build ./*.egg-info

@@ -56,7 +56,7 @@ class CollatorOptions:
     esci_queries: int = option(80, "how many queries of ESCI's size")
     rounds: int = option(5, "how often everything is timed")
     seed: int = option(0, "seed of the rows picked and of the shuffles")
-    name: str = option("collator", "results go to benchmarks/results/<name>.json and .md")
+    out: str = option("collator", "results go to benchmarks/results/<out>.json and .md")
 
 
 def batches(items: Sequence[Any]) -> list[Sequence[Any]]:
@@ -155,7 +155,7 @@ def run(options: CollatorOptions) -> None:
         )
         for title, (results, count) in sizes.items()
     }
-    write_results(options.name, COMMAND, sys.argv[1:], asdict(options), {"wordnet": wordnet, "esci": esci}, tables)
+    write_results(options.out, COMMAND, sys.argv[1:], asdict(options), {"wordnet": wordnet, "esci": esci}, tables)
 
 
 def main() -> int:

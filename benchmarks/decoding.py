@@ -37,6 +37,7 @@ from stoical.commands.shell import Command, execute
 from stoical.common.options import option
 from stoical.decoding.beam_search import _Beams, _ended, _expand, _Finished, _live, beam_search
 from stoical.decoding.device_trie import DeviceTrie
+from stoical.models.attention import register
 from stoical.models.layouts import TRIE_ATTENTION
 
 COMMAND = "python -m benchmarks.decoding"
@@ -59,11 +60,12 @@ class DecodingOptions:
     clock: Literal["cpu", "wall"] = option("cpu", "the clock that the tables show; the JSON has both")
     budget: float = option(10.0, "seconds for each row of a table; at least 3 rounds are made")
     seed: int = option(0, "seed of weights, prompts, docIDs and beams")
-    name: str = option("decoding", "results go to benchmarks/results/<name>.json and .md")
+    out: str = option("decoding", "results go to benchmarks/results/<out>.json and .md")
 
 
 def make_model(options: DecodingOptions) -> PreTrainedModel:
     """Random weights."""
+    register()
     torch.manual_seed(options.seed)
     config = MistralConfig(
         vocab_size=options.vocab,
@@ -276,7 +278,7 @@ def run(options: DecodingOptions) -> None:
     model = make_model(options)
     with torch.no_grad():
         results = [measure(name, model, options) for name in options.catalogues.split(",")]
-    write_results(options.name, COMMAND, sys.argv[1:], asdict(options), results, tables(results, options.clock))
+    write_results(options.out, COMMAND, sys.argv[1:], asdict(options), results, tables(results, options.clock))
 
 
 def main() -> int:

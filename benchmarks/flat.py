@@ -27,7 +27,7 @@ from stoical.commands.shell import Command, execute
 from stoical.common.options import option
 from stoical.config.loading import load_recipe
 from stoical.encoding.packing import PackedBatch
-from stoical.models.forward import _one_sequence, _read_nodes, node_logprobs
+from stoical.models.forward import _one_sequence, node_logprobs
 from stoical.objectives.objective import weighted_nll
 from stoical.training.build import build_trainer
 
@@ -47,14 +47,12 @@ class FlatOptions:
     batches: int = option(6, "micro-batches a round")
     threads: int = option(1, "torch threads")
     budget: float = option(60.0, "seconds to spend on a setting, training and evaluation each; at least 3 rounds")
-    name: str = option("flat", "results go to benchmarks/results/<name>.json and .md")
+    out: str = option("flat", "results go to benchmarks/results/<out>.json and .md")
 
 
 def rectangle(model: nn.Module, batch: PackedBatch) -> Tensor:
     """[M] log-probabilities through the rectangle: what `layout=sequence` runs where a model cannot take a flat row."""
-    logits, _ = _one_sequence(model, batch, hidden=False, embeddings=None)
-    slot = (batch.node_col - batch.prompt_width + 1).clamp(min=0)
-    return _read_nodes(logits, batch.node_row, slot, batch.node_token)
+    return _one_sequence(model, batch, hidden=False, embeddings=None).logprobs
 
 
 def flat(model: nn.Module, batch: PackedBatch) -> Tensor:
@@ -99,7 +97,7 @@ def test_batches(trainer: Any) -> Iterator[PackedBatch]:
 def time_setting(name: str, options: FlatOptions, directory: str) -> dict[str, Any]:
     """Times of one setting, both ways, and how much of the rectangle is real."""
     subtree, recipe, size = SETTINGS[name]
-    data = f"{directory}/{subtree}"
+    data = f"{directory}/{subtree or 'wordnet'}"
     making = data_prep.wordnet.hypernyms
     making.build(making.WordNetOptions(out=data, **({"subtree": subtree, "test_size": 200} if subtree else {})))
     words = [f"recipe={recipe}", f"data.path={data}", f"output={directory}/run", f"global_batch_size={size}"]
@@ -161,7 +159,7 @@ def run(options: FlatOptions) -> None:
         f"{mode}: seconds for {options.batches} micro-batches": summarise(results, mode)
         for mode in ("training", "evaluation")
     }
-    write_results(options.name, COMMAND, sys.argv[1:], asdict(options), results, tables)
+    write_results(options.out, COMMAND, sys.argv[1:], asdict(options), results, tables)
 
 
 def main() -> int:

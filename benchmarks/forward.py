@@ -30,8 +30,9 @@ from stoical.commands.shell import Command, execute
 from stoical.common.options import option
 from stoical.encoding.packing import PackedBatch, TrieTargetCollator
 from stoical.encoding.tokenized import TokenizedQuery
-from stoical.models.forward import _read_nodes, node_logprobs
+from stoical.models.forward import node_logprobs
 from stoical.models.layouts import TRIE_ATTENTION
+from stoical.models.reading import reading
 from stoical.objectives.objective import weighted_nll
 from stoical.trie.node_weights import TargetSettings
 
@@ -56,7 +57,7 @@ class ForwardOptions:
     pointwise_tokens: int = option(6000, "run no more tokens than this in one pointwise call, and multiply up")
     pointwise_rounds: int = option(3, "how often pointwise is timed")
     seed: int = option(0, "seed of weights, prompts and docIDs")
-    name: str = option("forward", "results go to benchmarks/results/<name>.json and .md")
+    out: str = option("forward", "results go to benchmarks/results/<out>.json and .md")
 
 
 def make_model(options: ForwardOptions, attention: str) -> PreTrainedModel:
@@ -78,9 +79,10 @@ def make_model(options: ForwardOptions, attention: str) -> PreTrainedModel:
 def plain_loss(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """A causal pass over the packed tokens, with the packed pass's logits and reduction; the number means nothing."""
     slots = batch.input_ids.shape[1] - batch.prompt_width + 1
-    logits = model(input_ids=batch.input_ids, logits_to_keep=slots, use_cache=False).logits
     slot = (batch.node_col - batch.prompt_width + 1).clamp(min=0)
-    return weighted_nll(_read_nodes(logits, batch.node_row, slot, batch.node_token), batch.node_weights)
+    with reading(model, batch.node_row, slot, batch.node_token, "logprobs") as reader:
+        logits = model(input_ids=batch.input_ids, logits_to_keep=slots, use_cache=False).logits
+    return weighted_nll(reader.read(logits).logprobs, batch.node_weights)
 
 
 def pointwise_logprobs(model: PreTrainedModel, query: TokenizedQuery, rows: int) -> Tensor:
@@ -215,7 +217,7 @@ def run(options: ForwardOptions) -> None:
     models = (make_model(options, TRIE_ATTENTION), make_model(options, "sdpa"))
     results = [time_size(text, options, models) for text in options.sizes.split(",")]
     tables = {mode: summarise(results, mode, options.clock) for mode in ("training", "scoring")}
-    write_results(options.name, COMMAND, sys.argv[1:], asdict(options), results, tables)
+    write_results(options.out, COMMAND, sys.argv[1:], asdict(options), results, tables)
 
 
 def main() -> int:

@@ -4,17 +4,19 @@
     python -m benchmarks.gpu size=tiny            the same on anything, the CPU too
     python -m benchmarks.gpu measure=false        the tables without their numbers, where there is no GPU
 
-A training step is a forward and a backward pass, without the optimizer. `plain` is a causal pass over as many tokens as
-the packed sequence has, with as many logits. `pointwise` runs one row a docID; as many rows as fit pointwise_tokens are
-timed, and the time is multiplied up (rows are of equal length). Tokens a second are those of the packed sequence, so
-that variants compare; MFU counts what a variant itself has to compute. The difference is the largest of a trie node's
-log-probability from pointwise, in the same precision, on the first docIDs of a query.
+A training step is a forward and a backward pass, without the optimizer. `plain` is a causal pass over the padded
+rectangle. `flat row` is what runs: tokens without padding, which attention unfolds, and logits a chunk at a time; where
+a micro-batch has one query, it is the rectangle. `varlen` leaves the prompts flat within attention, too. `pointwise`
+runs one row a docID, of the query of middle length; as many rows as fit pointwise_tokens are timed, and the time is
+multiplied up. Tokens a second are the real ones, so that variants compare; MFU counts what a variant itself has to
+compute. The difference is the largest of a trie node's log-probability from pointwise, in the same precision, on the
+first docIDs of a query.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Literal
@@ -23,18 +25,20 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from benchmarks.flex import FLEX_ATTENTION, flex_logprobs
+from benchmarks.flex import FLEX_ATTENTION, flat_flex_logprobs, flex_logprobs
 from benchmarks.flops import pass_flops, peak_flops
 from benchmarks.forward import plain_loss, pointwise_logprobs
 from benchmarks.measure import environment, interleaved, markdown_table, spread, write_results
 from benchmarks.synthetic import random_query
+from benchmarks.varlen import VARLEN_ATTENTION, varlen_logprobs
 from stoical.commands.shell import Command, execute
 from stoical.common.options import option
 from stoical.common.places import shipped
 from stoical.config.loading import read_layer
 from stoical.encoding.packing import PackedBatch, TrieTargetCollator
 from stoical.encoding.tokenized import TokenizedQuery
-from stoical.models.forward import node_logprobs
+from stoical.models.flat_row import FlatRow
+from stoical.models.forward import _one_sequence, node_logprobs
 from stoical.models.layouts import TRIE_ATTENTION
 from stoical.models.self_check import rows_alone
 from stoical.objectives.objective import weighted_nll
@@ -48,11 +52,25 @@ TINY = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 112, "num_hid
 }
 VARIANTS = {  # name -> attention implementation
     "plain": "sdpa",
-    "sequence": TRIE_ATTENTION,
-    "sequence, 4D mask": "sdpa",
+    "flat row": TRIE_ATTENTION,
+    "flat row, all logits": TRIE_ATTENTION,
+    "rectangle": TRIE_ATTENTION,
+    "rectangle, 4D mask": "sdpa",
     "cache": TRIE_ATTENTION,
-    "FlexAttention": FLEX_ATTENTION,
+    "rectangle, FlexAttention": FLEX_ATTENTION,
+    "flat row, FlexAttention": FLEX_ATTENTION,
+    "flat row, varlen": VARLEN_ATTENTION,
     "pointwise": "sdpa",
+}
+PACKED: dict[str, Callable[[PreTrainedModel, PackedBatch], Tensor]] = {  # name -> [M] log-probabilities
+    "flat row": lambda model, batch: node_logprobs(model, batch).logprobs,
+    "flat row, all logits": lambda model, batch: node_logprobs(model, batch, keep="logits").logprobs,
+    "rectangle": lambda model, batch: _one_sequence(model, batch, False, None, "logprobs").logprobs,
+    "rectangle, 4D mask": lambda model, batch: node_logprobs(model, batch).logprobs,
+    "cache": lambda model, batch: node_logprobs(model, batch, "cache").logprobs,
+    "rectangle, FlexAttention": flex_logprobs,
+    "flat row, FlexAttention": flat_flex_logprobs,
+    "flat row, varlen": varlen_logprobs,
 }
 COLUMNS = ("seconds", "queries/s", "tokens/s", "MFU", "peak, GiB", "speed-up", "difference, nats", "noise")
 NOT_MEASURED = "not measured"
@@ -64,7 +82,8 @@ class GpuOptions:
 
     size: Literal["7b", "tiny"] = option("7b", "the model: Mistral-7B-v0.3's shape, or one for tests")
     batches: str = option(
-        "wordnet:8x320x10,esci:1x6000x100", "name:queries x prompt tokens x docIDs of a micro-batch, ..."
+        "wordnet:8x320x10,esci:1x6000x100",
+        "name:queries x prompt tokens (of the longest; the shortest has half) x docIDs of a micro-batch, ...",
     )
     dtype: Literal["bfloat16", "float32"] = option("bfloat16", "of weights, gradients and computation")
     checkpointing: bool = option(False, "activation checkpointing while training (cache cannot)")
@@ -73,12 +92,12 @@ class GpuOptions:
     pointwise_tokens: int = option(4096, "run no more tokens than this in one pointwise call, and multiply up")
     seed: int = option(0, "seed of weights, prompts and docIDs")
     measure: bool = option(True, "false: write the tables with every cell not measured")
-    name: str = option("gpu", "results go to benchmarks/results/<name>.json and .md")
+    out: str = option("gpu", "results go to benchmarks/results/<out>.json and .md")
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A micro-batch on the device, its first query, and how many of that query's docIDs one pointwise call runs."""
+    """A micro-batch on the device, its middle query, and how many of that query's docIDs one pointwise call runs."""
 
     name: str
     packed: PackedBatch
@@ -92,16 +111,20 @@ class Batch:
 
     def work(self, variant: str) -> tuple[float, float, float]:
         """(tokens, slots, pairs attended to) of one call of a variant."""
-        prompt, packed = len(self.query.prompt_ids), self.packed
+        packed = self.packed
         if variant == "pointwise":
+            prompt = len(self.query.prompt_ids)
             lengths = [prompt + len(ids) - 1 for ids in self.query.docid_ids[: self.rows]]
             longest = max(map(len, self.query.docid_ids[: self.rows]))
             return sum(lengths), longest * self.rows, sum(length * (length + 1) / 2 for length in lengths)
         rows, nodes, total = packed.node_mask.shape
-        pairs = total * (total + 1) / 2 * rows
-        if variant != "plain":
-            pairs = prompt * (prompt + 1) / 2 * rows + float(packed.node_mask.sum())
-        return packed.num_tokens, rows * (nodes + 1), pairs
+        if variant == "plain":
+            return rows * total, rows * (nodes + 1), total * (total + 1) / 2 * rows
+        prompts = packed.prompt_lengths.double()
+        pairs = float((prompts * (prompts + 1) / 2).sum() + packed.node_mask[packed.holds_tokens[:, -nodes:]].sum())
+        if variant.startswith("flat row"):
+            return packed.num_tokens, len(FlatRow.of(packed).read), pairs
+        return rows * total, rows * (nodes + 1), pairs
 
 
 def make_batch(text: str, options: GpuOptions, vocabulary: int, device: torch.device) -> Batch:
@@ -111,11 +134,13 @@ def make_batch(text: str, options: GpuOptions, vocabulary: int, device: torch.de
     if not name or len(numbers) != 3 or sizes != "x".join(map(str, numbers)):
         raise ValueError(f"batches: {text!r} is not of the form wordnet:8x320x10 (queries x prompt tokens x docIDs)")
     rows, prompt, docs = numbers
-    queries = [random_query(options.seed + row, prompt, docs, vocabulary) for row in range(rows)]
+    lengths = [prompt - row * prompt // (2 * rows) for row in range(rows)]
+    queries = [random_query(options.seed + row, length, docs, vocabulary) for row, length in enumerate(lengths)]
     collate = TrieTargetCollator(TargetSettings(item="fractional", alpha=2.0), pad_id=0, prune=True)
-    longest = prompt + max(len(ids) for ids in queries[0].docid_ids) - 1
+    middle = queries[rows // 2]
+    longest = len(middle.prompt_ids) + max(len(ids) for ids in middle.docid_ids) - 1
     chunk = min(docs, max(1, options.pointwise_tokens // longest))
-    return Batch(text, collate(queries)["batch"].to(device), queries[0], chunk)
+    return Batch(text, collate(queries)["batch"].to(device), middle, chunk)
 
 
 def make_model(options: GpuOptions, device: torch.device) -> PreTrainedModel:
@@ -136,14 +161,12 @@ def make_model(options: GpuOptions, device: torch.device) -> PreTrainedModel:
 def logprobs(variant: str, model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """[M] log-probability of every trie node by a packed variant (nats)."""
     model.config._attn_implementation = VARIANTS[variant]
-    if variant == "FlexAttention":
-        return flex_logprobs(model, batch)
-    return node_logprobs(model, batch, "cache" if variant == "cache" else "sequence").logprobs
+    return PACKED[variant](model, batch)
 
 
 def loss(variant: str, model: PreTrainedModel, batch: Batch) -> Tensor:
     """The variant's loss, a scalar with a graph; pointwise, that of its first docIDs alone."""
-    if variant not in ("plain", "pointwise"):
+    if variant in PACKED:
         return weighted_nll(logprobs(variant, model, batch.packed), batch.packed.node_weights)
     model.config._attn_implementation = VARIANTS[variant]
     if variant == "plain":
@@ -206,7 +229,7 @@ def differences(model: PreTrainedModel, batch: PackedBatch) -> dict[str, float]:
     model.eval()
     model.config._attn_implementation = VARIANTS["pointwise"]
     alone = list(rows_alone(model, batch))
-    found = {name: logprobs(name, model, batch) for name in VARIANTS if name not in ("plain", "pointwise")}
+    found = {name: logprobs(name, model, batch) for name in PACKED}
     return {name: max(float((node[path] - own).abs().max()) for path, own in alone) for name, node in found.items()}
 
 
@@ -250,7 +273,7 @@ def run(options: GpuOptions) -> None:
     if peak:
         facts["peak_tflops"] = peak / 1e12
     tables = {mode: summarise(results, mode, peak) for mode in ("training", "scoring")}
-    write_results(options.name, COMMAND, sys.argv[1:], asdict(options), results, tables, facts)
+    write_results(options.out, COMMAND, sys.argv[1:], asdict(options), results, tables, facts)
 
 
 def main() -> int:

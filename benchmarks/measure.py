@@ -98,7 +98,7 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write_results(
-    name: str,
+    out: str,
     command: str,
     arguments: Sequence[str],
     settings: Mapping[str, Any],
@@ -106,18 +106,25 @@ def write_results(
     tables: Mapping[str, str],
     facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Print the tables, and write `results/<name>.json` and `results/<name>.md`; paths are left out of both.
+    """Print the tables, and write `results/<out>.json` and `results/<out>.md`; paths are left out of both.
 
     `facts`: what they were measured on, `environment()` unless given.
     """
     facts = environment() if facts is None else facts
     shown = " ".join([command, *(word for word in arguments if "/" not in word)])
-    text = [f"# {name}", "", f"`{shown}`", "", ", ".join(f"{key} {value}" for key, value in facts.items()), ""]
+    text = [
+        f"# {Path(out).name}",
+        "",
+        f"`{shown}`",
+        "",
+        ", ".join(f"{key} {value}" for key, value in facts.items()),
+        "",
+    ]
     for title, table in tables.items():
         text += [f"## {title}", "", table, ""]
     print("\n".join(text))
-    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / out).parent.mkdir(parents=True, exist_ok=True)
     kept = {key: value for key, value in settings.items() if "/" not in str(value)}
     record = {"command": shown, "environment": facts, "settings": kept, "results": results}
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-    (RESULTS / f"{name}.md").write_text("\n".join(text))
+    (RESULTS / f"{out}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (RESULTS / f"{out}.md").write_text("\n".join(text))

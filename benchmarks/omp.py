@@ -46,7 +46,7 @@ class OmpOptions:
     clock: Literal["cpu", "wall"] = option("cpu", "the clock that the table shows; the JSON has both")
     budget: float = option(30.0, "seconds to spend on a size; at least 3 rounds are made")
     seed: int = option(0, "seed of rows and dictionary")
-    name: str = option("omp", "results go to benchmarks/results/<name>.json and .md")
+    out: str = option("omp", "results go to benchmarks/results/<out>.json and .md")
 
 
 def make_problem(rows: int, dimensions: int, atoms: int, seed: int) -> tuple[Floats, Floats]:
@@ -145,7 +145,7 @@ def run(options: OmpOptions) -> None:
     with threadpool_limits(options.threads):
         results = [time_size(text, options) for text in options.sizes.split(",")]
     title = f"{options.nonzeros} of {options.atoms} atoms, {options.clock} seconds"
-    write_results(options.name, COMMAND, sys.argv[1:], asdict(options), results, {title: summarise(results, options)})
+    write_results(options.out, COMMAND, sys.argv[1:], asdict(options), results, {title: summarise(results, options)})
 
 
 def main() -> int:

@@ -60,7 +60,7 @@ class ScoringOptions:
     clock: Literal["cpu", "wall"] = option("cpu", "the clock that the tables show; the JSON has both")
     budget: float = option(30.0, "seconds for each number of documents; at least 3 rounds are made")
     seed: int = option(0, "seed of weights, names and shuffle")
-    name: str = option("scoring", "results go to benchmarks/results/<name>.json and .md")
+    out: str = option("scoring", "results go to benchmarks/results/<out>.json and .md")
 
 
 def make_dataset(docs: int, seed: int) -> EncodedDataset:
@@ -150,7 +150,7 @@ def run(options: ScoringOptions) -> None:
     with torch.no_grad():
         results = [measure(int(docs), models, options) for docs in options.docs.split(",")]
     tables = {"scoring one query": summarise(results, options.clock)}
-    write_results(options.name, COMMAND, sys.argv[1:], asdict(options), results, tables)
+    write_results(options.out, COMMAND, sys.argv[1:], asdict(options), results, tables)
 
 
 def main() -> int:

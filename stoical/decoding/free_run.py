@@ -37,8 +37,7 @@ def greedy_is_valid(batch: PackedBatch, output: NodeOutput) -> Tensor:
 
     The likeliest token of the whole vocabulary is known at every node of the trie, so the decode is known until then.
     """
-    likeliest = output.logits.argmax(dim=-1)[output.row, output.slot]
-    on_walk = path_sums(batch, (likeliest != batch.node_token).float()) == 0
+    on_walk = path_sums(batch, (output.likeliest != batch.node_token).float()) == 0
     valid = torch.zeros(len(batch.query_ids), dtype=torch.bool, device=on_walk.device)
     valid[batch.doc_query[on_walk[docid_ends(batch)]]] = True
     return valid
@@ -49,9 +48,8 @@ def teacher_forced(batch: PackedBatch, output: NodeOutput, docs: Tensor) -> tupl
 
     `docs` are places among the batch's D docIDs.
     """
-    likeliest = output.logits.argmax(dim=-1)[output.row, output.slot]
     paths = batch.doc_path[docs]
-    logprobs, hits = output.logprobs[paths].tolist(), (likeliest == batch.node_token)[paths].tolist()
+    logprobs, hits = output.logprobs[paths].tolist(), (output.likeliest == batch.node_token)[paths].tolist()
     lengths = (paths >= 0).sum(dim=1).tolist()
     return (
         [values[:length] for values, length in zip(logprobs, lengths, strict=True)],

@@ -144,7 +144,7 @@ def gold_child(batch: PackedBatch) -> Tensor:
 
 def next_token_logprobs(output: NodeOutput, nodes: Tensor) -> Tensor:
     """[N, V] log-probabilities of the next token at the parents of `nodes` [N], in float32 or more."""
-    logits = output.logits[output.row[nodes], output.slot[nodes]]
+    logits = output.logits_at(nodes)
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
 
 

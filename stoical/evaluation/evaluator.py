@@ -126,11 +126,11 @@ class Evaluator:
             return self._exact(model, batch, queries, longest)
         if self.mode == "free_greedy_path":
             return self._free_greedy_path(model, batch)
-        output = node_logprobs(model, batch, self.layout)
+        output = node_logprobs(model, batch, self.layout, keep="logits")
         return [_Seen(scores) for scores in _split(batch, greedy_path_scores(batch, output, self.score).double())]
 
     def _exact(self, model: nn.Module, batch: PackedBatch, queries: list[TokenizedQuery], longest: int) -> list[_Seen]:
-        output = node_logprobs(model, batch, self.layout)
+        output = node_logprobs(model, batch, self.layout, keep="likeliest")
         nothing = [None] * len(queries)
         parts = zip(
             self._scores(batch, output.logprobs),

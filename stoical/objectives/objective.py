@@ -58,12 +58,13 @@ def _no_reference(batch: PackedBatch) -> NodeOutput:
 class StepContext:
     """What an objective sees of one micro-batch.
 
-    output: what `forward.node_logprobs` gave for the batch, with its graph; its hidden states are there if one of the
-    objectives' `needs_hidden` is set. step: optimizer steps done so far, of `run_steps` in all (None: nobody knows, and
-    no schedule may be in shares of the run). forward: another differentiable pass, over a
-    batch of the caller's making and, as a second argument if wanted, an `embeddings.Mixture` in places of its tokens;
-    predict: the same, of tokens, in eval mode and without a graph; reference: so, by the model as it was before
-    training, if one of the objectives' `needs_reference` is set.
+    output: what `forward.node_logprobs` gave for the batch, with its graph; its hidden states and its logits are there
+    if one of the objectives' `needs_hidden` or `needs_logits` is set. step: optimizer steps done so far, of `run_steps`
+    in all (None: nobody knows, and no schedule may be in shares of the run). forward: another differentiable pass, for
+    log-probabilities alone, over a batch of the caller's making and, as a second argument if wanted, a
+    `mixtures.Mixture` in places of its tokens; predict: a pass over tokens, with its logits, in eval mode and without a
+    graph; reference: log-probabilities alone, so too, by the model as it was before training, if one of the objectives'
+    `needs_reference` is set.
     """
 
     batch: PackedBatch
@@ -149,6 +150,11 @@ class Objective(ABC):
     needs_whole_trie: ClassVar[bool] = True  # every trie node is in the batch, also those without weight
     needs_hidden: ClassVar[bool] = False  # the output holds the hidden states
     keeps_state: ClassVar[bool] = False  # a checkpoint holds its `state_dict`
+
+    @property
+    def needs_logits(self) -> bool:
+        """True where it reads `output.logits`: a large vocabulary's take much memory, and are not kept for others."""
+        return False
 
     @property
     def needs_reference(self) -> bool:

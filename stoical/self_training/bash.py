@@ -74,7 +74,7 @@ def mix(
     else:
         written = write_on_tries(
             batch,
-            node_logprobs(model, batch, layout),
+            node_logprobs(model, batch, layout, keep="logits"),
             tries,
             draws,
             source=settings.source,

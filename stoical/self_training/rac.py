@@ -99,7 +99,7 @@ def _written(job: Job, settings: RacSettings, picks: Sequence[Pick], stream: int
         return write_freely(job.model, batch, settings.max_tokens, choose, end)
     walks = write_on_tries(
         batch,
-        node_logprobs(job.model, batch, job.recipe.layout),
+        node_logprobs(job.model, batch, job.recipe.layout, keep="logits"),
         [ExpertTrie.of(pick.query.docid_ids, pick.query.ranks) for pick in picks],
         [job.draws(pick, pick.longest, stream=stream) for pick in picks],
         source="constrained",

@@ -50,7 +50,7 @@ def write_on_tries(
         if not live:
             break
         below = [first[query] + int(tries[query].trie.child_start[places[query]]) for query in live]
-        logits = output.logits[output.row[below], output.slot[below]].float().cpu()
+        logits = output.logits_at(below).float().cpu()
         if source == "constrained":
             logits = _among(logits, [tries[query].children(places[query]) for query in live])
         uniform = torch.tensor([draws[query].uniform[step] for query in live])

@@ -13,6 +13,8 @@ from typing import Literal
 from torch import nn
 from transformers import PreTrainedConfig
 
+from stoical.models import chunked_head
+
 GIB = 2**30
 FOUR_BIT = 0.53  # bytes a weight in NF4 with double quantization: 4 bits and the scales of its blocks
 Split = Literal["none", "ddp", "zero2", "full"]  # what processes share of a model
@@ -75,8 +77,9 @@ class TrainingSetup:
     low_precision: the computation is bfloat16 or float16. frozen_bytes, trained_bytes: of a weight of either kind; the
     residual stream has the former's precision. states: values a trained weight that the optimizer keeps: 2 for AdamW,
     in the weight's precision, 1 for Adafactor with beta1, in float32.
-    lora: adapters are trained. soft_prompt: nothing in the layers is. reference: a frozen copy of the weights is there
-    to compare with. dropout_bytes: of their dropout's mask, an element: 0 without, 1 on CUDA, 4 on CPUs.
+    whole_logits: all logits are there at once, however many (`models.reading` says where). lora: adapters are trained.
+    soft_prompt: nothing in the layers is. reference: a frozen copy of the weights is there to compare with.
+    dropout_bytes: of their dropout's mask, an element: 0 without, 1 on CUDA, 4 on CPUs.
     """
 
     low_precision: bool
@@ -90,6 +93,7 @@ class TrainingSetup:
     soft_prompt: bool = False
     dropout_bytes: int = 0
     reference: bool = False
+    whole_logits: bool = False
 
     @property
     def width(self) -> int:
@@ -138,24 +142,42 @@ def step_memory(shape: ModelShape, batch: MicroBatch, setup: TrainingSetup) -> M
         "gradients": gradients * (2 if split == "ddp" else 1),  # DDP's buckets are a second copy
         "optimizer": states * (share if split in ("full", "zero2") else 1),
         "activations": _activations(shape, batch, setup),
-        "logits": (setup.width + 16) * batch.slots * shape.vocabulary,
+        "logits": _logits(shape, batch, setup),
     }
     if setup.reference:
         parts["reference"] = trained + setup.frozen_bytes * shape.frozen
     if split == "full":
         parts["gathered"] = setup.width * (shape.ends + 2 * (shape.parameters - shape.ends) / shape.layers)
     elif setup.low_precision and setup.frozen_bytes == 4:
-        parts["casts"] = _casts(shape, parts["activations"] + parts["logits"], setup)
+        parts["casts"] = _casts(shape, batch, parts["activations"] + parts["logits"], setup)
     return {name: size / GIB for name, size in parts.items()}
 
 
-def _casts(shape: ModelShape, others: float, setup: TrainingSetup) -> float:
-    """Bytes of the low-precision copies of the weights that are multiplied (the embeddings are looked up).
+def _logits(shape: ModelShape, batch: MicroBatch, setup: TrainingSetup) -> float:
+    """Bytes of the vocabulary's logits, their softmax and their gradients: of all of them, or of one chunk's.
+
+    The gradient of the head's weight is there before the last chunk's is, and the states are there in float32.
+    """
+    if not _in_chunks(shape, batch, setup):
+        return (setup.width + 16) * batch.slots * shape.vocabulary
+    tokens = max(chunked_head.LEAST, chunked_head.CHUNK // batch.slots)
+    chunk = (8 if setup.low_precision else 4) * tokens * batch.slots
+    weight = 0 if setup.lora or setup.soft_prompt else setup.trained_bytes * shape.vocabulary * shape.hidden
+    return chunk + weight + 4 * batch.slots * shape.hidden
+
+
+def _in_chunks(shape: ModelShape, batch: MicroBatch, setup: TrainingSetup) -> bool:
+    return not setup.whole_logits and batch.slots * shape.vocabulary > chunked_head.CHUNK
+
+
+def _casts(shape: ModelShape, batch: MicroBatch, others: float, setup: TrainingSetup) -> float:
+    """Bytes of the low-precision copies of the weights that are multiplied (embeddings that are no head are looked up).
 
     Autocast keeps them for the backward pass. With checkpointing they live to the end of the forward pass, when most
     of the `others`, activations and logits, are not there yet.
     """
-    copies = 2 * (shape.parameters - shape.ends / 2)
+    head = 0 if _in_chunks(shape, batch, setup) else shape.vocabulary * shape.hidden
+    copies = 2 * (shape.parameters - shape.ends + head)
     return max(copies / shape.layers, copies - others) if setup.checkpointing else copies
 
 

@@ -18,6 +18,8 @@ from stoical.encoding.queries import EncodedDataset
 from stoical.models.adapters import add_lora
 from stoical.models.flat_row import FlatRow, is_flat
 from stoical.models.layouts import Layout
+from stoical.models.reading import plain_head
+from stoical.objectives.build import build_objectives
 from stoical.runs.processes import sharding
 from stoical.training.memory import (
     FOUR_BIT,
@@ -80,6 +82,7 @@ def run_memory(recipe: Recipe, model: PreTrainedModel, config: PreTrainedConfig,
         soft_prompt=recipe.soft_prompt is not None,
         dropout_bytes=_mask_bytes() if recipe.lora and recipe.lora.get("lora_dropout") else 0,
         reference=not _frozen(recipe) and needs_reference(recipe),
+        whole_logits=_whole_logits(recipe, model),
     )
     sizes = micro_batch(batch, recipe.layout, recipe.model.attn_implementation)
     if recipe.soft_prompt is not None:
@@ -103,6 +106,12 @@ def needs_reference(recipe: Recipe) -> bool:
     """True where the loss compares with the model as it was before training."""
     ranking = recipe.loss.ranking_loss
     return ranking is not None and ranking.needs_reference
+
+
+def _whole_logits(recipe: Recipe, model: PreTrainedModel) -> bool:
+    """True where all logits are there at once: an objective reads them, or the head is no plain linear layer."""
+    objectives = build_objectives(recipe.loss, recipe.mitigations, recipe.eval.score)
+    return plain_head(model) is None or any(objective.needs_logits for objective in objectives.values())
 
 
 def _mask_bytes() -> int:

@@ -80,11 +80,16 @@ class RunTrainer(Trainer):
         self.recipe_yaml, self.fingerprint = recipe_yaml, fingerprint
 
     def create_accelerator_and_postprocess(self) -> None:
-        """As transformers does; FSDP2 then adds up gradients in float32 under bf16 too, as DDP with autocast does."""
+        """As transformers does; under bf16 FSDP2 then adds up gradients in float32, as DDP with autocast does.
+
+        Nor does it round outputs: log-probabilities are float32.
+        """
         super().create_accelerator_and_postprocess()
         if self.accelerator.is_fsdp2 and self.accelerator.mixed_precision != "no":
             plugin = self.accelerator.state.fsdp_plugin
-            plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, reduce_dtype=torch.float32)
+            plugin.mixed_precision_policy = replace(
+                plugin.mixed_precision_policy, reduce_dtype=torch.float32, output_dtype=None
+            )
 
     def create_optimizer(self, *arguments: Any, **kwargs: Any) -> Any:
         """As transformers does. Raises `ValueError` where the optimizer cannot be made, before the first step."""

@@ -18,6 +18,7 @@ from stoical.encoding.packing import PackedBatch
 from stoical.models.forward import NodeOutput, node_logprobs
 from stoical.models.layouts import Layout
 from stoical.models.modes import eval_mode
+from stoical.models.reading import Keep
 from stoical.models.reference import Reference
 from stoical.models.self_check import self_check
 from stoical.objectives.objective import Normalizer, Objective, StepContext, divided, normalizer
@@ -75,7 +76,9 @@ class StoicalTrainer(RunTrainer):
         batch = inputs["batch"]
         if not self._checked:
             self._self_check(model, batch)
-        output = node_logprobs(model, batch, self.layout, hidden=any(o.needs_hidden for o in self.objectives.values()))
+        hidden = any(objective.needs_hidden for objective in self.objectives.values())
+        keep: Keep = "logits" if any(objective.needs_logits for objective in self.objectives.values()) else "logprobs"
+        output = node_logprobs(model, batch, self.layout, hidden=hidden, keep=keep)
         context = StepContext(
             batch=batch,
             output=output,
@@ -123,7 +126,7 @@ class StoicalTrainer(RunTrainer):
     def _predict(self, model: nn.Module, batch: PackedBatch) -> NodeOutput:
         """A pass that samples are drawn from: no dropout, no embedding noise, no graph."""
         with eval_mode(model), torch.no_grad():
-            return node_logprobs(model, batch, self.layout)
+            return node_logprobs(model, batch, self.layout, keep="logits")
 
     def _refer(self, model: nn.Module, batch: PackedBatch) -> NodeOutput:
         """A pass of the model as it was before training, without a graph."""

@@ -147,7 +147,7 @@ def test_greedy_is_valid_where_a_plain_greedy_decode_writes_a_docid(uncounted: i
         expected.append(written in docids)
     batch = pack(queries, TargetSettings())
     with torch.no_grad():
-        output = node_logprobs(MODEL, batch, layout)  # type: ignore[arg-type]
+        output = node_logprobs(MODEL, batch, layout, keep="logits")  # type: ignore[arg-type]
     assert greedy_is_valid(batch, output).tolist() == expected
     assert 0 < sum(expected) < len(expected)
 
@@ -163,5 +163,5 @@ def test_without_terminators_a_docid_on_the_way_is_enough() -> None:
         )
         batch = pack([query], TargetSettings())
         with torch.no_grad():
-            found += greedy_is_valid(batch, node_logprobs(MODEL, batch)).tolist()
+            found += greedy_is_valid(batch, node_logprobs(MODEL, batch, keep="logits")).tolist()
     assert found == [True, False]

@@ -119,9 +119,9 @@ def test_layers_that_run_again_after_another_batch_find_their_own_mask(reentrant
 
 def test_hidden_states_are_the_rectangles() -> None:
     model, batch = tiny_model(), pack(ragged_queries(), WEIGHTS)
-    found = node_logprobs(model, batch, hidden=True)
+    found = node_logprobs(model, batch, hidden=True, keep="logits")
     with rectangles():
-        expected = node_logprobs(model, batch, hidden=True)
+        expected = node_logprobs(model, batch, hidden=True, keep="logits")
     assert found.hidden is not None and expected.hidden is not None
     for name in ("hidden", "logits"):
         pair = [getattr(output, name)[output.row, output.slot] for output in (found, expected)]
@@ -143,7 +143,7 @@ def test_layers_see_tokens_alone_and_the_head_their_parents() -> None:
     for name in ("model.embed_tokens", "model.layers.1.mlp", "lm_head"):
         module = model.get_submodule(name)
         module.register_forward_hook(lambda _, __, output, name=name: seen.update({name: tuple(output.shape[:2])}))
-    node_logprobs(model, batch)
+    node_logprobs(model, batch, keep="logits")
     read = len(set(zip(batch.node_row.tolist(), batch.node_col.tolist(), strict=True)))
     tokens = (1, batch.num_tokens)
     assert batch.num_tokens < batch.input_ids.numel()
@@ -154,7 +154,7 @@ def test_layers_see_tokens_alone_and_the_head_their_parents() -> None:
 def test_other_attentions_and_single_queries_run_rectangles(attention: str, count: int) -> None:
     model, batch, seen = tiny_model(attention), pack(ragged_queries()[:count], WEIGHTS), []
     model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[:2]))
-    node_logprobs(model, batch)
+    node_logprobs(model, batch, keep="logits")
     assert seen == [(count, batch.node_up.shape[1] + 1)]
 
 

@@ -38,7 +38,7 @@ ATTENTIONS = ("trie_sdpa", "sdpa", "eager")
 
 def packed_loss(model, queries, settings, layout, prune):
     batch = pack(queries, settings, prune)
-    output = node_logprobs(model, batch, layout)
+    output = node_logprobs(model, batch, layout, keep="logits")
     context = StepContext(batch, output, step=0, forward=node_logprobs, predict=node_logprobs)
     return SToICaLLoss(settings)(context).loss_sum
 
@@ -137,7 +137,7 @@ def test_bfloat16_weights_give_float32_logprobs():
     """The logits are bfloat16, their softmax is not: 1e-5 of float64's, where bfloat16 has steps of 0.03."""
     batch, model, seen = pack(ragged_queries(), ROWS["fractional"]), tiny_model().bfloat16(), []
     model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    output = node_logprobs(model, batch)
+    output = node_logprobs(model, batch, keep="logits")
     low = output.logprobs
     assert (seen[0].dtype, low.dtype) == (torch.bfloat16, torch.float32)
     expected = seen[0].double().log_softmax(-1)[output.row, output.slot, batch.node_token.clamp(min=0)].float()
@@ -151,14 +151,14 @@ def test_no_logits_for_the_prompt(model):
     batch = pack([random_query(1, docs=4, prompt=60)], ROWS["fractional"])
     seen = []
     model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
-    node_logprobs(model, batch)
+    node_logprobs(model, batch, keep="logits")
     assert seen == [batch.node_up.shape[1] + 1]
 
 
 @pytest.mark.parametrize("layout", ["sequence", "cache"])
 def test_hidden_states_are_those_of_the_read_out_slots(model, layout):
     batch = pack(ragged_queries(), ROWS["fractional"])
-    output = node_logprobs(model, batch, layout, hidden=True)
+    output = node_logprobs(model, batch, layout, hidden=True, keep="logits")
     logits = model.lm_head(output.hidden)
     node = batch.node_token >= 0
     read = logits.log_softmax(-1)[output.row, output.slot, batch.node_token.clamp(min=0)]

@@ -48,7 +48,7 @@ def loop_steps(batch, logprobs):
 
 
 def context_of(model, batch):
-    return StepContext(batch, node_logprobs(model, batch), 0, node_logprobs, node_logprobs)
+    return StepContext(batch, node_logprobs(model, batch, keep="logits"), 0, node_logprobs, node_logprobs)
 
 
 def gradient(model, loss):
@@ -231,7 +231,9 @@ def test_layouts_agree(name):
     values = []
     for layout in ("sequence", "cache", "pointwise"):
         torch.manual_seed(0)
-        context = StepContext(batch, node_logprobs(model, batch, layout), 0, node_logprobs, node_logprobs)
+        context = StepContext(
+            batch, node_logprobs(model, batch, layout, keep="logits"), 0, node_logprobs, node_logprobs
+        )
         values.append(Consistency(MODES[name])(context).loss_sum.item())
     assert values[1:] == pytest.approx([values[0]] * 2, rel=1e-4)
 

@@ -29,10 +29,14 @@ def context_of(model, batch, layout="sequence", calls=None):
     def run(kind, other):
         if calls is not None:
             calls.append(kind)
-        return node_logprobs(model, other, layout)
+        return node_logprobs(model, other, layout, keep="logits")
 
     return StepContext(
-        batch, node_logprobs(model, batch, layout), 0, lambda b: run("forward", b), lambda b: run("predict", b)
+        batch,
+        node_logprobs(model, batch, layout, keep="logits"),
+        0,
+        lambda b: run("forward", b),
+        lambda b: run("predict", b),
     )
 
 

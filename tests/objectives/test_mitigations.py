@@ -57,7 +57,9 @@ def loss_and_gradient(objectives, settings, count_terminator):
     model = tiny_model()
     queries = ragged_queries(count_terminator=count_terminator, negatives=2)
     batch = TrieTargetCollator(settings, pad_id=0, prune=False)(queries)["batch"]
-    context = StepContext(batch, node_logprobs(model, batch, hidden=True), 0, node_logprobs, node_logprobs)
+    context = StepContext(
+        batch, node_logprobs(model, batch, hidden=True, keep="logits"), 0, node_logprobs, node_logprobs
+    )
     loss = sum(objective(context).loss_sum for objective in objectives)
     loss.backward()
     return loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])

@@ -32,7 +32,7 @@ OPEN = {"floor": 0.0, "ceiling": 1.0}
 
 def context_of(model, queries, layout="sequence"):
     batch = pack(queries, BETA)
-    output = node_logprobs(model, batch, layout, hidden=True)
+    output = node_logprobs(model, batch, layout, hidden=True, keep="logits")
     return StepContext(batch, output, 0, forward=node_logprobs, predict=node_logprobs)
 
 

@@ -82,7 +82,7 @@ def test_gold_probability_one_is_teacher_forcing_bit_for_bit(settings, count_ter
 def test_the_loss_is_the_cross_entropy_to_the_expert_along_the_walk(settings):
     query = random_query(4, docs=9)
     batch = TrieTargetCollator(settings, pad_id=0, prune=False)([query])["batch"]
-    output = node_logprobs(tiny_model(), batch)
+    output = node_logprobs(tiny_model(), batch, keep="logits")
     sampling = ScheduledSampling(constant(0.3))
     docids, left = [tuple(ids) for ids in query.docid_ids], 0
     for seed in range(20):
@@ -142,7 +142,7 @@ def test_the_expected_loss_by_loop(settings):
     """w(child) = w(n) (eps expert(child) + (1 - eps) p(child)), and the cross-entropy of every node times w(n)."""
     query = random_query(3, docs=9)
     batch = TrieTargetCollator(settings, pad_id=0, prune=False)([query])["batch"]
-    output = node_logprobs(tiny_model(), batch)
+    output = node_logprobs(tiny_model(), batch, keep="logits")
     sampling = ScheduledSampling(constant(0.6, method="expected"))
     result = sampling(StepContext(batch, output, 0, node_logprobs, node_logprobs))
     pick, p = gold_child(batch)[0], trie_logprobs(batch, output.logprobs).exp()
@@ -166,7 +166,7 @@ def test_free_walks_end_at_a_docid_as_often_as_the_model_writes_one():
 
 def test_off_trie_rate_is_zero_within_the_trie_and_the_invalid_mass_outside():
     batch = TrieTargetCollator(PATH_LOSSES["trie"], pad_id=0, prune=False)(ragged_queries())["batch"]
-    output = node_logprobs(tiny_model(), batch)
+    output = node_logprobs(tiny_model(), batch, keep="logits")
     rates = {}
     for source in ("constrained", "free"):
         sampling = ScheduledSampling(constant(0.0, method="expected", source=source))

@@ -43,7 +43,7 @@ OVERLAYS = ["scheduled_sampling_soft", "scheduled_sampling_straight_through"]
 
 def context_of(model, batch, layout="sequence"):
     def forward(other, mixture=None):
-        return node_logprobs(model, other, layout, mixture=mixture)
+        return node_logprobs(model, other, layout, mixture=mixture, keep="logits")
 
     return StepContext(batch, forward(batch), 0, forward, forward)
 

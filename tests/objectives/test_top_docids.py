@@ -108,7 +108,7 @@ def test_a_batch_without_ties_stays_as_it_is():
     assert torch.equal(apart.origin, torch.arange(len(batch.node_token)))
     on_gold = visited(batch, gold_child(batch))[0]
     assert torch.equal(apart.paths > 0, on_gold)
-    context = StepContext(batch, node_logprobs(tiny_model(), batch), 0, node_logprobs, node_logprobs)
+    context = StepContext(batch, node_logprobs(tiny_model(), batch, keep="logits"), 0, node_logprobs, node_logprobs)
     assert context_apart(context, apart) is context
 
 
@@ -169,7 +169,7 @@ def test_the_expected_loss_of_a_query_is_the_sum_over_its_top_docids():
     (query,) = [tied(query, 3) for query in ragged_queries()[2:]]
     batch = pack([query], PATH_LOSSES["trie"])
     model, gold = tiny_model(), 0.6
-    output = node_logprobs(model, batch)
+    output = node_logprobs(model, batch, keep="logits")
     found = constant(gold, method="expected")(StepContext(batch, output, 0, node_logprobs, node_logprobs))
     logprobs = {prefix_of(batch, node): output.logprobs[node].item() for node in range(len(batch.node_token))}
     docids = [tuple(ids) for ids in query.docid_ids]
@@ -206,9 +206,11 @@ def test_the_literal_version_makes_a_prefix_a_top_docid_in_one_forward(passes):
     batch = pack(tied_queries(), PATH_LOSSES["trie"])
 
     def run(kind):
-        return lambda other: calls.append((kind, len(other.query_ids))) or node_logprobs(tiny_model(), other)
+        return lambda other: (
+            calls.append((kind, len(other.query_ids))) or node_logprobs(tiny_model(), other, keep="logits")
+        )
 
-    context = StepContext(batch, node_logprobs(tiny_model(), batch), 0, run("forward"), run("predict"))
+    context = StepContext(batch, node_logprobs(tiny_model(), batch, keep="logits"), 0, run("forward"), run("predict"))
     _, weights, _ = gold_position_loss(context, 0.5, passes, None)
     assert calls == [("predict", 9)] * (passes - 1) + [("forward", 9)]
     assert weights.item() == pytest.approx(batch.node_weights.sum().item(), rel=1e-6)

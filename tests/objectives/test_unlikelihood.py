@@ -241,7 +241,7 @@ def test_without_candidates_the_loss_is_the_base_loss():
         gradients = []
         for terms in ([], [Unlikelihood(UnlikelihoodSettings(3.0, kind), LOSSES["item"])]):
             model, batch = tiny_model(), pack([query], LOSSES["item"])
-            context = StepContext(batch, node_logprobs(model, batch), 0, node_logprobs, node_logprobs)
+            context = StepContext(batch, node_logprobs(model, batch, keep="logits"), 0, node_logprobs, node_logprobs)
             loss = sum(term(context).loss_sum for term in [SToICaLLoss(LOSSES["item"]), *terms])
             loss.backward()
             gradients.append([loss.detach(), *(p.grad for p in model.parameters())])
@@ -269,7 +269,9 @@ def test_layouts_agree(kind):
     model, batch = tiny_model(), pack([*ragged_queries(negatives=2), REPEATING], LOSSES["item"])
     values = []
     for layout in ("sequence", "cache", "pointwise"):
-        context = StepContext(batch, node_logprobs(model, batch, layout), 0, node_logprobs, node_logprobs)
+        context = StepContext(
+            batch, node_logprobs(model, batch, layout, keep="logits"), 0, node_logprobs, node_logprobs
+        )
         values.append(Unlikelihood(UnlikelihoodSettings(1.0, kind), LOSSES["item"])(context).loss_sum.item())
     assert values[0] > 0
     assert values[1:] == pytest.approx([values[0]] * 2, rel=1e-4)

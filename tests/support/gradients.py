@@ -28,10 +28,10 @@ def first_gradient(recipe):
 def loss_and_gradient(objective, queries, settings, step=0):
     model = tiny_model()
     batch = pack(queries, settings)
-    output = node_logprobs(model, batch)
+    output = node_logprobs(model, batch, keep="logits")
 
     def run(other, mixture=None):
-        return node_logprobs(model, other, mixture=mixture)
+        return node_logprobs(model, other, mixture=mixture, keep="logits")
 
     result = objective(StepContext(batch, output, step, forward=run, predict=torch.no_grad()(run)))
     result.loss_sum.backward()

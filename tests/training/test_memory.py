@@ -25,6 +25,7 @@ from stoical.config.recipe import Recipe
 from stoical.data.dataset import load_split
 from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.tokenization import pad_id
+from stoical.models import chunked_head
 from stoical.models.forward import node_logprobs
 from stoical.objectives.objective import weighted_nll
 from stoical.training.arguments import micro_batches
@@ -100,33 +101,38 @@ def peak_bytes(model, optimizer, step):
 
 
 @pytest.mark.parametrize(
-    ("bf16", "checkpointing", "layout"),
+    ("bf16", "checkpointing", "layout", "vocabulary", "keep"),
     [
-        (False, False, "sequence"),
-        (True, False, "sequence"),
-        (False, True, "sequence"),
-        (True, True, "sequence"),
-        (True, False, "cache"),
-        (False, False, "pointwise"),
+        (False, False, "sequence", 512, "logits"),
+        (True, False, "sequence", 512, "logits"),
+        (False, True, "sequence", 512, "logits"),
+        (True, True, "sequence", 512, "logits"),
+        (True, False, "cache", 512, "logits"),
+        (False, False, "pointwise", 512, "logits"),
+        (False, False, "sequence", 8192, "logprobs"),
+        (True, True, "sequence", 8192, "logprobs"),
     ],
 )
-def test_the_estimate_is_what_a_step_allocates(bf16, checkpointing, layout):
+def test_the_estimate_is_what_a_step_allocates(bf16, checkpointing, layout, vocabulary, keep, monkeypatch):
     """To 15%, of the whole, and to 25% of what is not weights, gradients and optimizer, which are exact."""
-    model = tiny_model(**MIDDLE, initializer_range=0.02)
+    monkeypatch.setattr(chunked_head, "CHUNK", 2**16)
+    model = tiny_model(**MIDDLE | {"vocab_size": vocabulary}, initializer_range=0.02)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    queries = [random_query(seed, prompt, 8, MIDDLE["vocab_size"]) for seed, prompt in enumerate((120, 30))]
+    queries = [random_query(seed, prompt, 8, vocabulary) for seed, prompt in enumerate((120, 30))]
     batch = TrieTargetCollator(TargetSettings(item="stepwise"), 0, prune=True)(queries)["batch"]
+    node_logprobs(model, batch, layout, keep=keep)  # tries the head out
     recipe = Recipe(layout=layout, optimizer="trainer")
     recipe.training |= {"bf16": bf16, "activation_checkpointing": checkpointing}
     PartialState(cpu=True)
 
     def step():
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = weighted_nll(node_logprobs(model, batch, layout).logprobs, batch.node_weights)
+            loss = weighted_nll(node_logprobs(model, batch, layout, keep=keep).logprobs, batch.node_weights)
         loss.backward()
 
     run = run_memory(recipe, model, model.config, batch)
+    run = replace(run, setup=replace(run.setup, whole_logits=keep == "logits"))
     measured = peak_bytes(model, torch.optim.AdamW(model.parameters()), step) / GIB
     assert run.total == pytest.approx(measured, rel=0.15)
     parts = step_memory(run.shape, run.batch, run.setup)

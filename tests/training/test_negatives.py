@@ -151,7 +151,9 @@ def test_methods_without_chance_do_not_see_negatives(name, count_terminator):
     seen = []
     for given_queries in (queries, [without_negatives(query) for query in queries]):
         model, batch = tiny_model(), pack(given_queries, loss)
-        output = EXACT[name](StepContext(batch, node_logprobs(model, batch), 0, node_logprobs, node_logprobs))
+        output = EXACT[name](
+            StepContext(batch, node_logprobs(model, batch, keep="logits"), 0, node_logprobs, node_logprobs)
+        )
         output.loss_sum.backward()
         seen.append((output, torch.cat([p.grad.flatten() for p in model.parameters()])))
     (with_, gradient), (alone, expected) = seen

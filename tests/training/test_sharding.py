@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from stoical.commands import evaluate
 from tests.support import forked
-from tests.support.launched_runs import OPTIMIZERS, STEPS, pretrained, train_all, train_run
+from tests.support.launched_runs import OPTIMIZERS, STEPS, UNTIED, pretrained, train_all, train_run
 from tests.support.launching import TWO_PROCESSES, fsdp2_on_cpus
 from tests.support.small_data import write_dataset
 
@@ -27,6 +27,7 @@ def runs(tmp_path_factory):
     GradientState._reset_state()
     for name in OPTIMIZERS:
         train_run(directory / "one", name)
+    train_run(directory / "one", "adamw_untied", *UNTIED)
     return directory
 
 
@@ -49,6 +50,22 @@ def test_two_processes_train_as_one(runs, launched, optimizer):
     assert sum(norm > 1.2 for norm in logged(one, "grad_norm")) > STEPS / 2
     before, after = weights(two, STEPS // 2), weights(two)
     assert max((after[name] - before[name]).abs().max() for name in after) > 0.01
+
+
+@pytest.mark.parametrize("launched", ["ddp", "fsdp2"])
+def test_logits_in_chunks_train_as_whole_ones_of_one_process(runs, launched):
+    """The head gives log-probabilities inside the wrapped model's forward: weights are whole then, gradients shared."""
+    one, two = (logged(runs / name, "loss") for name in ("one/adamw", f"{launched}/adamw_chunked"))
+    assert two == pytest.approx(one[:5], abs=1e-5)
+
+
+def test_so_does_a_head_of_its_own_and_bfloat16_keeps_log_probabilities_float32(runs):
+    """Tied weights above, a weight of the head's own here; FSDP2 would round what modules give to bfloat16."""
+    one, two, tied = (logged(runs / name, "loss") for name in ("one/adamw_untied", "fsdp2/adamw_untied", "one/adamw"))
+    assert two == pytest.approx(one, abs=1e-5)
+    assert one != pytest.approx(tied[:5], abs=1e-2)
+    low, chunked = (logged(runs / "fsdp2" / f"adafactor_bf16{ending}", "loss") for ending in ("", "_chunked"))
+    assert chunked == pytest.approx(low, abs=1e-3)
 
 
 def test_a_token_budget_that_cuts_shares_unlike_trains_as_one_process(runs):

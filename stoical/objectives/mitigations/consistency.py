@@ -170,6 +170,11 @@ class Consistency(Objective):
 
     settings: ConsistencySettings
 
+    @property
+    def needs_logits(self) -> bool:
+        """True for divergences of whole next-token distributions."""
+        return self.settings.mode != "target"
+
     def __call__(self, context: StepContext) -> ObjectiveOutput:
         """Sum over the micro-batch, in nats."""
         term = self._term(context)

@@ -100,16 +100,16 @@ def mixed_prefixes(
     """
     batch, output = context.batch, context.output
     with torch.no_grad():
-        chain = nodes = gold_inputs(batch)
+        chain = gold_inputs(batch)
         replaced, fixed = replacements(batch, chain, output.logprobs[chain].exp(), gold, confidence)
-        noise = gumbel(torch.zeros(len(chain), output.logits.shape[-1], device=chain.device), walks=1)[0]
+        logits = output.logits_at(chain).float()
+        noise = gumbel(torch.zeros_like(logits), walks=1)[0]
         for left in reversed(range(passes)):
-            logits = output.logits[output.row[nodes], output.slot[nodes]].float()
             tokens = torch.where(replaced, (logits + noise).argmax(dim=-1), fixed)
             mixed = mixed_batch(batch, chain, tokens)
             if left:
-                output = context.predict(mixed)
-                nodes = len(batch.query_ids) + torch.arange(len(chain), device=chain.device)
+                after_roots = len(batch.query_ids) + torch.arange(len(chain), device=chain.device)
+                logits = context.predict(mixed).logits_at(after_roots).float()
     return mixed, tokens
 
 

@@ -129,6 +129,11 @@ class ScheduledSampling(Objective):
 
     settings: ScheduledSamplingSettings
 
+    @property
+    def needs_logits(self) -> bool:
+        """True where tokens of the whole vocabulary are drawn."""
+        return self.settings.target == "gold_position"
+
     def __call__(self, context: StepContext) -> ObjectiveOutput:
         """Sum over the micro-batch, in nats; `loss_per_token` is what to compare, since walks may end early."""
         settings = self.settings

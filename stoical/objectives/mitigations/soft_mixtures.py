@@ -105,7 +105,7 @@ def candidates(batch: PackedBatch, output: NodeOutput, chain: Tensor, source: So
 
     Within the trie, those are the continuations of the prefix that the input stands after. Differentiable.
     """
-    logits = output.logits[output.row[chain], output.slot[chain]].float()
+    logits = output.logits_at(chain).float()
     if source == "free":
         return torch.arange(logits.shape[1], device=chain.device), logits
     place = torch.full_like(batch.node_token, -1)
@@ -160,6 +160,11 @@ class SoftSampling(Objective):
     """In place of the loss on the top docID's path: its targets, after prefixes that mixtures stand in."""
 
     settings: SoftSamplingSettings
+
+    @property
+    def needs_logits(self) -> bool:
+        """Always: they are the scores of a mixture."""
+        return True
 
     def __call__(self, context: StepContext) -> ObjectiveOutput:
         """Sum over the micro-batch, in nats. With a gold probability of 1 no second pass is needed."""

@@ -155,6 +155,11 @@ class Unlikelihood(Objective):
     settings: UnlikelihoodSettings
     loss: TargetSettings
 
+    @property
+    def needs_logits(self) -> bool:
+        """True unless all that leaves the trie loses, which is what its nodes leave."""
+        return self.settings.tokens != "invalid"
+
     def __call__(self, context: StepContext) -> ObjectiveOutput:
         """Sum over the micro-batch, in nats."""
         term = self._term(context)

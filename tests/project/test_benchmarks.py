@@ -1,0 +1,51 @@
+"""`make bench`: every benchmark takes the words that it is given, and the head's runs at a tiny size."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as every
+from benchmarks import head
+
+
+@pytest.mark.parametrize("name", every.SIZES)
+def test_every_benchmark_takes_its_words(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module, seen = importlib.import_module(f"benchmarks.{name}"), []
+    monkeypatch.setattr(module, "run", seen.append)
+    monkeypatch.setattr("sys.argv", [name, *every.SIZES[name], f"out={tmp_path / name}"])
+    assert module.main() == 0
+    assert [options.out for options in seen] == [str(tmp_path / name)]
+
+
+def test_one_that_does_not_exist_is_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["benchmarks", "only=heads"])
+    assert every.main() == 2
+    assert "error: only: 'heads' is none of forward, flat, head" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_one_that_fails_ends_them(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(every.SIZES, "head", ("sizes=7",))
+    monkeypatch.setattr("sys.argv", ["benchmarks", "only=head,omp", f"out={tmp_path}"])
+    assert every.main() == 2
+    assert capfd.readouterr().err.splitlines() == [
+        "error: sizes: '7' is not of the form 64x150000 (a multiple of 64 x vocabulary)",
+        "error: python -m benchmarks.head sizes=7 ended with status 2",
+    ]
+
+
+@pytest.mark.slow
+def test_the_head_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    words = ["sizes=64x60000", "queries=8", "prompt=12", "docs=20", "budget=0", f"out={tmp_path / 'head'}"]
+    monkeypatch.setattr("sys.argv", ["head", *words])
+    assert head.main() == 0
+    [result] = json.loads((tmp_path / "head.json").read_text())["results"]
+    assert result["memory"]["chunks"]["training"] < 0.6 * result["memory"]["all"]["training"]
+    assert result["differences"]["gradients"] < 1e-6
+    assert "64x60000" in (tmp_path / "head.md").read_text()
