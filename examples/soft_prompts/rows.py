@@ -27,6 +27,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "scheduled_sampling": SamplingOptions(gold_confidence=0.9, random_confidence=0.95, minimum=0.0)
     },
     "reinforce": {"reinforce": ReinforceOptions(samples=2)},  # half as many outputs as by default: the study's time
+    "reinforce, exact": {"reinforce": ReinforceOptions(samples=2, reward="exact")},
     "mixer": {"mixer": MixerOptions(samples=2)},
     "minimum_risk": {"minimum_risk": RiskOptions(samples=2)},
     "professor_forcing": {},
