@@ -151,6 +151,13 @@ def capacity(source: Path) -> str:
     return written(report([*json_object(source)["cells"].values()]))
 
 
+def soft_prompts(source: Path) -> str:
+    """Exact match by objective and decoder, and horizons."""
+    from examples.soft_prompts.__main__ import shown
+
+    return shown(json_object(source))
+
+
 def report_of(source: Path) -> str:
     """What a command wrote."""
     return written(source.read_text(encoding="utf-8"))
@@ -212,6 +219,12 @@ TABLE_LIST: list[Result[Callable[[Path], str]]] = [
     ),
     Result("Capacity (section 3)", CAPACITY, "stoical capacity", capacity),
     Result("The mismatch paper's Table 1, and ours", ("runs/mismatch/report.md",), "stoical mismatch", report_of),
+    Result(
+        "Soft prompts",
+        ("runs/soft_prompts/results.json", f"{SHIPPED}/soft_prompts.json"),
+        "python -m examples.soft_prompts",
+        soft_prompts,
+    ),
     Result(
         "Mitigations, ranking",
         ("runs/mitigations/table.json", f"{SHIPPED}/mitigations.json"),

@@ -99,17 +99,28 @@ def report(options: Options, found: Mapping[str, Results]) -> None:
     }
     root = Path(options.out)
     write_whole(root / "results.json", json.dumps(record) + "\n")
-    if "table" in found:
-        print(f"\nTexts written exactly, %, {options.vectors} vectors, {options.steps} steps at most:\n")
-        print(table(found["table"]))
-        print("\nThe same by kind of text, greedily, and what the teacher-forced argmax has right, %:\n")
-        print(kinds_table(found["table"]))
-    print("\n" + "\n".join(agreement(found)))
-    if "horizon" in found:
-        print("\nLongest text that was written exactly, in tokens with EOS, by vectors of the prompt:\n")
-        print(horizon_table(found["horizon"]))
+    print(f"\n{shown(record)}")
     draw(found, root)
     print(f"\nall results: {root / 'results.json'}")
+
+
+def shown(record: Mapping[str, Any]) -> str:
+    """The tables of what results.json has."""
+    found = {name: record[name] for name in PARTS if name in record}
+    parts = []
+    if "table" in found:
+        options = record["options"]
+        parts += [
+            f"Texts written exactly, %, {options['vectors']} vectors, {options['steps']} steps at most:",
+            table(found["table"]),
+            "The same by kind of text, greedily, and what the teacher-forced argmax has right, %:",
+            kinds_table(found["table"]),
+        ]
+    parts.append("\n".join(agreement(found)))
+    if "horizon" in found:
+        parts.append("Longest text that was written exactly, in tokens with EOS, by vectors of the prompt:")
+        parts.append(horizon_table(found["horizon"]))
+    return "\n\n".join(parts)
 
 
 def table(rows: Results) -> str:
@@ -184,12 +195,13 @@ def longest(run: Mapping[str, Any]) -> int:
 
 
 def horizon_table(rows: Results) -> str:
-    """The horizon by row and number of vectors."""
+    """The horizon by row and number of vectors; a dash where there is no run."""
     from stoical.reporting.tables import markdown
 
-    counts = [run["job"]["vectors"] for run in next(iter(rows.values()))]
+    found = {row: {run["job"]["vectors"]: longest(run) for run in runs} for row, runs in rows.items()}
+    counts = sorted({count for own in found.values() for count in own})
     body = [["", *map(str, counts)]]
-    body += [[name, *(str(longest(one)) for one in own)] for name, own in rows.items()]
+    body += [[row, *(str(own.get(count, "–")) for count in counts)] for row, own in found.items()]
     return markdown(body)
 
 

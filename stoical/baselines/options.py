@@ -28,7 +28,7 @@ class ReconstructOptions:
     negatives: int = option(50, "nodes that are no ancestors, drawn for every pair")
     seed: int = option(0, "of the start, of shuffles and of negatives")
     measure_every: int = option(50, "epochs; the vectors are saved as often")
-    resume: bool = option(False, "continue from the vectors in `out`, if there are any, up to `epochs`")
+    resume: bool = option(False, "continue from the vectors in `output`, if there are any, up to `epochs`")
 
     def check(self) -> None:
         """Raise `ValueError` where a value makes no sense."""

@@ -18,7 +18,7 @@ from stoical.common.files import check_writable, write_whole, writing
 from stoical.common.places import data_prep
 
 TABLE, METRICS = "embedding.safetensors", "metrics.json"
-FREE = ("out", "epochs", "measure_every", "resume")  # options that no vector depends on
+FREE = ("output", "epochs", "measure_every", "resume")  # options that no vector depends on
 
 
 def reconstruct(options: ReconstructOptions) -> dict[str, Any]:

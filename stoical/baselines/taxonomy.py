@@ -109,7 +109,7 @@ class Embedding:
         """One pass over the pairs in batches; the mean loss of a pair (nats)."""
         order, keys = shuffle(len(self.closure.child), self.seed, number).numpy(), self.closure.keys
         random, total = np.random.default_rng([self.seed, number, 1]), 0.0
-        for start in range(0, len(order), size):
+        for start in progress(range(0, len(order), size), f"epoch {number + 1}, pairs in batches"):
             picked = order[start : start + size]
             child, ancestor = self.closure.child[picked], self.closure.ancestor[picked]
             drawn = random.integers(len(self.closure.names), size=(len(picked), negatives))

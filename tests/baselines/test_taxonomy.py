@@ -134,8 +134,9 @@ def test_the_command_learns_resumes_and_refuses(tmp_path: Path, capsys: pytest.C
     assert "already holds vectors; give resume=true" in capsys.readouterr().err
     assert run(*words(tmp_path / "twice", "dim=4", "resume=true")) == 2
     assert "was trained with dim=3" in capsys.readouterr().err
-    assert run(*words(tmp_path / "twice", "dim=3", "resume=true")) == 0
-    files = [tmp_path / name / "embedding.safetensors" for name in ("through", "twice")]
+    (tmp_path / "twice").rename(tmp_path / "moved")
+    assert run(*words(tmp_path / "moved", "dim=3", "resume=true")) == 0
+    files = [tmp_path / name / "embedding.safetensors" for name in ("through", "moved")]
     assert load_file(files[0])["table"].equal(load_file(files[1])["table"])
 
 
