@@ -61,8 +61,8 @@ def with_recipe(given: Given) -> tuple[SoftPromptSettings, set[str]]:
         raise ValueError(f"recipe={given.options.recipe}: {error}") from error
     for name in given.names:
         section, _, key = name.rpartition(".")
-        theirs = (getattr(each, section) if section else each for each in (settings, given.options))
-        setattr(next(theirs), key, getattr(next(theirs), key))
+        below, above = (getattr(each, section) if section else each for each in (settings, given.options))
+        setattr(below, key, getattr(above, key))
     return settings, {*values, *given.names}
 
 

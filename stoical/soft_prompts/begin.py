@@ -25,6 +25,11 @@ def spread(frozen: Frozen) -> float:
     return float(frozen.embed(tokens[None]).float().std())
 
 
+def target_seeds(settings: SoftPromptSettings, encoded: Sequence[Sequence[int]]) -> list[str]:
+    """What each target's random numbers are functions of: the run's seed and its own tokens."""
+    return [f"{settings.seed} {' '.join(map(str, ids))}" for ids in encoded]
+
+
 @torch.no_grad()
 def first_prompts(frozen: Frozen, settings: SoftPromptSettings, seeds: Sequence[str]) -> Tensor:
     """[B, n, H] float32 prompts, each drawn by its own seed; from a text or a saved prompt, B times the same.

@@ -20,6 +20,7 @@ from transformers import GenerationConfig
 from stoical.common.files import json_object
 from stoical.models.adapters import read_adapter
 from stoical.soft_prompts.frozen import Frozen
+from stoical.soft_prompts.settings import check_saved
 
 WEIGHT = "prompt_embeddings"
 FACTS = "soft_prompt.json"
@@ -69,10 +70,8 @@ def read_prompt(frozen: Frozen, directory: Path, vectors: int) -> Tensor:
 
     Raises `ValueError` where there is none, where it is of another base model, or of another shape.
     """
-    config_file = directory / "adapter_config.json"
-    if not config_file.is_file():
-        raise ValueError(f"init={directory} is neither vocabulary, random or text, nor a directory that peft saved")
-    config, base = json_object(config_file), frozen.model.config.name_or_path
+    check_saved(directory)
+    config, base = json_object(directory / "adapter_config.json"), frozen.model.config.name_or_path
     if config.get("peft_type") != "PROMPT_TUNING":
         raise ValueError(f"init={directory} holds {config.get('peft_type')}, not a prompt of prompt tuning")
     if config.get("base_model_name_or_path") != base:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import xxhash
@@ -130,11 +131,17 @@ def load_frozen(options: ModelOptions, device: torch.device | str | None = None)
     model that reads token ids beside embeddings, or cannot be run on embeddings and a cache.
     """
     recipe = Recipe(model=ModelSettings(name=options.name, attn_implementation="sdpa", dtype=options.dtype))
-    tokenizer = load_tokenizer(options.name)
+    directory = Path(options.name)
+    if directory.is_dir() and not (directory / "config.json").is_file():
+        raise ValueError(f"model.name={options.name} is a directory without a model: config.json is not in it")
     try:
         config = AutoConfig.from_pretrained(options.name)
     except MODEL_ERRORS as error:
         raise ValueError(f"model.name={options.name}: {str(error).splitlines()[0]}") from error
+    try:
+        tokenizer = load_tokenizer(options.name)
+    except ValueError as error:
+        raise ValueError(f"model.name={options.name}: {error}") from error
     if config.is_encoder_decoder:
         raise ValueError(f"model.name={options.name} is an encoder-decoder: a prompt goes before a decoder's text")
     if getattr(config.get_text_config(), "hidden_size_per_layer_input", None):

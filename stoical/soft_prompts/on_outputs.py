@@ -92,7 +92,7 @@ def unlikelihood(step: Step, settings: SoftPromptSettings) -> Tensor:
     token that it has by then written more often than the target has it.
     """
     targets, weight = step.targets, settings.unlikelihood.weight
-    wrong = token_unlikelihood(*_at_first_error(step))
+    wrong = token_unlikelihood(*at_first_error(step))
     outputs = greedy(step)
     too_often = _too_often(outputs[0], targets) & output_mask(outputs, targets, step.frozen.eos)[0]
     if too_often.any():
@@ -104,13 +104,17 @@ def unlikelihood(step: Step, settings: SoftPromptSettings) -> Tensor:
     return cross_entropy(step, settings) + weight * wrong
 
 
-def _at_first_error(step: Step) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
-    """Next-token log-probabilities at each first error, the (place, token) that is the likeliest there, and weights."""
+def at_first_error(step: Step) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+    """Next-token log-probabilities at each first error, the (place, token) that is the likeliest there, and weights.
+
+    The target's own token is never the one, not even where it ties with the likeliest, as logits of bfloat16 do.
+    """
     targets = step.targets
     first = prefix_lengths(token_margins(step.logits.detach(), targets.tokens) > 0)
     rows = (first < targets.lengths).nonzero()[:, 0]
     logits = step.logits[rows, first[rows]]
-    candidates = torch.arange(len(rows), device=rows.device), logits.detach().argmax(dim=-1)
+    others = logits.detach().scatter(1, targets.tokens[rows, first[rows]][:, None], -torch.inf)
+    candidates = torch.arange(len(rows), device=rows.device), others.argmax(dim=-1)
     return logits.log_softmax(dim=-1), candidates, 1 / targets.lengths[rows]
 
 

@@ -18,7 +18,8 @@ import torch
 
 from stoical.common.differences import describe, differences
 from stoical.common.files import json_object, staged, write_whole
-from stoical.soft_prompts.begin import first_prompts
+from stoical.runs.lock import LOCK
+from stoical.soft_prompts.begin import first_prompts, target_seeds
 from stoical.soft_prompts.decoders import decode, numeric_difference
 from stoical.soft_prompts.export import peft_writes, save_prompt
 from stoical.soft_prompts.frozen import Frozen, load_frozen
@@ -55,13 +56,12 @@ def record_of(settings: SoftPromptSettings, texts: Sequence[Placed], frozen: Fro
 
 
 def check_record(output: Path, record: dict[str, Any]) -> None:
-    """Raise `ValueError` where the directory holds a run of other settings, texts or another base model; else write it.
+    """Raise `ValueError` where the directory holds a run of other settings, texts or another base model, or no run.
 
     Settings that change no prompt may differ.
     """
     path = output / RECORD
-    if path.is_file():
-        before = json_object(path)
+    if path.is_file() and "base_xxh3" in (before := json_object(path)):
         if before.get("base_xxh3") != record["base_xxh3"]:
             raise ValueError(
                 f"{output} holds prompts of another base model ({before.get('settings', {}).get('model')}): its "
@@ -74,10 +74,14 @@ def check_record(output: Path, record: dict[str, Any]) -> None:
                 f"{output} holds a run of other settings: {describe(changes)}; give those it began with, or another "
                 "output="
             )
-    elif output.is_dir() and any(path.name != "_lock" for path in output.iterdir()):
+    elif output.is_dir() and any(path.name != LOCK for path in output.iterdir()):
         raise ValueError(f"output={output} holds something else than soft prompts; give another output=")
+
+
+def write_record(output: Path, record: dict[str, Any]) -> None:
+    """Write what the run is: from then on the directory is this run's, so after all that can be refused."""
     output.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_whole(output / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def carry_out(settings: SoftPromptSettings, texts: Sequence[Placed], frozen: Frozen, output: Path) -> dict[str, Any]:
@@ -90,6 +94,7 @@ def carry_out(settings: SoftPromptSettings, texts: Sequence[Placed], frozen: Fro
     record = record_of(settings, texts, frozen)
     check_record(output, record)
     difference = measure(frozen, encoded, settings)
+    write_record(output, record)
     stop_margin = max(settings.stop_margin, 2 * difference)
     say_start(frozen, len(texts), difference, stop_margin)
     batches = [encoded[begin : begin + settings.batch_size] for begin in range(0, len(encoded), settings.batch_size)]
@@ -119,8 +124,8 @@ def carry_out(settings: SoftPromptSettings, texts: Sequence[Placed], frozen: Fro
 def measure(frozen: Frozen, encoded: Sequence[Sequence[int]], settings: SoftPromptSettings) -> float:
     """By how much a logit differs between the training forward and `generate`, behind the first batch's prompts."""
     some = encoded[: settings.batch_size]
-    seeds = [f"{settings.seed} {' '.join(map(str, ids))}" for ids in some]
-    return numeric_difference(frozen, first_prompts(frozen, settings, seeds), max(map(len, some)))
+    prompts = first_prompts(frozen, settings, target_seeds(settings, some))
+    return numeric_difference(frozen, prompts, max(map(len, some)))
 
 
 def say_start(frozen: Frozen, count: int, difference: float, stop_margin: float) -> None:

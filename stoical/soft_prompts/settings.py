@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from stoical.common.fields import unknown
@@ -19,6 +20,7 @@ OBJECTIVES = (
     *("cross_entropy", "margin", "worst_position", "first_error", "growing", "scheduled_sampling"),
     *("reinforce", "mixer", "minimum_risk", "professor_forcing", "unlikelihood", "negatives"),
 )
+STARTS = ("vocabulary", "random", "text")  # of init; else a directory
 DECODERS = ("greedy", "beam", "ngram_blocking", "repetition_penalty", "lexical", "trie")
 
 
@@ -181,10 +183,14 @@ class SoftPromptSettings:
         """Raise `ValueError` where a setting is missing, out of range, or `given` and without effect."""
         if not self.model.name:
             raise ValueError(f"give model.name=, a hub id, a directory, or {GLOSSES}")
-        if (self.target is None) == (self.targets is None):
+        if self.target is not None and self.targets is not None:
+            raise ValueError("target and targets are both given: give target=TEXT, or targets=FILE with a text a line")
+        if self.target is None and self.targets is None:
             raise ValueError("give target=TEXT, or targets=FILE with a text a line")
         if (self.init == "text") != (self.init_text is not None):
             raise ValueError("init_text=TEXT goes with init=text: give both, or neither")
+        if self.init not in STARTS:
+            check_saved(Path(self.init))
         if self.model.download and self.model.name != GLOSSES:
             raise ValueError(f"model.download=true has no effect without model.name={GLOSSES}")
         self._check_numbers()
@@ -221,6 +227,12 @@ class SoftPromptSettings:
 def _get(settings: SoftPromptSettings, name: str) -> float:
     section, _, key = name.rpartition(".")
     return float(getattr(getattr(settings, section) if section else settings, key))
+
+
+def check_saved(directory: Path) -> None:
+    """Raise `ValueError` where `init` names no way to begin, and peft has saved nothing there either."""
+    if not (directory / "adapter_config.json").is_file():
+        raise ValueError(f"init={directory} is neither vocabulary, random or text, nor a directory that peft saved")
 
 
 def at_least(name: str, value: int, least: int) -> None:

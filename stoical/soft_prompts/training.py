@@ -20,7 +20,7 @@ from torch import Tensor
 from stoical.common.files import write_whole
 from stoical.common.progress import progress
 from stoical.objectives.mitigations.discriminator import Opponent
-from stoical.soft_prompts.begin import first_prompts, spread
+from stoical.soft_prompts.begin import first_prompts, spread, target_seeds
 from stoical.soft_prompts.decoders import generate
 from stoical.soft_prompts.frozen import Frozen
 from stoical.soft_prompts.mixed_inputs import scheduled_sampling
@@ -86,7 +86,7 @@ class PromptTraining:
     ) -> None:
         self.frozen, self.settings, self.stop_margin, self.state_file = frozen, settings, stop_margin, state_file
         self.targets = pad(encoded, frozen.model.device)
-        self.seeds = [f"{settings.seed} {' '.join(map(str, ids))}" for ids in encoded]
+        self.seeds = target_seeds(settings, encoded)
         self.phases = phase_steps(settings)
         self.prompts = torch.nn.Parameter(first_prompts(frozen, settings, self.seeds))
         self.optimizer = torch.optim.Adam([self.prompts], lr=settings.learning_rate * spread(frozen))

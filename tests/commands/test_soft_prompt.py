@@ -83,7 +83,7 @@ def test_the_recipes_that_ship_run(cli, base, tmp_path, name):
 
 MISTAKES = {
     "target=": "target is empty: there is nothing to write",
-    "target=one targets=two": "give target=TEXT, or targets=FILE",
+    "target=one targets=two": "target and targets are both given",
     "steps=3": "give target=TEXT, or targets=FILE",
     "targets=/nowhere": "targets=/nowhere: there is no such file",
     "targets={folder}/blank.txt": "blank.txt has no text in it",
@@ -100,6 +100,7 @@ MISTAKES = {
     "target=cat init=text": "init_text=TEXT goes with init=text",
     "target=cat init=/nowhere": "init=/nowhere is neither vocabulary, random or text",
     "target=cat learning_rate=0": "learning_rate=0 must be a finite number above 0",
+    "target=cat scheduled_sampling.schedule=constant objective=scheduled_sampling": "half_step=null with constant",
     "target=cat scheduled_sampling.half_step=7.5 objective=scheduled_sampling": "scheduled_sampling.half_step=7.5",
     "target=cat model.download=true": "model.download=true has no effect",
     "target=cat output={folder}": "holds something else than soft prompts",
@@ -120,14 +121,35 @@ def test_a_mistake_is_one_line(cli, base, tmp_path, words):
     assert MISTAKES[words] in last
 
 
-def test_models_that_cannot_be_used_are_one_line(cli, tmp_path):
+def test_a_start_that_is_refused_leaves_the_directory_free(cli, base, tmp_path):
+    saved, out = tmp_path / "saved", tmp_path / "out"
+    words = (f"model.name={base}", "target=cat", f"output={out}", *QUICK)
+    saved.mkdir()
+    (saved / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    code, _, said = cli("soft-prompt", *words, f"init={saved}")
+    assert (code, "holds LORA" in said) == (2, True)
+    assert cli("soft-prompt", *words)[0] == 0
+
+
+def test_a_settings_file_of_something_else_is_refused_as_that(cli, base, tmp_path):
+    (tmp_path / "settings.json").write_text('{"settings": "of an editor"}')
+    code, _, said = cli("soft-prompt", f"model.name={base}", "target=cat", f"output={tmp_path}", *QUICK)
+    assert (code, "holds something else than soft prompts" in said) == (2, True)
+
+
+def test_models_that_cannot_be_used_are_one_line(cli, base, tmp_path):
     out = f"output={tmp_path / 'out'}"
     code, _, said = cli("soft-prompt", "target=cat", out)
     assert (code, said.count("\n")) == (2, 1)
     assert "give model.name=" in said
     code, _, said = cli("soft-prompt", f"model.name={tmp_path / 'none'}", "target=cat", out)
     assert (code, said.count("\n")) == (2, 1)
+    (tmp_path / "empty").mkdir()
+    code, _, said = cli("soft-prompt", f"model.name={tmp_path / 'empty'}", "target=cat", out)
+    assert (code, said.count("\n")) == (2, 1)
+    assert "empty is a directory without a model: config.json is not in it" in said
     endless = tmp_path / "endless"
+    AutoConfig.from_pretrained(base).save_pretrained(endless)
     PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0}, []))).save_pretrained(endless)
     code, _, said = cli("soft-prompt", f"model.name={endless}", "target=cat", out)
     assert (code, said.count("\n")) == (2, 1)

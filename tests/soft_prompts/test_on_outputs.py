@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from stoical.soft_prompts import on_outputs
-from stoical.soft_prompts.on_outputs import minimum_risk, mixer, negatives, policy_loss, reinforce, unlikelihood
+from stoical.soft_prompts.on_outputs import (
+    at_first_error,
+    minimum_risk,
+    mixer,
+    negatives,
+    policy_loss,
+    reinforce,
+    unlikelihood,
+)
 from stoical.soft_prompts.outputs import greedy, output_mask, returns_to_go, rewards, sampled
 from stoical.soft_prompts.settings import (
     MixerOptions,
@@ -231,6 +239,14 @@ def test_unlikelihood_by_loops(seed):
 
     made.check(unlikelihood, settings, expected)
     assert kinds == {"first error", "repeated"}
+
+
+def test_the_target_is_not_punished_where_it_ties():
+    step = case(rows=[[3, 1, EOS]]).step
+    logits = torch.zeros_like(step.logits)
+    logits[0, 0, [3, 4]] = 3.0  # argmax takes the first of the two, the target's
+    _, (place, token), _ = at_first_error(replace(step, logits=logits))
+    assert (place.tolist(), token.tolist()) == ([0], [4])
 
 
 def test_where_nothing_is_wrong_only_cross_entropy_is_left():

@@ -27,7 +27,10 @@ class ScheduleSettings:
     def check_schedule(self, name: str) -> None:
         """Raise `ValueError` where a setting of the section `name` is missing, or would have no effect."""
         if (self.schedule == "constant") != (self.half_step is None):
-            raise ValueError(f"{name}.half_step goes with every schedule but constant: set it there, and only there")
+            raise ValueError(
+                f"{name}.half_step goes with every schedule but constant: set it there, and only there "
+                f"({name}.half_step=null with constant)"
+            )
         if self.half_step is not None:
             check_span(name, "half_step", self.half_step)
         if not 0 <= self.minimum <= 1:
