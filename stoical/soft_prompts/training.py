@@ -9,6 +9,7 @@ prompt does not depend on which targets stand beside it (but for rounding, and f
 from __future__ import annotations
 
 import io
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,7 +95,7 @@ class PromptTraining:
         self.opponent = self._make_opponent()
         self.step = 0
         if state_file is not None and state_file.is_file():
-            self.load_state_dict(torch.load(state_file, weights_only=True, map_location="cpu"))
+            self.load_state_dict(read_state(state_file))
 
     def _make_opponent(self) -> Opponent | None:
         if all(name != "professor_forcing" for name, _, _ in self.phases):
@@ -216,6 +217,15 @@ class PromptTraining:
         self.progress = Progress(**{name: value.to(self.prompts.device) for name, value in known.items()}, log=log)
         if self.opponent is not None:
             self.opponent.load_state_dict(state["opponent"])
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What a batch of prompts goes on from. Raises `ValueError` where the file is damaged."""
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is damaged; delete it, and its prompts begin anew") from error
+    return state
 
 
 def phase_steps(settings: SoftPromptSettings) -> list[tuple[str, int, int]]:

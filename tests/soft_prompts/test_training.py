@@ -131,3 +131,12 @@ def test_eos_is_part_of_the_target(frozen):
     known = written_right(frozen, training.prompts.detach(), pad([[*row, frozen.eos] for row in cut]))
     for row, own, right in zip(rows, cut, known.tolist(), strict=True):
         assert right == (len(own) + 1 if row == [*own, frozen.eos] else len(own) if row[: len(own)] == own else 0)
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a file of torch", None])
+def test_a_damaged_state_is_named(frozen, tmp_path, damage):
+    state = tmp_path / "state.pt"
+    train(frozen, settings(steps=1), state=state)
+    state.write_bytes(state.read_bytes()[:200] if damage is None else damage)
+    with pytest.raises(ValueError, match=r"state\.pt is damaged; delete it, and its prompts begin anew"):
+        PromptTraining(frozen, encoded(), settings(steps=1), 0.1, state)
