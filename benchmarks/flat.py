@@ -52,7 +52,7 @@ class FlatOptions:
 
 def rectangle(model: nn.Module, batch: PackedBatch) -> Tensor:
     """[M] log-probabilities through the rectangle: what `layout=sequence` runs where a model cannot take a flat row."""
-    return _one_sequence(model, batch, hidden=False, embeddings=None).logprobs
+    return _one_sequence(model, batch, hidden=False, embeddings=None, keep="logprobs").logprobs
 
 
 def flat(model: nn.Module, batch: PackedBatch) -> Tensor:

@@ -7,9 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import __main__ as every
-from benchmarks import head
+from benchmarks import flat, head
+from stoical.trie.node_weights import TargetSettings
+from tests.support.packed import pack
+from tests.support.random_queries import ragged_queries
+from tests.support.tiny_model import tiny_model
 
 
 @pytest.mark.parametrize("name", every.SIZES)
@@ -25,6 +30,12 @@ def test_one_that_does_not_exist_is_a_line(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr("sys.argv", ["benchmarks", "only=heads"])
     assert every.main() == 2
     assert "error: only: 'heads' is none of forward, flat, head" in capsys.readouterr().err
+
+
+def test_the_rectangle_that_flat_rows_are_timed_against_gives_the_same() -> None:
+    model, batch = tiny_model(), pack(ragged_queries(), TargetSettings(item="fractional", alpha=2.0))
+    found = {name: way(model, batch) for name, way in flat.WAYS.items()}
+    torch.testing.assert_close(found["flat"], found["rectangle"], atol=5e-6, rtol=0)
 
 
 @pytest.mark.slow
