@@ -18,9 +18,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 from transformers import PreTrainedConfig
 
-CHUNK = (
-    2**24
-)  # logits of a chunk, 64 MiB in float32: few enough to be small, and products of that size run at full speed
+CHUNK = 2**24  # logits of a chunk, 64 MiB in float32: small, and products of that size run at full speed
 LEAST = 128  # tokens of a chunk, however many slots there are: thinner products are slow
 
 
