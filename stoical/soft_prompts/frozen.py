@@ -134,6 +134,8 @@ def load_frozen(options: ModelOptions, device: torch.device | str | None = None)
     directory = Path(options.name)
     if directory.is_dir() and not (directory / "config.json").is_file():
         raise ValueError(f"model.name={options.name} is a directory without a model: config.json is not in it")
+    if not directory.exists() and options.name.startswith(("/", "./", "../", "~")):
+        raise ValueError(f"model.name={options.name}: no such directory")
     try:
         config = AutoConfig.from_pretrained(options.name)
     except MODEL_ERRORS as error:

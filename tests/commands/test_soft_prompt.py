@@ -143,7 +143,7 @@ def test_models_that_cannot_be_used_are_one_line(cli, base, tmp_path):
     assert (code, said.count("\n")) == (2, 1)
     assert "give model.name=" in said
     code, _, said = cli("soft-prompt", f"model.name={tmp_path / 'none'}", "target=cat", out)
-    assert (code, said.count("\n")) == (2, 1)
+    assert (code, said.count("\n")) == (2, 1) and said.endswith("none: no such directory\n")
     (tmp_path / "empty").mkdir()
     code, _, said = cli("soft-prompt", f"model.name={tmp_path / 'empty'}", "target=cat", out)
     assert (code, said.count("\n")) == (2, 1)
