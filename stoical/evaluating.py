@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from omegaconf import OmegaConf
 
 from stoical.common.arguments import split_arguments
-from stoical.common.time_spent import TimeSpent, process_start
+from stoical.common.time_spent import TimeSpent, command_start
 from stoical.config.loading import load_recipe, read_layer
 from stoical.config.recipe import Recipe
 from stoical.data.files import load_manifest, split_sha256
@@ -171,7 +171,7 @@ def evaluate_and_report(job: EvaluationJob) -> None:
     from stoical.reporting.evaluation_dir import check_replaceable
 
     check_replaceable(job.output, job.data)
-    spent = TimeSpent(process_start())
+    spent = TimeSpent(command_start())
     evaluation = run_job(job, shown=True, spent=spent)
     if PartialState().is_main_process:
         with spent.on("writing"):

@@ -15,7 +15,7 @@ import sys
 
 from stoical.commands.recipes import show
 from stoical.commands.shell import Command, Given, quiet_libraries
-from stoical.common.time_spent import process_start
+from stoical.common.time_spent import command_start
 from stoical.config.loading import load_recipe
 from stoical.config.recipe import Recipe
 from stoical.data.files import check_dataset
@@ -37,7 +37,7 @@ def run(given: Given) -> None:
 
     quiet_libraries()
     note_unused_gpus(sys.argv)
-    train(recipe, process_start())
+    train(recipe, command_start())
 
 
 def check_inputs(recipe: Recipe) -> None:

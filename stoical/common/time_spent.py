@@ -5,17 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TypeVar
 
 T = TypeVar("T")
 ELSE = "else"
 
 
+@cache
 def process_start() -> float:
     """When this process began, as `time.time` counts: before the imports, which take seconds."""
     import psutil
 
     return float(psutil.Process().create_time())
+
+
+def command_start() -> float:
+    """When the command at hand began: with the process, or now if the process has had a command before."""
+    return time.time() if process_start.cache_info().currsize else process_start()
 
 
 class TimeSpent:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stoical.commands import evaluate, train
-from stoical.common.time_spent import TimeSpent, process_start
+from stoical.common.time_spent import TimeSpent, command_start, process_start
 from tests.support.small_data import TINY, write_dataset
 
 
@@ -64,8 +64,11 @@ def test_waiting_is_counted_item_by_item_and_nothing_is_taken_early(clock: list[
     assert str(spent) == "time: 16.0 s: loader 4.0 (25%), else 12.0 (75%)"
 
 
-def test_a_process_began_before_now() -> None:
-    assert 0 < time.time() - process_start() < 24 * 3600
+def test_a_process_began_before_now_and_a_second_command_of_it_begins_now() -> None:
+    process_start.cache_clear()
+    began = time.time()
+    assert began - 24 * 3600 < command_start() < began
+    assert began <= command_start() <= time.time()
 
 
 def test_a_run_and_an_evaluation_say_where_the_time_went(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
