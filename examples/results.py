@@ -183,12 +183,6 @@ FIGURES: dict[str, Result[Callable[[Path, Path], None]]] = {
         f"capacity_{part}": Result(f"section 3, {title}", CAPACITY, "stoical capacity", capacity_plot(part))
         for part, title in CAPACITY_PARTS.items()
     },
-    "capacity_ceilings": Result(
-        "section 3, orders that embeddings have right", CAPACITY, "stoical capacity", capacity_plot("ceilings")
-    ),
-    "capacity_ranker": Result(
-        "section 3, orders of a small ranker", CAPACITY, "stoical capacity", capacity_plot("ranker")
-    ),
 }
 TABLE_LIST: list[Result[Callable[[Path], str]]] = [
     Result(
