@@ -26,7 +26,7 @@ from benchmarks.measure import Times, interleaved, markdown_table, spread, waiti
 from stoical.commands.shell import Command, execute
 from stoical.common.options import option
 from stoical.config.loading import load_recipe
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.models.forward import _one_sequence, node_logprobs
 from stoical.objectives.objective import weighted_nll
 from stoical.training.build import build_trainer

@@ -28,7 +28,8 @@ from benchmarks.measure import Clock, interleaved, markdown_table, spread, waiti
 from benchmarks.synthetic import random_query
 from stoical.commands.shell import Command, execute
 from stoical.common.options import option
-from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.encoding.packed_batch import PackedBatch
+from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.models.forward import node_logprobs
 from stoical.models.layouts import TRIE_ATTENTION

@@ -35,7 +35,8 @@ from stoical.commands.shell import Command, execute
 from stoical.common.options import option
 from stoical.common.places import shipped
 from stoical.config.loading import read_layer
-from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.encoding.packed_batch import PackedBatch
+from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.models.flat_row import FlatRow
 from stoical.models.forward import _one_sequence, node_logprobs

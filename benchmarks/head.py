@@ -28,7 +28,8 @@ from benchmarks.measure import Times, interleaved, markdown_table, spread, waiti
 from benchmarks.synthetic import random_query
 from stoical.commands.shell import Command, execute
 from stoical.common.options import option
-from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.encoding.packed_batch import PackedBatch
+from stoical.encoding.packing import TrieTargetCollator
 from stoical.models.forward import node_logprobs
 from stoical.models.layouts import TRIE_ATTENTION
 from stoical.models.reading import Keep

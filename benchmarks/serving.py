@@ -43,7 +43,7 @@ from stoical.data.dataset import load_split
 from stoical.data.rows import RankingRow
 from stoical.decoding.beam_search import beam_search
 from stoical.decoding.device_trie import DeviceTrie
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.evaluation.evaluator import Evaluator, sample
 from stoical.models.forward import node_logprobs
 from stoical.ranker import Ranker

@@ -16,7 +16,8 @@ from stoical.build.model import load_model
 from stoical.data.rows import RankingRow, parse_row
 from stoical.decoding.choices import Reduction
 from stoical.decoding.scores import doc_scores
-from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.encoding.packed_batch import PackedBatch
+from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.queries import QueryEncoder
 from stoical.encoding.tokenization import pad_id
 from stoical.encoding.tokenized import TokenizedQuery

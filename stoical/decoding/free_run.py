@@ -14,7 +14,7 @@ from stoical.decoding.beams import beam_on_nodes, rank_in_group
 from stoical.decoding.choices import Reduction
 from stoical.decoding.scores import doc_scores
 from stoical.decoding.walks import docid_ends, path_sums
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.models.forward import NodeOutput
 
 

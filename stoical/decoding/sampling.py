@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stoical.decoding.draws import drawn_tokens, uniform_draws
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.models.checks import check_model
 from stoical.models.modes import eval_mode
 from stoical.models.prompt_cache import PromptCache

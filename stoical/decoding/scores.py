@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, get_args
 from stoical.common.lazy import torch
 from stoical.decoding.choices import Reduction
 from stoical.decoding.walks import family_argmax, next_token_logprobs, top_docs, valid_logmass, visited
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stoical.common.lazy import torch
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.trie.node_weights import UNLISTED
 
 if TYPE_CHECKING:

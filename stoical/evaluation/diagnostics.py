@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from stoical.decoding.walks import gold_child, listed, path_sums, reach, visited
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 
 
 class Sums(NamedTuple):

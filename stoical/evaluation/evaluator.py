@@ -26,7 +26,8 @@ from stoical.decoding.scores import (
     valid_mass,
     valid_mass_by_step,
 )
-from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.encoding.packed_batch import PackedBatch
+from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.queries import EncodedDataset
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.evaluation.diagnostics import Sums, diagnose

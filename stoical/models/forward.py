@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.models.attention import attention_of, register, trie_mask
 from stoical.models.flat_row import FlatRow, is_flat, noise_by_query
 from stoical.models.layouts import Layout

@@ -7,7 +7,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from stoical.encoding.packing import ancestors
+from stoical.encoding.packed_batch import ancestors
 from stoical.models.attention import additive
 from stoical.models.unwrapped import unwrapped
 

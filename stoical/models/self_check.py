@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.encoding.packed_batch import PackedBatch
+from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.models.forward import node_logprobs
 from stoical.models.layouts import Layout

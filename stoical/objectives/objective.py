@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from stoical.common.lazy import torch
 from stoical.decoding.choices import Reduction
 from stoical.decoding.walks import reach
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.trie.node_weights import TargetSettings
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ from stoical.common.progress import progress
 from stoical.decoding.choices import Reduction
 from stoical.decoding.free_run import beam_scores
 from stoical.decoding.sampling import free_outputs
-from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.encoding.packed_batch import PackedBatch
+from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.queries import EncodedDataset
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.models.forward import node_logprobs

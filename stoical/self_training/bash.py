@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stoical.config.self_training import BashSettings
 from stoical.decoding.draws import Draws, drawn_tokens
 from stoical.decoding.sampling import write_freely
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.models.forward import node_logprobs
 from stoical.models.layouts import Layout
 from stoical.self_training.job import Job, Pick, Record

@@ -11,7 +11,8 @@ from stoical.config.recipe import Recipe
 from stoical.data.rows import RankingRow
 from stoical.decoding.choices import Per
 from stoical.decoding.draws import Draws, row_draws
-from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.encoding.packed_batch import PackedBatch
+from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.queries import QueryEncoder
 from stoical.encoding.tokenized import TokenizedQuery
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stoical.decoding.choices import Source
 from stoical.decoding.draws import Draws, drawn_tokens
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.models.forward import NodeOutput
 from stoical.trie.expert import ExpertTrie, child
 from stoical.trie.prefix_tree import Ints

@@ -10,7 +10,8 @@ from stoical.build.model import build_config, meta_model
 from stoical.config.recipe import Recipe
 from stoical.data.dataset import load_split
 from stoical.data.files import load_manifest
-from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.encoding.packed_batch import PackedBatch
+from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.tokenization import MISTRAL_V3_MODELS, pad_id
 from stoical.objectives.build import build_objectives
 from stoical.runs.processes import join_processes

@@ -16,7 +16,7 @@ from stoical.build.model import load_model
 from stoical.common.files import check_writable, staged
 from stoical.config.recipe import DType, ModelSettings, Recipe
 from stoical.config.values import recipe_yaml
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.encoding.prompts import TEMPLATE_FILE, load_template, template_yaml
 from stoical.encoding.tokenization import save_tokenizer
 from stoical.models.forward import node_logprobs

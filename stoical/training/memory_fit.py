@@ -13,7 +13,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from stoical.common.places import shipped
 from stoical.config.recipe import Recipe
-from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.encoding.packed_batch import PackedBatch
+from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.queries import EncodedDataset
 from stoical.models.adapters import add_lora
 from stoical.models.flat_row import FlatRow, is_flat

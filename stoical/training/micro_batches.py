@@ -12,7 +12,8 @@ from typing import Any, Self
 
 import torch
 
-from stoical.encoding.packing import PackedBatch, PackedQuery, TrieTargetCollator
+from stoical.encoding.packed_batch import PackedBatch
+from stoical.encoding.packing import PackedQuery, TrieTargetCollator
 from stoical.encoding.tokenized import TokenizedQuery
 
 

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback
 
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 
 GIB = 2**30
 

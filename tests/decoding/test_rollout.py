@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, MistralForCausalLM
 
 from stoical.decoding.sampling import greedy_rollouts
 from stoical.decoding.scores import doc_scores, free_greedy_path_logprobs
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.models.forward import node_logprobs
 from stoical.trie.node_weights import TargetSettings

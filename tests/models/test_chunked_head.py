@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import MistralForCausalLM
 
 from stoical.decoding.free_run import greedy_is_valid
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.models import chunked_head
 from stoical.models.chunked_head import AfterHead, chunked_logprobs
 from stoical.models.forward import node_logprobs

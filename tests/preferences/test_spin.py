@@ -13,7 +13,7 @@ from peft import LoraConfig, TaskType
 from safetensors.torch import load_file
 
 from stoical.commands import evaluate, spin
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.preferences import pairs as preferences
 from stoical.preferences import spin as spinning
 from stoical.preferences.run import kept_pairs

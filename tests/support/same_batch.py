@@ -7,7 +7,7 @@ from dataclasses import fields
 import numpy as np
 import torch
 
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 
 
 def assert_same_batch(found: PackedBatch, expected: PackedBatch) -> None:

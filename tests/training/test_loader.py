@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from accelerate import skip_first_batches
 
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.training.build import build_trainer
 from stoical.training.run_trainer import RunTrainer
 from stoical.training.trainer import StoicalTrainer

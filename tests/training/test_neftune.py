@@ -18,7 +18,8 @@ from transformers import TrainerCallback
 from transformers.integrations.neftune import activate_neftune
 
 from stoical.config.loading import load_recipe
-from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.encoding.packed_batch import PackedBatch
+from stoical.encoding.packing import TrieTargetCollator
 from stoical.models.forward import node_logprobs
 from stoical.training.build import build_trainer
 from stoical.training.trainer import StoicalTrainer

@@ -32,7 +32,7 @@ from stoical.decoding.walks import (
     trie_logprobs,
     visited,
 )
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.objectives.objective import Method, Objective, ObjectiveOutput, StepContext, weighted_nll
 from stoical.trie.node_weights import TargetSettings
 

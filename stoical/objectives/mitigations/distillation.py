@@ -22,7 +22,7 @@ from stoical.common.lazy import torch
 from stoical.common.options import option
 from stoical.decoding.choices import Reduction, Source
 from stoical.decoding.walks import family_sums, listed, path_sums, reach, trie_logprobs, valid_logmass
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.objectives.mitigations.rewards import leaves
 from stoical.objectives.objective import Method, Objective, ObjectiveOutput, StepContext
 from stoical.trie.node_weights import TargetSettings

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from stoical.common.lazy import torch
 from stoical.decoding.walks import gold_child, gumbel, listed, spelled, visited
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.objectives.mitigations.mixed_walks import Confidence
 from stoical.objectives.mitigations.top_docids import context_apart, take_apart
 from stoical.objectives.objective import StepContext, weighted_nll

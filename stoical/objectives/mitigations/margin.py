@@ -17,7 +17,7 @@ from stoical.common.lazy import torch
 from stoical.common.options import option
 from stoical.decoding.choices import Reduction
 from stoical.decoding.scores import doc_scores
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.objectives.objective import Method, Objective, ObjectiveOutput, StepContext, check_weight
 from stoical.trie.node_weights import TargetSettings
 

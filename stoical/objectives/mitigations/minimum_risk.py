@@ -16,7 +16,7 @@ from stoical.common.options import option
 from stoical.decoding.beams import beam_on_nodes, rank_in_group
 from stoical.decoding.choices import Reduction
 from stoical.decoding.walks import listed, path_sums, trie_logprobs
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.objectives.mitigations.rewards import Reward, docid_rewards, leaves
 from stoical.objectives.objective import Method, Objective, ObjectiveOutput, StepContext, check_at_least, check_weight
 from stoical.trie.node_weights import TargetSettings

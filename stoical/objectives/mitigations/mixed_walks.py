@@ -24,7 +24,7 @@ from stoical.decoding.walks import (
     trie_logprobs,
     visited,
 )
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,7 +16,7 @@ from stoical.common.lazy import torch
 from stoical.common.options import option
 from stoical.decoding.choices import Reduction
 from stoical.decoding.walks import gold_child, visited
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.objectives.mitigations.reinforce import PolicySettings, policy_gradient
 from stoical.objectives.mitigations.schedules import check_span, in_steps
 from stoical.objectives.mitigations.top_docids import Apart, take_apart

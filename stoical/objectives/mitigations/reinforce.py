@@ -15,7 +15,7 @@ from stoical.common.lazy import torch
 from stoical.common.options import option
 from stoical.decoding.choices import Reduction
 from stoical.decoding.walks import family_argmax, gumbel, trie_logprobs, visited
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.objectives.mitigations.rewards import Reward, best_below, docid_rewards, expected_reward, leaves
 from stoical.objectives.objective import (
     Method,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from stoical.common.lazy import torch
 from stoical.decoding.walks import listed, path_sums, trie_logprobs
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 
 if TYPE_CHECKING:
     from torch import Tensor

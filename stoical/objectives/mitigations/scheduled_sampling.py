@@ -18,7 +18,7 @@ from stoical.common.lazy import torch
 from stoical.common.options import option
 from stoical.decoding.choices import Reduction, Source
 from stoical.decoding.walks import counted, family_sums, visited
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.objectives.mitigations.gold_position import gold_position_loss
 from stoical.objectives.mitigations.mixed_walks import (
     Confidence,

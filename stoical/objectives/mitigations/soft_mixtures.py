@@ -18,7 +18,7 @@ from stoical.common.lazy import torch
 from stoical.common.options import option
 from stoical.decoding.choices import Reduction, Source
 from stoical.decoding.walks import gumbel, listed
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.models.mixtures import Mixture, check_mixable
 from stoical.objectives.mitigations.gold_position import gold_inputs, mixed_batch, off_trie_rate
 from stoical.objectives.mitigations.schedules import ScheduleSettings, check_span, gold_at, in_steps, sharpness

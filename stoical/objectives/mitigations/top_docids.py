@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from stoical.common.lazy import torch
 from stoical.decoding.walks import docid_ends, listed, top_docs
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.objectives.objective import StepContext
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from stoical.common.lazy import torch
 from stoical.common.options import option
 from stoical.decoding.choices import Reduction
 from stoical.decoding.walks import family_argmax, family_sums, listed, next_token_logprobs, valid_logmass
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.objectives.objective import (
     Method,
     Objective,

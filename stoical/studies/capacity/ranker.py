@@ -18,7 +18,8 @@ import numpy as np
 
 from stoical.common.lazy import torch
 from stoical.decoding.scores import doc_scores
-from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.encoding.packed_batch import PackedBatch
+from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.objectives.ranking.list_mle import LIST_MLE
 from stoical.objectives.ranking.lists import make_lists

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from stoical.decoding.walks import gold_child, gumbel, spelled, visited
-from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.encoding.packed_batch import PackedBatch
+from stoical.encoding.packing import TrieTargetCollator
 from stoical.objectives.mitigations.consistency import literal_kl
 from stoical.objectives.mitigations.schedules import gold_probability
 from stoical.studies.mismatch.models import Bigram, Recurrent, Replicated

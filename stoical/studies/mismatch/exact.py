@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from stoical.encoding.packing import PackedBatch
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.studies.mismatch.measures import TestQueries, joined, measured, references, tests_of
 from stoical.studies.mismatch.methods import Method, Trial, methods
 from stoical.studies.mismatch.settings import Generator, MismatchSettings

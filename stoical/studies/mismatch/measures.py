@@ -20,7 +20,8 @@ from torch import Tensor
 from stoical.decoding.free_run import greedy_is_valid, teacher_forced
 from stoical.decoding.scores import doc_scores
 from stoical.decoding.walks import family_argmax, top_docs, trie_logprobs, visited
-from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.encoding.packed_batch import PackedBatch
+from stoical.encoding.packing import TrieTargetCollator
 from stoical.evaluation.diagnostics import diagnose
 from stoical.evaluation.judged import JudgedQuery
 from stoical.evaluation.metrics import query_metrics

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stoical.encoding.packing import PackedBatch, TrieTargetCollator
+from stoical.encoding.packed_batch import PackedBatch
+from stoical.encoding.packing import TrieTargetCollator
 from stoical.models.forward import NodeOutput
 from stoical.objectives.build import MitigationSettings, build_objectives
 from stoical.objectives.mitigations.scheduled_sampling import ScheduledSamplingSettings
