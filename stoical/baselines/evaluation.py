@@ -24,6 +24,8 @@ from stoical.evaluation.metrics import Metric, mean_metrics, query_metrics
 from stoical.evaluation.paper import near_ties
 from stoical.evaluation.references import INPUT, reference_rows
 from stoical.evaluation.result import Evaluation, QueryResult
+from stoical.models.weight_files import check_floats
+from stoical.runs.checkpoints import ITEMS_FILE
 
 WEIGHTS = "model.safetensors"
 NO_TOKENS: dict[str, str | bool | float] = {"terminator": "none", "count_terminator": False}
@@ -80,11 +82,21 @@ class EncoderEvaluator:
 
 
 def load_encoder(recipe: Recipe, checkpoint: Path) -> tuple[Encoder, Items]:
-    """The encoder that a run saved, with the items of its rows."""
+    """The encoder that a run saved, with the items of its rows.
+
+    Raises `ValueError` where its weights are missing, damaged, not finite, or of another table than its items.
+    """
     assert recipe.encoder is not None
-    items = Items.load(checkpoint)
+    items, path = Items.load(checkpoint), checkpoint / WEIGHTS
     encoder = new_encoder(len(items), recipe.encoder, recipe.seed)
-    load_model(encoder, checkpoint / WEIGHTS)
+    check_floats(path)
+    try:
+        load_model(encoder, path)
+    except RuntimeError as error:  # of several lines, the last about a tensor
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"{path} does not fit {ITEMS_FILE} and recipe.yaml beside it: {reason}") from error
+    if not all(weight.isfinite().all() for weight in encoder.parameters()):
+        raise ValueError(f"{path} holds numbers that are not finite; its weights are broken")
     return encoder, items
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from accelerate.utils import disable_fsdp_ram_efficient_loading
 from huggingface_hub.errors import StrictDataclassError
 from omegaconf import OmegaConf
 from peft import PeftModel, PeftType
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -30,7 +29,7 @@ from stoical.common.files import json_object
 from stoical.common.places import shipped
 from stoical.config.loading import read_layer
 from stoical.config.recipe import Recipe
-from stoical.encoding.tokenization import MISTRAL_V3_MODELS, check_vocabulary
+from stoical.encoding.tokenization import MISTRAL_V3_MODELS, check_vocabulary, vocabulary_size
 from stoical.models.adapters import (
     add_lora,
     add_soft_prompt,
@@ -44,6 +43,7 @@ from stoical.models.adapters import (
 from stoical.models.attention import register
 from stoical.models.checks import check_model
 from stoical.models.layouts import MASKABLE
+from stoical.models.weight_files import check_floats, left_out, quoted
 
 logger = logging.getLogger(__name__)
 register()  # configs and recipes name trie_sdpa before any forward pass
@@ -52,7 +52,6 @@ MODEL_ERRORS = (  # of making a model from a config
     *(ValueError, OSError, ImportError, KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError),
     *(AssertionError, MemoryError, SafetensorError),
 )
-FLOATS = ("F", "BF")  # how the names of safetensors' kinds of floating-point numbers begin
 SOFT_PROMPTS = (PeftType.PROMPT_TUNING, PeftType.P_TUNING)
 
 
@@ -78,7 +77,8 @@ def _load_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, local: bool
         if settings.from_scratch:
             ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
             return AutoConfig.for_model(
-                settings.name, **{"vocab_size": len(tokenizer), "pad_token_id": None, **ids, **settings.config}
+                settings.name,
+                **{"vocab_size": vocabulary_size(tokenizer), "pad_token_id": None, **ids, **settings.config},
             )
         return AutoConfig.from_pretrained(settings.name, local_files_only=local, **settings.config)
     except StrictDataclassError as error:
@@ -163,32 +163,31 @@ def build_model(recipe: Recipe, config: PreTrainedConfig) -> PreTrainedModel:
     _check_kinds(Path(recipe.model.name))
     with model_errors(recipe):
         model, loaded = AutoModelForCausalLM.from_pretrained(
-            recipe.model.name, config=config, output_loading_info=True, **options
+            recipe.model.name, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
-    if loaded["missing_keys"]:
-        raise ValueError(
-            f"model.name={recipe.model.name} lacks {quoted(loaded['missing_keys'])}, which config.json asks for: they "
-            "would be random numbers. The files are damaged, or the config is another model's"
-        )
-    if not recipe.model.config:
-        _check_left_out(recipe, model, loaded["unexpected_keys"])
+    _check_loaded(recipe, model, loaded)
     if recipe.quantization is not None:
         keep_gradients(model)
     return model
 
 
-def _check_left_out(recipe: Recipe, model: PreTrainedModel, unexpected: Iterable[str]) -> None:
-    """Raise `ValueError` where the files hold more layers or experts than config.json says: they would go unused."""
-
-    def numberless(name: str) -> str:
-        return re.sub(r"\d+", "N", name)
-
-    own = {numberless(name) for name in model.state_dict()}
-    left_out = [name for name in unexpected if numberless(name) in own]
-    if left_out:
+def _check_loaded(recipe: Recipe, model: PreTrainedModel, loaded: Mapping[str, Any]) -> None:
+    """Raise `ValueError` where files and config.json are of different models: tensors would be random, or unused."""
+    name = f"model.name={recipe.model.name}"
+    if loaded["missing_keys"]:
         raise ValueError(
-            f"model.name={recipe.model.name} holds {quoted(left_out)}, for which config.json has no place: it is "
-            "damaged or another model's. To leave layers out on purpose, set model.config.num_hidden_layers"
+            f"{name} lacks {quoted(loaded['missing_keys'])}, which config.json asks for: they would be random numbers. "
+            "The files are damaged, or the config is another model's"
+        )
+    if loaded["mismatched_keys"]:
+        sizes = [f"{key} {list(held)}, not {list(asked)}" for key, held, asked in loaded["mismatched_keys"]]
+        config = "config.json with model.config" if recipe.model.config else "config.json"
+        raise ValueError(f"{name} holds {quoted(sizes)} as {config} asks for: they are of different models")
+    unused = [] if recipe.model.config else left_out(loaded["unexpected_keys"], model.state_dict())
+    if unused:
+        raise ValueError(
+            f"{name} holds {quoted(unused)}, for which config.json has no place: it is damaged or another model's. To "
+            "leave layers out on purpose, set model.config.num_hidden_layers"
         )
 
 
@@ -211,26 +210,7 @@ def _check_kinds(directory: Path) -> None:
     if config.is_file() and json_object(config).get("quantization_config"):
         return
     for path in sorted(directory.glob("*.safetensors")):
-        with model_file(path) as file:
-            whole = [name for name in file.keys() if not file.get_slice(name).get_dtype().startswith(FLOATS)]  # noqa: SIM118
-        if whole:
-            raise ValueError(f"{path} holds whole numbers in place of weights: {quoted(whole)}")
-
-
-@contextmanager
-def model_file(path: Path) -> Iterator[Any]:
-    """A file of safetensors, open. Raises `ValueError` where it is damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def quoted(names: Iterable[str]) -> str:
-    """The first names of several, and how many more there are."""
-    ordered = sorted(names)
-    return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")
+        check_floats(path)
 
 
 def build_trainable(recipe: Recipe, config: PreTrainedConfig) -> nn.Module:

@@ -6,13 +6,25 @@ import importlib.util
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, PromptTuningConfig, TaskType, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PromptTuningConfig,
+    TaskType,
+    get_peft_model,
+    get_peft_model_state_dict,
+)
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from safetensors import SafetensorError
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from stoical.models.weight_files import check_floats, left_out, quoted, weight_file
 
 
 def quantization_config(quantization: Mapping[str, Any]) -> BitsAndBytesConfig:
@@ -93,12 +105,12 @@ def load_soft_prompt(model: PreTrainedModel, soft_prompt: Mapping[str, Any], tok
     Raises `ValueError` as `load_lora` does, and where it was trained before another model: its vectors would mean
     nothing to this one.
     """
-    with _reading(path):
-        saved = PeftConfig.from_pretrained(path)
+    saved = saved_config(path)
     _check_saved(saved, _prompt_config(soft_prompt, tokenizer), soft_prompt, "soft_prompt", path)
     theirs, ours = saved.base_model_name_or_path, model.name_or_path
     if theirs != ours:
         raise ValueError(f"model.adapter={path} is a soft prompt of the model {theirs}, not of model.name={ours}")
+    check_weights(Path(path))
     wrapped = add_soft_prompt(model, soft_prompt, tokenizer, seed=0)  # peft loads a prompt that trains into one only
     with _reading(path):
         wrapped.load_adapter(path, wrapped.active_adapter, is_trainable=True)
@@ -119,11 +131,34 @@ def _check_saved(saved: PeftConfig, asked: PeftConfig, keys: Iterable[str], sect
 def read_adapter(model: nn.Module, path: str, trainable: bool) -> PeftModel:
     """The model with what peft saved at `path`: LoRA, or a soft prompt.
 
-    Raises `ValueError` where that cannot be read, or where tensors are missing: peft would leave them as they began.
+    Raises `ValueError` where that cannot be read, holds whole numbers or layers that the model has not, or where
+    tensors are missing: peft would leave them as they began.
     """
+    saved_config(path)
+    names = check_weights(Path(path))
     with _reading(path):
         wrapped: PeftModel = PeftModel.from_pretrained(model, path, is_trainable=trainable)
+    unused = left_out(names, get_peft_model_state_dict(wrapped, save_embedding_layers=False).keys())
+    if unused:
+        raise ValueError(f"adapter {path} holds {quoted(unused)}, for which the model below it has no place")
     return wrapped
+
+
+def saved_config(path: str) -> PeftConfig:
+    """What peft says of itself at `path`. Raises `ValueError` where that cannot be read."""
+    with _reading(path):
+        config: PeftConfig = PeftConfig.from_pretrained(path)
+    return config
+
+
+def check_weights(directory: Path) -> list[str]:
+    """The names of the tensors in a directory. Raises `ValueError` where it has no file of them, or whole numbers."""
+    path = directory / SAFETENSORS_WEIGHTS_NAME
+    if not directory.is_dir() or (directory / WEIGHTS_NAME).is_file():  # on the hub, or in peft's former format
+        return []
+    check_floats(path)
+    with weight_file(path) as file:
+        return list(file.keys())
 
 
 @contextmanager
@@ -133,8 +168,11 @@ def _reading(path: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys")
             yield
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError, UserWarning) as error:
-        raise ValueError(f"adapter {path}: {(str(error).splitlines() or [type(error).__name__])[0][:300]}") from error
+    except KeyError as error:
+        raise ValueError(f"adapter {path}: {error} is missing, or unknown to peft") from error
+    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError, UserWarning) as error:
+        lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+        raise ValueError(f"adapter {path}: {' '.join(lines[:2])[:300]}") from error
 
 
 def describe_trainable(model: nn.Module) -> str:

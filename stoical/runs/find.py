@@ -92,6 +92,6 @@ def is_adapter(path: Path) -> bool:
 
 def is_soft_prompt(path: Path) -> bool:
     """True for an adapter that puts tokens before every prompt instead of changing weights."""
-    from peft import PeftConfig
+    from stoical.models.adapters import saved_config
 
-    return bool(PeftConfig.from_pretrained(str(path)).is_prompt_learning)
+    return bool(saved_config(str(path)).is_prompt_learning)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import stoical
 import stoical.baselines.run
@@ -274,3 +275,30 @@ def test_a_loaded_encoder_scores_as_the_trained_one(folder: Path) -> None:
     stoical.train(recipe)
     encoder, items = load_encoder(recipe, folder / "run" / "checkpoint-12")
     assert items.names == trained.items.names and not encoder.table.equal(trained.encoder.table)
+
+
+DAMAGED: dict[str, Callable[[Path], None]] = {
+    "model.safetensors is missing": lambda path: path.unlink(),
+    "model.safetensors is damaged": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "whole numbers in place of weights": lambda path: save_file({"table": load_file(path)["table"].int()}, path),
+    "numbers that are not finite": lambda path: save_file({"table": load_file(path)["table"] / 0}, path),
+    "does not fit items.json": lambda path: save_file({"table": load_file(path)["table"][1:].contiguous()}, path),
+    "Unexpected key(s)": lambda path: save_file({"other": torch.zeros(3)}, path),
+}
+
+
+def test_a_damaged_table_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a checkpoint without the record of its sums, as one that somebody put together."""
+    assert run("train", *words(folder, "training.max_steps=2", "training.save_steps=2")) == 0
+    (checkpoint,) = (folder / "run").glob("checkpoint-*")
+    (checkpoint / "resume.json").unlink()
+    path = checkpoint / "model.safetensors"
+    whole = path.read_bytes()
+    for said, damage in DAMAGED.items():
+        path.write_bytes(whole)
+        damage(path)
+        capsys.readouterr()
+        assert run("evaluate", f"checkpoint={checkpoint}") == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1

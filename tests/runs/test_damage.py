@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, TaskType
 from safetensors.torch import load_file, save_file
 
 from stoical.runs.checkpoints import check_unchanged, damaged_files, read_record
@@ -15,7 +16,7 @@ from stoical.runs.find import find_checkpoint
 from stoical.runs.lock import only_run
 from tests.support.commands import run
 from tests.support.small_data import TINY
-from tests.support.tiny_run import train_tiny
+from tests.support.tiny_run import save_adapter, train_tiny
 
 LINE = "error: "
 
@@ -126,6 +127,14 @@ def test_a_config_that_asks_for_more_layers_is_refused(copy: Path, capsys) -> No
     assert "which config.json asks for" in one_line(capsys, "evaluate", f"checkpoint={copy}")
 
 
+def test_a_config_of_other_sizes_is_refused_with_a_tensor(copy: Path, capsys) -> None:
+    (copy / "resume.json").unlink()
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"intermediate_size": 32}))
+    said = one_line(capsys, "evaluate", f"checkpoint={copy}")
+    assert "holds model.layers.0.mlp.down_proj.weight [16, 24], not [16, 32]" in said
+
+
 def test_layers_that_the_config_leaves_out_are_named(copy: Path, capsys) -> None:
     """A model cut short by its config would score, and otherwise."""
     (copy / "resume.json").unlink()
@@ -147,6 +156,43 @@ def test_weights_that_are_not_numbers_are_said_to_be_broken(copy: Path, capsys) 
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     for words in (["evaluate"], ["export", f"output={copy.parent / 'out'}"]):
         assert "weights are broken" in one_line(capsys, *words, f"checkpoint={copy}")
+
+
+@pytest.fixture
+def adapter(trained: Path, tmp_path: Path) -> Path:
+    """A checkpoint that holds LoRA adapters alone, to be damaged; nothing has its sums."""
+    config = LoraConfig(task_type=TaskType.CAUSAL_LM, r=2, target_modules=["q_proj", "v_proj"])
+    return save_adapter(trained, tmp_path / "lora", config) / "checkpoint-7"
+
+
+def _more_layers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return weights | {name.replace("layers.0.", "layers.5."): value.clone() for name, value in weights.items()}
+
+
+ADAPTERS = {  # what becomes of the weights -> what is said
+    "whole numbers in place of weights": lambda weights: {name: value.int() for name, value in weights.items()},
+    "layers.5.self_attn.q_proj.lora_A.weight": _more_layers,
+    "missing adapter keys": lambda weights: dict([*weights.items()][1:]),
+}
+
+
+@pytest.mark.parametrize("said", ADAPTERS)
+def test_weights_of_an_adapter_that_are_not_its_own_are_refused(adapter: Path, said: str, capsys) -> None:
+    path = adapter / "adapter_model.safetensors"
+    save_file(ADAPTERS[said](load_file(path)), path)
+    assert said in one_line(capsys, "evaluate", f"checkpoint={adapter}")
+
+
+def test_an_adapter_without_weights_is_refused_by_name(adapter: Path, capsys) -> None:
+    (adapter / "adapter_model.safetensors").unlink()
+    assert "adapter_model.safetensors is missing" in one_line(capsys, "evaluate", f"checkpoint={adapter}")
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "{}", '{"peft_type": "NOPE"}', ""])
+def test_an_adapters_config_that_is_none_is_one_line(adapter: Path, text: str, capsys) -> None:
+    (adapter / "adapter_config.json").write_text(text)
+    for words in (["evaluate"], ["export", f"output={adapter.parent / 'out'}"], ["rank"]):
+        assert f"adapter {adapter}: " in one_line(capsys, *words, f"checkpoint={adapter}")
 
 
 @pytest.mark.parametrize("text", ["null", "[]", "{}", '{"version": 1}', '"x"'])
