@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from stoical.common.files import json_object
-from stoical.models.adapters import read_adapter
+from stoical.models.adapters import check_weights, read_adapter
 from stoical.soft_prompts.frozen import Frozen
 from stoical.soft_prompts.settings import check_saved
 
@@ -68,7 +68,7 @@ def peft_writes(frozen: Frozen, directory: Path, steps: int) -> list[int]:
 def read_prompt(frozen: Frozen, directory: Path, vectors: int) -> Tensor:
     """[n, H] the prompt in a directory that peft saved, float32.
 
-    Raises `ValueError` where there is none, where it is of another base model, or of another shape.
+    Raises `ValueError` where there is none, where it is damaged, of another base model, or of another shape.
     """
     check_saved(directory)
     config, base = json_object(directory / "adapter_config.json"), frozen.model.config.name_or_path
@@ -79,10 +79,13 @@ def read_prompt(frozen: Frozen, directory: Path, vectors: int) -> Tensor:
             f"init={directory} was made for the model {config.get('base_model_name_or_path')}, and model.name={base}: "
             "a prompt means nothing to another model"
         )
+    check_weights(directory)
     try:
         prompt = load_peft_weights(str(directory), device="cpu")[WEIGHT].float()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"init={directory}: {(str(error).splitlines() or ['?'])[0]}") from error
+    if prompt.dim() != 2 or not prompt.isfinite().all():
+        raise ValueError(f"init={directory} is damaged: {WEIGHT} must be vectors of finite numbers")
     if prompt.shape != (vectors, frozen.width):
         raise ValueError(
             f"init={directory} has {prompt.shape[0]} vectors of {prompt.shape[1]} numbers, and {vectors} of "

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from stoical.common.differences import describe, differences
+from stoical.common.differences import describe, differences, flat
 from stoical.common.files import json_object, staged, write_whole
 from stoical.runs.lock import LOCK
 from stoical.soft_prompts.begin import first_prompts, target_seeds
@@ -64,7 +64,7 @@ def check_record(output: Path, record: dict[str, Any]) -> None:
     if path.is_file() and "base_xxh3" in (before := json_object(path)):
         if before.get("base_xxh3") != record["base_xxh3"]:
             raise ValueError(
-                f"{output} holds prompts of another base model ({before.get('settings', {}).get('model')}): its "
+                f"{output} holds prompts of another base model ({flat(before).get('settings.model.name')}): its "
                 "weights are not those of this one; give the model that they began with, or another output="
             )
         found = differences(before, record)

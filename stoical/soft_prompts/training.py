@@ -9,13 +9,13 @@ prompt does not depend on which targets stand beside it (but for rounding, and f
 from __future__ import annotations
 
 import io
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from torch import Tensor
 
 from stoical.common.files import write_whole
@@ -32,6 +32,7 @@ from stoical.soft_prompts.step import Step, prefix_lengths, token_margins
 from stoical.soft_prompts.targets import Targets, pad
 from stoical.soft_prompts.teacher_forced import cross_entropy, first_error, growing, margin, worst_position
 
+SUM_BYTES = 16
 OBJECTIVE: dict[str, Callable[[Step, SoftPromptSettings], Tensor]] = {
     "cross_entropy": cross_entropy,
     "margin": margin,
@@ -95,7 +96,10 @@ class PromptTraining:
         self.opponent = self._make_opponent()
         self.step = 0
         if state_file is not None and state_file.is_file():
-            self.load_state_dict(read_state(state_file))
+            state = read_state(state_file)
+            if state["seeds"] != self.seeds:
+                raise ValueError(f"{state_file} is of other targets; delete it, and these prompts begin anew")
+            self.load_state_dict(state)
 
     def _make_opponent(self) -> Opponent | None:
         if all(name != "professor_forcing" for name, _, _ in self.phases):
@@ -194,11 +198,12 @@ class PromptTraining:
         buffer = io.BytesIO()
         torch.save(self.state_dict(), buffer)
         self.state_file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.state_file, buffer.getvalue())
+        write_whole(self.state_file, _sum(buffer.getvalue()) + buffer.getvalue())
 
     def state_dict(self) -> dict[str, Any]:
-        """All that changes."""
+        """All that changes, and whose it is."""
         return {
+            "seeds": self.seeds,
             "step": self.step,
             "prompts": self.prompts.detach(),
             "optimizer": self.optimizer.state_dict(),
@@ -220,12 +225,17 @@ class PromptTraining:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What a batch of prompts goes on from. Raises `ValueError` where the file is damaged."""
-    try:
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged; delete it, and its prompts begin anew") from error
+    """What a batch of prompts goes on from. Raises `ValueError` where the file is not as it was written."""
+    content = path.read_bytes()
+    if content[:SUM_BYTES] != _sum(content[SUM_BYTES:]):
+        raise ValueError(f"{path} is damaged; delete it, and its prompts begin anew")
+    state: dict[str, Any] = torch.load(io.BytesIO(content[SUM_BYTES:]), weights_only=True, map_location="cpu")
     return state
+
+
+def _sum(content: bytes) -> bytes:
+    """XXH3 of a state, which its file begins with: torch itself takes a flipped bit for a number."""
+    return xxhash.xxh3_128(content).digest()
 
 
 def phase_steps(settings: SoftPromptSettings) -> list[tuple[str, int, int]]:

@@ -137,6 +137,14 @@ def test_a_settings_file_of_something_else_is_refused_as_that(cli, base, tmp_pat
     assert (code, "holds something else than soft prompts" in said) == (2, True)
 
 
+@pytest.mark.parametrize("value", [None, [], "x"])
+def test_a_settings_file_with_odd_settings_is_one_line(cli, base, tmp_path, value):
+    (tmp_path / "settings.json").write_text(json.dumps({"base_xxh3": "0", "settings": value}))
+    code, _, said = cli("soft-prompt", f"model.name={base}", "target=a cat", f"output={tmp_path}", *QUICK)
+    assert (code, said.count("\n")) == (2, 1)
+    assert "holds prompts of another base model" in said
+
+
 def test_models_that_cannot_be_used_are_one_line(cli, base, tmp_path):
     out = f"output={tmp_path / 'out'}"
     code, _, said = cli("soft-prompt", "target=cat", out)

@@ -7,11 +7,12 @@ import json
 import pytest
 import torch
 from peft import PeftModel, PromptTuningConfig, TaskType, get_peft_model
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from stoical.soft_prompts.begin import first_prompts
 from stoical.soft_prompts.decoders import written
-from stoical.soft_prompts.export import peft_writes, read_prompt, save_prompt
+from stoical.soft_prompts.export import WEIGHT, peft_writes, read_prompt, save_prompt
 from stoical.soft_prompts.frozen import load_frozen
 from stoical.soft_prompts.settings import ModelOptions, SoftPromptSettings
 from tests.support.tiny_frozen import save_frozen
@@ -78,3 +79,21 @@ def test_a_prompt_of_another_model_shape_or_kind_is_refused(frozen, prompts, tmp
         (tmp_path / "prompt" / "adapter_config.json").write_text(json.dumps(config | change))
         with pytest.raises(ValueError, match=message):
             read_prompt(frozen, tmp_path / "prompt", 3)
+
+
+DAMAGED = {
+    "is missing": lambda path, _: path.unlink(),
+    "is damaged: Error": lambda path, _: path.write_bytes(path.read_bytes()[:-9]),
+    "whole numbers in place of weights": lambda path, prompt: save_file({WEIGHT: prompt.int()}, path),
+    "must be vectors of finite numbers": lambda path, prompt: save_file({WEIGHT: prompt / 0}, path),
+    "is damaged: prompt_embeddings must be vectors": lambda path, _: save_file({WEIGHT: torch.zeros(96)}, path),
+    "'prompt_embeddings'": lambda path, prompt: save_file({"other": prompt}, path),
+}
+
+
+@pytest.mark.parametrize("said", DAMAGED)
+def test_a_damaged_prompt_is_not_where_a_run_begins(frozen, prompts, tmp_path, said):
+    save_prompt(frozen, prompts[0], tmp_path / "prompt", {})
+    DAMAGED[said](tmp_path / "prompt" / "adapter_model.safetensors", prompts[0])
+    with pytest.raises(ValueError, match=said):
+        read_prompt(frozen, tmp_path / "prompt", 3)

@@ -133,10 +133,25 @@ def test_eos_is_part_of_the_target(frozen):
         assert right == (len(own) + 1 if row == [*own, frozen.eos] else len(own) if row[: len(own)] == own else 0)
 
 
-@pytest.mark.parametrize("damage", [b"", b"not a file of torch", None])
+def flipped(content: bytes) -> bytes:
+    """One bit of a number is another; torch reads it without a word."""
+    place = len(content) // 2
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda _: b"", lambda _: b"not a file of torch", lambda content: content[:200], flipped]
+)
 def test_a_damaged_state_is_named(frozen, tmp_path, damage):
     state = tmp_path / "state.pt"
     train(frozen, settings(steps=1), state=state)
-    state.write_bytes(state.read_bytes()[:200] if damage is None else damage)
+    state.write_bytes(damage(state.read_bytes()))
     with pytest.raises(ValueError, match=r"state\.pt is damaged; delete it, and its prompts begin anew"):
         PromptTraining(frozen, encoded(), settings(steps=1), 0.1, state)
+
+
+def test_a_state_of_other_targets_is_not_taken(frozen, tmp_path):
+    state = tmp_path / "state.pt"
+    train(frozen, settings(steps=1), state=state)
+    with pytest.raises(ValueError, match=r"state\.pt is of other targets"):
+        PromptTraining(frozen, encoded(*TEXTS[::-1]), settings(steps=1), 0.1, state)
