@@ -8,37 +8,53 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from stoical.baselines.options import ReconstructOptions
 from stoical.baselines.taxonomy import Closure, Embedding, reconstruction
 from stoical.common.fields import alike
 from stoical.common.files import check_writable, write_whole, writing
 from stoical.common.places import data_prep
+from stoical.runs.lock import LOCK, only_run
 
 TABLE, METRICS = "embedding.safetensors", "metrics.json"
+DRAFT = f"{TABLE}.new"  # which a kill may leave
 FREE = ("output", "epochs", "measure_every", "resume")  # options that no vector depends on
 
 
 def reconstruct(options: ReconstructOptions) -> dict[str, Any]:
-    """Train, measuring and saving now and then; what metrics.json holds. Raises `ValueError` as `_start` does."""
+    """Train, measuring and saving now and then; what metrics.json holds.
+
+    Raises `ValueError` as `_start` does, and where another run is writing there.
+    """
     options.check()
     out = Path(options.output)
     check_writable(out)
+    _check_own(out)
     closure = _closure(options.subtree)
-    embedding, history, done = _start(options, closure)
-    print(f"{len(closure.names):,} nodes, {len(closure.child):,} pairs of node and ancestor")
-    clock = time.process_time()
-    for number in range(done, options.epochs):
-        rate = options.rate / 10 if number < options.burn_in else options.rate
-        loss = embedding.epoch(number, rate, options.batch_size, options.negatives)
-        if (number + 1) % options.measure_every == 0 or number + 1 == options.epochs:
-            spent, clock = time.process_time() - clock, time.process_time()
-            history.append({"epoch": number + 1, "loss": loss, **reconstruction(embedding), "seconds": spent})
-            _save(options, embedding, history)
-            print(_line(history[-1], options.epochs), flush=True)
+    with only_run(out):
+        embedding, history, done = _start(options, closure)
+        print(f"{len(closure.names):,} nodes, {len(closure.child):,} pairs of node and ancestor")
+        clock = time.process_time()
+        for number in range(done, options.epochs):
+            rate = options.rate / 10 if number < options.burn_in else options.rate
+            loss = embedding.epoch(number, rate, options.batch_size, options.negatives)
+            if (number + 1) % options.measure_every == 0 or number + 1 == options.epochs:
+                spent, clock = time.process_time() - clock, time.process_time()
+                history.append({"epoch": number + 1, "loss": loss, **reconstruction(embedding), "seconds": spent})
+                _save(options, embedding, history)
+                print(_line(history[-1], options.epochs), flush=True)
     return _record(options, closure, history)
+
+
+def _check_own(out: Path) -> None:
+    """Raise `ValueError` for a directory that holds something, and no vectors: metrics.json there may be another's."""
+    held = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if TABLE not in held and held - {LOCK, DRAFT}:
+        raise ValueError(f"output={out} holds something else than vectors of a taxonomy; give another output=")
 
 
 def _closure(subtree: str) -> Closure:
@@ -63,16 +79,31 @@ def _start(options: ReconstructOptions, closure: Closure) -> tuple[Embedding, li
         return Embedding.start(closure, options.space, options.dim, options.seed), [], 0
     if not options.resume:
         raise ValueError(f"{options.output} already holds vectors; give resume=true to continue, or another output=")
-    try:
-        with safe_open(file, framework="pt") as content:
-            table, kept = content.get_tensor("table"), json.loads((content.metadata() or {})["run"])
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} is damaged, or not of stoical reconstruct: {error}") from error
+    table, kept = _read(file)
     other = [key for key, value in _settings(options).items() if kept["settings"].get(key) != value]
     if other:
         was = ", ".join(f"{key}={kept['settings'].get(key)}" for key in other)
         raise ValueError(f"{file} was trained with {was}; give that, or another output=")
     return Embedding(closure, options.space, table, options.seed), kept["history"], kept["history"][-1]["epoch"]
+
+
+def _read(file: Path) -> tuple[Tensor, dict[str, Any]]:
+    """The vectors, and their settings and history. Raises `ValueError` where the file is not as it was written."""
+    try:
+        with safe_open(file, framework="pt") as content:
+            table, said = content.get_tensor("table"), content.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is damaged, or not of stoical reconstruct: {error}") from error
+    if said.get("sum") != _sum(table, said.get("run", "")):
+        raise ValueError(f"{file} is damaged, or not of this version's stoical reconstruct: its sum is another")
+    return table, json.loads(said["run"])
+
+
+def _sum(table: Tensor, run: str) -> str:
+    """XXH3 of the vectors' bits and of what is said about them: safetensors takes a flipped bit for a number."""
+    digest = xxhash.xxh3_64(run.encode())
+    digest.update(table.contiguous().numpy().tobytes())
+    return str(digest.hexdigest())
 
 
 def _settings(options: ReconstructOptions) -> dict[str, Any]:
@@ -92,9 +123,9 @@ def _save(options: ReconstructOptions, embedding: Embedding, history: list[dict[
     out = Path(options.output)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        draft = out / f"{TABLE}.new"
-        run = {"settings": _settings(options), "history": history}
-        save_file({"table": embedding.table}, draft, {"run": json.dumps(run)})
+        draft = out / DRAFT
+        run = json.dumps({"settings": _settings(options), "history": history})
+        save_file({"table": embedding.table}, draft, {"run": run, "sum": _sum(embedding.table, run)})
         draft.replace(out / TABLE)
     write_whole(out / "nodes.json", json.dumps(embedding.closure.names))
     write_whole(out / METRICS, json.dumps(_record(options, embedding.closure, history), indent=2) + "\n")

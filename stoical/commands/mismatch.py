@@ -9,6 +9,8 @@ same command is given again. docs/mismatch.md explains what comes out.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from stoical.commands.shell import Command, Given
 from stoical.studies.mismatch.settings import MismatchSettings, quickened
 
@@ -19,12 +21,14 @@ def run(given: Given) -> None:
     from stoical.studies.mismatch.methods import NAMES
 
     settings.check(NAMES)
+    from stoical.runs.lock import only_run
     from stoical.studies.mismatch.report import write_report
     from stoical.studies.mismatch.run import carry_out, prepare
 
     parts = prepare(settings)
-    carry_out(settings, parts)
-    print(write_report(settings, parts))
+    with only_run(Path(settings.output)):
+        carry_out(settings, parts)
+        print(write_report(settings, parts))
 
 
 main = Command(str(__doc__), run, MismatchSettings)

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from data_prep.wordnet.graph import bundled_graph
 from stoical.baselines.options import Space
 from stoical.baselines.taxonomy import Closure, Embedding, batch_loss, descend, distance, reconstruction
+from stoical.runs.lock import only_run
 from tests.support.commands import run
 
 TOY = {"r": (), "a": ("r",), "b": ("a",), "c": ("a", "d"), "d": ("r",), "e": ("c", "b"), "out": ("r",)}
@@ -158,3 +159,33 @@ def test_mistakes_are_one_line(word: str, said: str, tmp_path: Path, capsys: pyt
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
     assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_damaged_vectors_and_other_directories_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    given = ["reconstruct", f"output={out}", "subtree=feline.n.01", "epochs=1", "dim=2"]
+    assert run(*given) == 0
+    path = out / "embedding.safetensors"
+    whole, table = path.read_bytes(), load_file(path)["table"]
+    place = len(whole) - 8  # within the last number
+    odd = {"run": json.dumps({"history": []})}
+    for damage in (
+        lambda: path.write_bytes(whole[:-9]),
+        lambda: path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]),
+        lambda: save_file({"table": table}, path, odd),
+        lambda: save_file({"table": table[:2]}, path),
+    ):
+        damage()
+        capsys.readouterr()
+        assert run(*given, "resume=true") == 2
+        error = capsys.readouterr().err
+        assert "embedding.safetensors is damaged, or not of" in error and error.count("\n") == 1
+    path.unlink()  # what is left, metrics.json say, may be another command's
+    assert run(*given) == 2
+    assert "holds something else than vectors of a taxonomy" in capsys.readouterr().err
+
+
+def test_a_second_run_into_the_same_directory_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with only_run(tmp_path / "out"):
+        assert run("reconstruct", f"output={tmp_path / 'out'}", "subtree=feline.n.01", "epochs=1", "dim=2") == 2
+    assert "another run is writing to" in capsys.readouterr().err

@@ -63,6 +63,32 @@ def test_a_study_made_otherwise_is_refused(tmp_path: Path, cli: Cli) -> None:
     assert cli("capacity", "parts=,")[0] == 2
 
 
+def test_damaged_results_are_one_line(tmp_path: Path, cli: Cli) -> None:
+    words = [f"output={tmp_path / 'study'}", "quick=true", "parts=lists"]
+    assert cli("capacity", *words)[0] == 0
+    path = tmp_path / "study" / "results.json"
+    whole = json.loads(path.read_text())
+    ((name, row),) = whole["cells"].items()
+    lacking = {key: value for key, value in row.items() if key != "seconds"}
+    for cells in (
+        None,
+        [],
+        {name: None},
+        {name: {"part": "lists"}},
+        {name: lacking},
+        {name: {**row, "length": 9}},
+        {"x": row},
+    ):
+        path.write_text(json.dumps({**whole, "cells": cells}))
+        code, _, err = cli("capacity", *words)
+        assert (code, err.count("\n")) == (2, 1), cells
+        assert "results.json is damaged" in err
+    path.write_text(json.dumps({**whole, "settings": None}))
+    code, _, err = cli("capacity", *words)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "is a study made otherwise" in err
+
+
 def test_the_table_says_where_training_falls_short() -> None:
     row = {"documents": 4, "dimensions": 2, "similarity": "dot"}
     rows = [{**row, "seed": 0, "within_reach": 12, "trained": 12}, {**row, "seed": 1, "within_reach": 12, "trained": 9}]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from stoical.runs.lock import only_run
 from stoical.studies.mismatch import compat
 from stoical.studies.mismatch import run as run_module
 from tests.support.commands import run
@@ -155,6 +157,23 @@ def test_directories_of_something_else_are_refused(
     (tmp_path / "file").write_text("x")
     assert run("mismatch", *tiny(tmp_path / "file")) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [{}, {"values": {}}, {"values": None, "seconds": 1.0}])
+def test_a_damaged_part_is_named(study: Path, tmp_path: Path, content: object, capsys) -> None:
+    copy = Path(shutil.copytree(study, tmp_path / "copy"))
+    part = next(path for path in sorted((copy / "parts").glob("*.json")) if "block_1" in path.name)
+    part.write_text(json.dumps(content))
+    assert run("mismatch", *tiny(copy, blocks="1")) == 2
+    said = capsys.readouterr().err
+    assert f"{part} is damaged; delete it" in said
+    assert said.count("\n") == 1
+
+
+def test_a_second_study_into_the_same_directory_is_refused(study: Path, capsys) -> None:
+    with only_run(study):
+        assert run("mismatch", *tiny(study)) == 2
+    assert "another run is writing to" in capsys.readouterr().err
 
 
 def test_quick_leaves_what_is_given() -> None:

@@ -193,10 +193,23 @@ def prepare(output: Path, quick: bool) -> Row:
         output.mkdir(parents=True, exist_ok=True)
         return {"settings": settings, "cells": {}}
     found = json_object(path)
-    changed = differences(found.get("settings", {}), settings)
+    changed = differences({"settings": found.get("settings")}, {"settings": settings})
     if changed:
+        changed = {key.removeprefix("settings."): pair for key, pair in changed.items()}
         raise ValueError(f"output={output} is a study made otherwise ({describe(changed)}); give another directory")
+    _check_cells(path, found.get("cells"), QUICK if quick else Sizes())
     return found
+
+
+def _check_cells(path: Path, found: Any, sizes: Sizes) -> None:
+    """Raise `ValueError` where what a file holds are not rows of this study's cells."""
+    known = {cell.name: {"part": cell.part, **cell.key} for cell in cells(sizes, PARTS)}
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: it has no cells; delete it, or give another directory")
+    for name, row in found.items():
+        whole = isinstance(row, dict) and isinstance(row.get("seconds"), int | float)
+        if name not in known or not whole or row | known[name] != row:
+            raise ValueError(f"{path} is damaged at {name!r}: delete that cell, or the file, to have it found again")
 
 
 def carry_out(output: Path, quick: bool, parts: Sequence[str]) -> list[Row]:

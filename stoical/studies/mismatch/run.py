@@ -58,12 +58,21 @@ class Parts:
         write_whole(self.path(name), json.dumps({"name": name, "seconds": seconds, "values": _lists(values)}))
 
     def read(self, name: str) -> dict[str, Any]:
-        """The values of a part, with arrays for lists."""
-        return _arrays(json_object(self.path(name))["values"])
+        """The values of a part, with arrays for lists. Raises `ValueError` where its file is damaged."""
+        found: dict[str, Any] = _arrays(_part(self.path(name))["values"])
+        return found
 
     def seconds(self) -> float:
         """Processor seconds of all parts."""
-        return float(sum(json_object(path)["seconds"] for path in self.folder.glob("*.json")))
+        return float(sum(_part(path)["seconds"] for path in self.folder.glob("*.json")))
+
+
+def _part(path: Path) -> dict[str, Any]:
+    """What `Parts.write` wrote. Raises `ValueError` where that is something else."""
+    part = json_object(path)
+    if not (isinstance(part.get("values"), dict) and isinstance(part.get("seconds"), int | float)):
+        raise ValueError(f"{path} is damaged; delete it, and the same command makes it again")
+    return part
 
 
 def _lists(values: Any) -> Any:
