@@ -16,7 +16,7 @@ from accelerate import PartialState
 from stoical.build.encoder import build_encoder, build_tokenizer
 from stoical.build.model import load_model
 from stoical.common.differences import differences
-from stoical.common.files import json_object, write_whole
+from stoical.common.files import file_sha256, json_object, write_whole
 from stoical.config.recipe import Recipe
 from stoical.data.dataset import load_split
 from stoical.data.files import split_sha256
@@ -32,6 +32,7 @@ from stoical.runs.model_card import CardMethod
 from stoical.runs.processes import no_accelerator
 
 PAIRS_FILE, PAIRS_RECORD = "pairs.parquet", "pairs.json"
+PAIRS_SUM = "pairs_sha256"  # of the file, in the record
 
 
 def make_pairs(
@@ -99,15 +100,20 @@ def keep_pairs(pairs: datasets.Dataset, record: Mapping[str, Any], directory: Pa
         pq.write_table(pairs.data.table, draft)
         (directory / PAIRS_RECORD).unlink(missing_ok=True)
         draft.replace(directory / PAIRS_FILE)
-        write_whole(directory / PAIRS_RECORD, json.dumps(record, indent=2) + "\n")
+        kept = {**record, PAIRS_SUM: file_sha256(directory / PAIRS_FILE)}
+        write_whole(directory / PAIRS_RECORD, json.dumps(kept, indent=2) + "\n")
     state.wait_for_everyone()
 
 
 def kept_pairs(directory: Path) -> tuple[datasets.Dataset, dict[str, Any]] | None:
-    """What `keep_pairs` wrote there, or None."""
+    """What `keep_pairs` wrote there, or None. Raises `ValueError` where the pairs are not as they were written."""
+    path = directory / PAIRS_FILE
     if not (directory / PAIRS_RECORD).is_file():
         return None
-    return datasets.Dataset(pq.read_table(directory / PAIRS_FILE)), json_object(directory / PAIRS_RECORD)
+    record = json_object(directory / PAIRS_RECORD)
+    if not path.is_file() or file_sha256(path) != record.pop(PAIRS_SUM, None):
+        raise ValueError(f"{path} is gone or damaged; delete {PAIRS_RECORD} beside it to have the pairs made again")
+    return datasets.Dataset(pq.read_table(path)), record
 
 
 def train_on_pairs(

@@ -92,8 +92,7 @@ def _iterate(recipe: Recipe, start: Start, settings: SpinSettings, iteration: in
         if not len(pairs):
             _say(f"every output is right: there is nothing left to learn after {iteration - 1} iterations")
             return None
-        earlier = kept_pairs(folder.with_name(f"iteration-{iteration - 1}"))
-        both = concatenate_datasets([earlier[0], pairs]) if earlier else pairs
+        both = concatenate_datasets([*_earlier(folder, iteration), pairs])
         train_on_pairs(own, start, settings.beta, both, SPIN, record, checkpoint)
         gc.collect()  # a trainer and its two models are a cycle of references
     last = last_checkpoint(folder)
@@ -122,6 +121,19 @@ def _pairs(recipe: Recipe, start: Start, settings: SpinSettings, iteration: int)
     pairs, record = make_pairs(recipe, start, outputs, epoch)
     keep_pairs(pairs, record, folder)
     return pairs, record
+
+
+def _earlier(folder: Path, iteration: int) -> list[Dataset]:
+    """The pairs of the iteration before, none for the first. Raises `ValueError` where they are gone."""
+    if iteration == 1:
+        return []
+    before = folder.with_name(f"iteration-{iteration - 1}")
+    kept = kept_pairs(before)
+    if kept is None:
+        raise ValueError(
+            f"{before} has lost its pairs, which iteration {iteration} trains on, too; delete {before} to do it again"
+        )
+    return [kept[0]]
 
 
 def _say(text: str) -> None:

@@ -22,6 +22,7 @@ from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.queries import EncodedDataset
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.preferences import run as preference_run
+from stoical.preferences import spin
 from stoical.preferences.pairs import Pair, PairMaker, as_dataset, beam_pairs, free_pairs, ranking_pairs
 from stoical.preferences.run import keep_pairs, kept_pairs
 from stoical.preferences.settings import PairSettings
@@ -216,6 +217,27 @@ def test_kept_pairs_are_whole_when_the_next_writing_of_them_is_killed(
     kept = kept_pairs(tmp_path)
     assert kept is not None
     assert (kept[0].to_list(), kept[1]) == (pairs.to_list(), {"seed": 0})
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "other"])
+def test_pairs_that_are_not_as_they_were_kept_are_refused(tmp_path: Path, damage: str) -> None:
+    keep_pairs(as_dataset([Pair("q", [1], [10, EOS], [11, EOS])]), {"seed": 0}, tmp_path)
+    path = tmp_path / "pairs.parquet"
+    if damage == "gone":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        keep_pairs(as_dataset([Pair("q", [1], [11, EOS], [10, EOS])]), {"seed": 0}, tmp_path / "other")
+        path.write_bytes((tmp_path / "other" / "pairs.parquet").read_bytes())
+    with pytest.raises(ValueError, match=r"pairs\.parquet is gone or damaged; delete pairs\.json"):
+        kept_pairs(tmp_path)
+
+
+def test_an_iteration_does_not_leave_out_lost_pairs_of_the_one_before(tmp_path: Path) -> None:
+    assert spin._earlier(tmp_path / "iteration-1", 1) == []
+    with pytest.raises(ValueError, match="iteration-1 has lost its pairs, which iteration 2 trains on, too"):
+        spin._earlier(tmp_path / "iteration-2", 2)
 
 
 def test_pairs_as_trl_takes_them() -> None:
