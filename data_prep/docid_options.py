@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from stoical.common.lazy import torch
+from stoical.common.devices import check_device
 from stoical.common.options import option
 
 from .checks import check_seed, refuse
@@ -35,7 +35,7 @@ class DocIDOptions:
 
 def check_docid_options(options: DocIDOptions) -> None:
     """Raise ValueError for settings that are wrong, or that nothing would read."""
-    _check_device(options.device)
+    check_device(options.device)
     check_seed(options.seed)
     for name in ("components", "nonzeros", "dimensions", "alpha"):
         if not getattr(options, name) > 0:
@@ -45,13 +45,3 @@ def check_docid_options(options: DocIDOptions) -> None:
     read = {"tfidf": "dimensions", "npy": "title_embeddings"}.get(options.embedder, "embedder_revision")
     own = ("dimensions", "title_embeddings", "embedder_revision")
     refuse(options, [name for name in own if name != read], f"embedder={options.embedder}")
-
-
-def _check_device(device: str) -> None:
-    """Raise ValueError for a device that torch does not have here; the CPU is there, and needs no torch to ask."""
-    if device == "cpu":
-        return
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={device}: {str(error).splitlines()[0]}") from None

@@ -13,6 +13,7 @@ from torch import nn
 
 from stoical.build.encoder import build_encoder, build_tokenizer
 from stoical.build.model import load_model
+from stoical.common.devices import check_device
 from stoical.data.rows import RankingRow, parse_row
 from stoical.decoding.choices import Reduction
 from stoical.decoding.scores import doc_scores
@@ -94,15 +95,16 @@ class Ranker:
         Prompt, tokenization and score are those of the checkpoint's recipe.yaml; `settings`, such as
         {"prompt.max_length": "2048"}, change them. `device`: the accelerator if there is one. `dtype` of the weights:
         the recipe's model.dtype, as evaluation has it; torch.bfloat16 takes half of float32's memory. The softmax is
-        in float32 with any. Raises `ValueError` where there is no checkpoint, for unknown settings, and for models that
-        cannot run a trie.
+        in float32 with any. Raises `ValueError` where there is no checkpoint, for unknown settings, for a device that
+        is not there, and for models that cannot run a trie.
         """
         values = dict(settings or {})
         if dtype is not None:
             values["model.dtype"] = str(dtype).removeprefix("torch.")
         recipe, adapter = load_checkpoint(find_checkpoint(str(directory)), values)
-        tokenizer = build_tokenizer(recipe)
         device = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
+        check_device(device)
+        tokenizer = build_tokenizer(recipe)
         model = load_model(recipe, tokenizer, adapter).to(device).eval()
         bf16 = bool(recipe.training.get("bf16"))
         check_loaded(model, len(tokenizer), recipe.prompt.max_length, recipe.layout, bf16)

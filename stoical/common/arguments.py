@@ -17,6 +17,11 @@ from stoical.common.options import keys_of
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+REASONS = {  # what omegaconf says -> what is wanted
+    "is not a ListConfig": "must be a list, such as [a,b]",
+    "is not Optional": "must have a value, which null is not",
+}
+
 Options = TypeVar("Options", bound="DataclassInstance")
 
 
@@ -100,4 +105,5 @@ def one_line(error: Exception) -> str:
     """An error of omegaconf's with the key that it is about, on one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "")
-    return f"{key}: {lines[0]}" if key else lines[0]
+    reason = next((said for raw, said in REASONS.items() if raw in lines[0]), lines[0])
+    return f"{key}: {reason}" if key else reason

@@ -18,6 +18,8 @@ NOT_READ = {  # first bytes -> what such a file is
     b"PK\x03\x04": "a zip archive",
     b"\xfd7zXZ": "compressed by xz",
     b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"BZh": "compressed by bzip2",
+    b"PAR1": "a parquet file",
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }

@@ -233,11 +233,17 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     )
 
 
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many rows of embeddings its ids need: more than it has tokens where ids are left out."""
+    return 1 + max(tokenizer.get_vocab().values())
+
+
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
     """Raise `ValueError` where the tokenizer makes ids that a model of `vocab_size` tokens has no row for."""
-    if len(tokenizer) > vocab_size:
+    needed = vocabulary_size(tokenizer)
+    if needed > vocab_size:
         raise ValueError(
-            f"the tokenizer has {len(tokenizer)} tokens but the model's vocabulary only {vocab_size}; "
+            f"the tokenizer has ids for {needed} tokens but the model's vocabulary only {vocab_size}; "
             "use the model's own tokenizer (tokenizer.name), or a larger vocabulary (model.config.vocab_size)"
         )
 

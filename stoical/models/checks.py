@@ -32,6 +32,7 @@ def check_model(model: nn.Module, max_length: int) -> None:
     name = f"model {config.model_type!r}"
     _check_attention(inner, name)
     _check_layers(inner, config, name)
+    _check_blocks(config, name)
     _check_dropout(config, name)
     _check_positions(inner, config, name, max_length)
     for what, size, setting in _windows(config):
@@ -65,6 +66,20 @@ def _check_layers(model: Any, config: PreTrainedConfig, name: str) -> None:
         raise ValueError(
             f"{name} has recurrent or hybrid layers ({', '.join(sorted(kinds)) or 'stateful'}), and a recurrent state "
             "cannot branch at the nodes of a trie; use a model with plain attention in every layer"
+        )
+
+
+def _check_blocks(config: PreTrainedConfig, name: str) -> None:
+    """Attention to blocks of a long row's places depends on what else the row holds; short rows do not show it."""
+    if getattr(config, "attention_type", None) == "block_sparse":
+        raise ValueError(
+            f"{name} attends to blocks of places in long rows (attention_type=block_sparse), and the nodes of a trie "
+            "share places; set model.config.attention_type=original_full"
+        )
+    if getattr(config, "index_topk_blocks", None):
+        raise ValueError(
+            f"{name} attends to the best {config.index_topk_blocks} blocks of places in long rows, and the nodes of a "
+            "trie share places; use a model with plain attention in every layer"
         )
 
 

@@ -67,6 +67,8 @@ BAD_SETTINGS = {
         "model.config: ValueError: RoPE requires an even",
     ),
     "wrong type": ("seed=one", "seed: Value 'one'"),
+    "no list": ("eval.metrics=mrr", "eval.metrics: must be a list, such as [a,b]"),
+    "null": ("eval.metrics=null", "eval.metrics: must have a value, which null is not"),
     "no such dataset": (
         "data.path=/nowhere/data",
         "there is no dataset directory /nowhere/data; for WordNet make it with: stoical prepare wordnet",
@@ -80,7 +82,7 @@ BAD_SETTINGS = {
     "no such weights": ("model.from_scratch=false", "a local directory works without a network"),
     "vocabulary too small": (
         "model.config.vocab_size=100",
-        "the tokenizer has 300 tokens but the model's vocabulary only",
+        "the tokenizer has ids for 300 tokens but the model's vocabulary only",
     ),
     "bpe too small": ("tokenizer.vocab_size=10", "tokenizer.vocab_size=10 is too small"),
     "no such template": ("prompt.template=wordnt", "prompt.template=wordnt: no such file"),

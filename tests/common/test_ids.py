@@ -31,3 +31,9 @@ def test_one_id_in_many_ways(cells: list[Any], wanted: str | None) -> None:
 def test_what_is_no_id(cell: Any) -> None:
     with pytest.raises(ValueError, match=r"it:1: id must be text or a number, got "):
         as_id(cell, "it:1", "id")
+
+
+def test_bytes_that_are_no_text_are_refused() -> None:
+    """In their place two ids would become one, a character for what is not known."""
+    with pytest.raises(ValueError, match=r"it:1: id is not UTF-8"):
+        as_id(b"caf\xe9", "it:1", "id")

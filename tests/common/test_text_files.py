@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import os
 import threading
@@ -49,6 +50,8 @@ BAD = {
     "corrupt": (WHOLE[:20] + bytes(20) + WHOLE[40:], "it.gz is not a readable gzip file: "),
     "no gzip": (b"\x1f\x8b\x00", "it.gz is not a readable gzip file: "),
     "zip": (b"PK\x03\x04and more", "it.gz is a zip archive: give it as UTF-8 text, as it is or gzipped"),
+    "bzip2": (bz2.compress(b"a\nb\n"), "it.gz is compressed by bzip2: give it as UTF-8 text"),
+    "parquet": (b"PAR1\x15\x04", "it.gz is a parquet file: give it as UTF-8 text"),
     "UTF-16": ("a\n".encode("utf-16"), "it.gz is UTF-16: give it as UTF-8 text"),
     "Latin-1": ("a\nä\n".encode("latin-1"), "not UTF-8: 'utf-8' codec can't decode byte 0xe4"),
 }

@@ -267,5 +267,14 @@ def test_a_tokenizer_without_eos_is_an_error(tmp_path: Path) -> None:
 def test_the_model_must_have_a_row_for_every_token(bpe: PreTrainedTokenizerFast) -> None:
     check_vocabulary(bpe, 320)
     check_vocabulary(bpe, 512)
-    with pytest.raises(ValueError, match="the tokenizer has 320 tokens but the model's vocabulary only 319"):
+    with pytest.raises(ValueError, match="the tokenizer has ids for 320 tokens but the model's vocabulary only 319"):
         check_vocabulary(bpe, 319)
+
+
+def test_ids_that_leave_numbers_out_need_rows_up_to_the_last(tmp_path: Path) -> None:
+    """Three tokens, and an id of 9: a model of three rows would fail in the middle of a run."""
+    backend = Tokenizer(models.WordLevel({"a": 0, "b": 9, "</s>": 3}, unk_token="</s>"))
+    sparse = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    check_vocabulary(sparse, 10)
+    with pytest.raises(ValueError, match="the tokenizer has ids for 10 tokens but the model's vocabulary only 9"):
+        check_vocabulary(sparse, 9)

@@ -175,3 +175,9 @@ def test_broken_weights_are_told(trained: Path) -> None:
         next(broken.model.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="query 'q': the model's scores are not finite; its weights are broken"):
         broken.rank("q", DOCS)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:4711"])
+def test_a_device_that_is_not_there_is_refused_by_name(trained: Path, device: str) -> None:
+    with pytest.raises(ValueError, match=f"device={device}: "):
+        Ranker.from_pretrained(trained, device=device)

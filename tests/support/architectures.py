@@ -88,6 +88,8 @@ ARCHITECTURES = [
     Architecture("mpt", "eager", {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64}, "position"),
     Architecture("mamba", "eager", refused="recurrent"),
     Architecture("minimax", refused="recurrent"),
+    Architecture("big_bird", "eager", {"is_decoder": True}, "blocks of places"),
+    Architecture("minimax_m3_vl_text", config={**MOE, "num_local_experts": 4}, refused="blocks of places"),
     Architecture("gpt2", config={**GPT, "n_positions": 16}, refused="16 learned positions"),
     Architecture("mistral", config={"sliding_window": 16}, refused="sliding window of 16"),
     Architecture("gemma3_text", config={"sliding_window": 16}, refused="sliding window of 16"),
