@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stoical.common.files import file_sha256, staged, tidy
+from stoical.common.files import file_sha256, staged, tidy, writing
 from stoical.common.lazy import pa, pc, pq
 from stoical.data.files import load_manifest
 
@@ -67,7 +67,7 @@ def write_dataset(
     (with the same pyarrow). Raises ValueError as `check_replaceable` does.
     """
     check_replaceable(out, manifest["tool"])
-    with staged(out) as draft:
+    with writing(out), staged(out) as draft:
         tables = {split: _table(rows) for split, rows in splits.items()}
         for name, table in (tables | dict(extra or {})).items():
             pq.write_table(table, draft / f"{name}.parquet", compression="zstd")

@@ -16,7 +16,7 @@ from accelerate import PartialState
 from stoical.build.encoder import build_encoder, build_tokenizer
 from stoical.build.model import load_model
 from stoical.common.differences import differences
-from stoical.common.files import file_sha256, json_object, write_whole
+from stoical.common.files import file_sha256, json_object, write_whole, writing
 from stoical.config.recipe import Recipe
 from stoical.data.dataset import load_split
 from stoical.data.files import split_sha256
@@ -97,7 +97,8 @@ def keep_pairs(pairs: datasets.Dataset, record: Mapping[str, Any], directory: Pa
     if state.is_main_process:
         directory.mkdir(parents=True, exist_ok=True)
         draft = directory / f"{PAIRS_FILE}.new"
-        pq.write_table(pairs.data.table, draft)
+        with writing(draft):
+            pq.write_table(pairs.data.table, draft)
         (directory / PAIRS_RECORD).unlink(missing_ok=True)
         draft.replace(directory / PAIRS_FILE)
         kept = {**record, PAIRS_SUM: file_sha256(directory / PAIRS_FILE)}

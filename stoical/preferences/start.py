@@ -10,9 +10,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from stoical.common.arguments import dotlist_layer
 from stoical.common.files import file_sha256
-from stoical.config.loading import build_recipe
+from stoical.config.loading import build_recipe, settings_layer
 from stoical.config.recipe import Recipe
 from stoical.objectives.ranking.settings import RankingSettings
 from stoical.runs.find import checkpoint_layers, find_checkpoint, is_adapter, is_soft_prompt
@@ -95,4 +94,4 @@ def start_recipe(start: Start, training: Mapping[str, Any], values: Mapping[str,
     if "training.max_steps" in values and "training.num_train_epochs" not in values:
         new["training"].pop("num_train_epochs", None)  # the length is given in steps
     method = OmegaConf.create(new)
-    return build_recipe([(origin, saved), pointed, ("the method's settings", method), dotlist_layer(values)])
+    return build_recipe([(origin, saved), pointed, ("the method's settings", method), settings_layer(values)])

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stoical.common.files import file_sha256, write_whole
+from stoical.common.files import file_sha256, write_whole, writing
 from stoical.encoding.generated_rows import RECORD_FILE, ROWS_FILE, SCHEMAS
 
 
@@ -25,7 +25,9 @@ def write_generated(folder: Path, records: Sequence[Mapping[str, Any]], provenan
     (folder / RECORD_FILE).unlink(missing_ok=True)
     draft = folder / f"{ROWS_FILE}.new"
     schema = SCHEMAS[provenance["made_from"]["method"]]
-    pq.write_table(pa.Table.from_pylist(list(records), schema=schema), draft)
+    table = pa.Table.from_pylist(list(records), schema=schema)
+    with writing(draft):
+        pq.write_table(table, draft)
     draft.replace(folder / ROWS_FILE)
     record = {**provenance, "rows_sha256": file_sha256(folder / ROWS_FILE)}
     write_whole(folder / RECORD_FILE, json.dumps(record, indent=2) + "\n")

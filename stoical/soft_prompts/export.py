@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig
 
-from stoical.common.files import json_object
+from stoical.common.files import json_object, writing
 from stoical.models.adapters import check_weights, read_adapter
 from stoical.soft_prompts.frozen import Frozen
 from stoical.soft_prompts.settings import check_saved
@@ -38,10 +38,11 @@ def save_prompt(frozen: Frozen, prompt: Tensor, directory: Path, facts: dict[str
         num_layers=getattr(frozen.model.config.get_text_config(), "num_hidden_layers", None),
         inference_mode=True,
     )
-    directory.mkdir(parents=True)
-    config.save_pretrained(str(directory))
-    save_file({WEIGHT: prompt.detach().float().cpu().contiguous()}, directory / "adapter_model.safetensors")
-    (directory / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with writing(directory):
+        directory.mkdir(parents=True)
+        config.save_pretrained(str(directory))
+        save_file({WEIGHT: prompt.detach().float().cpu().contiguous()}, directory / "adapter_model.safetensors")
+        (directory / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @torch.no_grad()

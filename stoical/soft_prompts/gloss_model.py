@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from stoical.common.files import staged
+from stoical.common.files import staged, writing
 from stoical.common.places import data_prep
 from stoical.common.progress import progress
 from stoical.encoding.tokenization import save_tokenizer, train_bpe
@@ -66,7 +66,7 @@ def train_gloss_model(directory: Path, download: bool, setting: str, shape: Glos
         "loss": float(np.mean(losses[-TAIL:])),
         "tail": TAIL,
     }
-    with staged(directory) as draft:
+    with writing(directory), staged(directory) as draft:
         model.save_pretrained(draft)
         save_tokenizer(tokenizer, draft)
         (draft / "README.md").write_text(CARD.format(**{**asdict(shape), **facts}), encoding="utf-8")

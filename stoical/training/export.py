@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from stoical.build.encoder import build_tokenizer
 from stoical.build.model import load_model
-from stoical.common.files import check_writable, staged
+from stoical.common.files import check_writable, staged, writing
 from stoical.config.recipe import DType, ModelSettings, Recipe
 from stoical.config.values import recipe_yaml
 from stoical.encoding.packed_batch import PackedBatch
@@ -45,8 +45,10 @@ def export(checkpoint: Path, output: Path, dtype: DType = "float32") -> float:
     model = load_model(recipe, tokenizer, adapter).float().eval()
     expected = _logprobs(model, batch, recipe.layout)
     with staged(output) as draft:
-        merge(model).to(dtype=getattr(torch, dtype)).save_pretrained(draft)
-        save_tokenizer(tokenizer, draft)
+        whole = merge(model).to(dtype=getattr(torch, dtype))
+        with writing(output):
+            whole.save_pretrained(draft)
+            save_tokenizer(tokenizer, draft)
         written = _pointed_at(recipe, draft, dtype)
         found = _logprobs(load_model(written, tokenizer).float().eval(), batch, written.layout)
         difference = float((found - expected).abs().max())
