@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -37,11 +37,9 @@ def parse_options(schema: type[Options], values: Mapping[str, str]) -> Options:
             raise unknown("option", key, known, " --help explains every option.")
     verbatim = {each.name for each in fields(schema) if each.metadata.get("verbatim")} & values.keys()
     parsed = {key: word for key, word in values.items() if key not in verbatim}
-    _, layer = dotlist_layer(parsed)
+    _, layer = dotlist_layer(parsed, text_keys(schema))
     hints = typing.get_type_hints(schema)
     for key, word in parsed.items():
-        if hints.get(key) is str and isinstance(layer[key], bool | int | float):
-            layer[key] = word  # 007, no and 1:30 are text where text is wanted
         if hints.get(key) is str and layer[key] is None:
             raise ValueError(f"{key}={word} says nothing; give it a value, or leave it out")
     try:
@@ -74,8 +72,13 @@ def split_arguments(words: Iterable[str]) -> dict[str, str]:
     return values
 
 
-def dotlist_layer(values: Mapping[str, str]) -> tuple[str, DictConfig]:
-    """`key=value` settings as (origin, settings), for merging.
+def text_keys(schema: type) -> frozenset[str]:
+    """The options of a dataclass that are text."""
+    return frozenset(key.name for key in keys_of(schema) if key.type in ("str", "str|null"))
+
+
+def dotlist_layer(values: Mapping[str, str], texts: Collection[str] = ()) -> tuple[str, DictConfig]:
+    """`key=value` settings as (origin, settings), for merging. Of the keys `texts`, 007, no and 1e3 are text.
 
     Raises `ValueError` for a value that is not YAML, and for `${...}`, which omegaconf would put something in place of.
     """
@@ -84,6 +87,8 @@ def dotlist_layer(values: Mapping[str, str]) -> tuple[str, DictConfig]:
         check_literal("command line", key, value)
         try:
             layer.merge_with_dotlist([f"{key}={value}"])
+            if key in texts and isinstance(OmegaConf.select(layer, key), bool | int | float):
+                OmegaConf.update(layer, key, value)
         except (OmegaConfBaseException, YAMLError, ValueError, RecursionError) as error:
             raise ValueError(f"command line: {key}={value}: {one_line(error)}") from error
     return "command line", layer

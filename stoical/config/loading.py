@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from stoical.common.arguments import check_literal, dotlist_layer, one_line, split_arguments
+from stoical.common.arguments import check_literal, dotlist_layer, one_line, split_arguments, text_keys
 from stoical.common.differences import flat
 from stoical.common.fields import unknown
 from stoical.common.options import keys_of, section_of
@@ -81,7 +81,17 @@ def recipe_layers(words: Iterable[str]) -> tuple[list[str], list[Layer]]:
     values = split_arguments(word for word in words if "=" in word)
     listed = [*(word for word in words if "=" not in word), values.pop("recipe", "")]
     names = [name for word in listed for name in word.split(",") if name]
-    return names, [*(read_layer(path) for path in recipe_files(names)), dotlist_layer(values)]
+    return names, [*(read_layer(path) for path in recipe_files(names)), settings_layer(values)]
+
+
+def settings_layer(values: Mapping[str, str]) -> Layer:
+    """`key=value` settings of a recipe, for merging. Raises `ValueError` as `dotlist_layer` does."""
+    return dotlist_layer(values, _text_keys())
+
+
+@cache
+def _text_keys() -> frozenset[str]:
+    return text_keys(Recipe)
 
 
 def build_recipe(layers: Sequence[Layer]) -> Recipe:

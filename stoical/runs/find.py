@@ -7,9 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from stoical.common.arguments import dotlist_layer
 from stoical.config.encoders import NO_LANGUAGE_MODEL
-from stoical.config.loading import build_recipe, read_layer
+from stoical.config.loading import build_recipe, read_layer, settings_layer
 from stoical.config.recipe import Recipe
 from stoical.encoding.prompts import TEMPLATE_FILE
 from stoical.runs.checkpoints import ITEMS_FILE, check_unchanged, last_checkpoint
@@ -17,7 +16,7 @@ from stoical.runs.checkpoints import ITEMS_FILE, check_unchanged, last_checkpoin
 
 def load_checkpoint(checkpoint: Path, values: dict[str, str]) -> tuple[Recipe, Path | None]:
     """The recipe saved in a checkpoint, with `key=value` settings over it, and the directory of its adapter if any."""
-    recipe = build_recipe([*checkpoint_layers(checkpoint), dotlist_layer(values)])
+    recipe = build_recipe([*checkpoint_layers(checkpoint), settings_layer(values)])
     return recipe, checkpoint if is_adapter(checkpoint) else None
 
 

@@ -46,6 +46,21 @@ def test_options_are_typed() -> None:
     assert parse_options(Options, {}) == Options()
 
 
+@dataclass
+class Named:
+    """Text that may be missing, in a section too."""
+
+    query: str | None = option(None, "an id")
+    own: Options = field(default_factory=Options)
+
+
+@pytest.mark.parametrize("word", ["007", "no", "1e3", "0x1f", "1:30", ".5"])
+def test_text_stays_as_it_is_written(word: str) -> None:
+    """An id such as 007 is not 7."""
+    assert parse_options(Named, {"query": word, "own.name": word}) == Named(word, Options(word))
+    assert parse_options(Named, {"query": "null"}) == Named()
+
+
 def test_a_value_is_what_yaml_makes_of_it() -> None:
     origin, layer = dotlist_layer({"a.b": "1e-3", "a.c": "[1,x]", "a.d": "{e: true}", "f": "'no'"})
     assert origin == "command line"

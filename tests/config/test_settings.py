@@ -77,6 +77,8 @@ def test_the_run_directory_is_named_after_the_recipe_unless_given(recipes: Path)
     assert load("recipe=r").output == "runs/r"
     assert load("recipe=r,two,one").output == "runs/r-two-one"
     assert load("recipe=r,one", "output=elsewhere").output == "elsewhere"
+    assert load("recipe=r,one", "output=007", "data.path=1e3").output == "007"
+    assert load("recipe=r,one", "output=007", "data.path=1e3").data.path == "1e3"
 
 
 def test_a_number_in_scientific_notation_is_a_number() -> None:
