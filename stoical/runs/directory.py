@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 from stoical.common.files import json_object, write_whole
 from stoical.config.recipe import Recipe
 from stoical.config.values import recipe_yaml
-from stoical.data.files import load_manifest
+from stoical.data.files import json_line, load_manifest
 from stoical.runs.checkpoints import UNFINISHED
 from stoical.runs.provenance import device_name, git_state, package_versions
 from stoical.runs.resume import changed, steps_done
@@ -82,6 +82,8 @@ def run_facts(recipe: Recipe, fingerprint: Mapping[str, Any], micro_batch: int, 
 def _append_resumed(manifest: Path, facts: Mapping[str, Any], checkpoint: Path, changes: Mapping[str, Any]) -> None:
     """Add what differs from the first start, and what `resume_force` let pass, to the manifest."""
     first = json_object(manifest)
+    if not isinstance(first.get("resumed"), list):
+        raise ValueError(f"{manifest} has no list 'resumed', so it is damaged; delete it to have one written anew")
     entry = {"checkpoint": str(checkpoint), "step": steps_done(checkpoint), "changed": changes}
     entry |= {key: value for key, value in facts.items() if value != first.get(key)}
     first["resumed"].append(entry)
@@ -91,5 +93,14 @@ def _append_resumed(manifest: Path, facts: Mapping[str, Any], checkpoint: Path, 
 def _drop_rows(metrics: Path, last_step: int) -> None:
     """Keep the rows up to a step; a last line without an end, which a kill can leave, goes too."""
     if metrics.is_file():
-        lines = [line for line in metrics.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        write_whole(metrics, "".join(line for line in lines if json.loads(line)["step"] <= last_step))
+        lines = [line for line in metrics.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        steps = [_step_of(line, f"{metrics}:{number}") for number, line in enumerate(lines, 1)]
+        write_whole(metrics, b"".join(line for line, step in zip(lines, steps, strict=True) if step <= last_step))
+
+
+def _step_of(line: bytes, where: str) -> float:
+    """The step of a row. Raises `ValueError`, which `where` opens, for a line that is not one."""
+    step = json_line(line, where).get("step")
+    if isinstance(step, bool) or not isinstance(step, int | float):
+        raise ValueError(f"{where} has no number of a step, so no run wrote it; delete the line")
+    return step

@@ -255,6 +255,24 @@ def test_a_start_from_nothing_keeps_no_rows_of_a_run_that_saved_nothing(trained:
     assert json.loads((trained / "run" / "manifest.json").read_text())["seeds"]["seed"] == 4
 
 
+@pytest.mark.parametrize("line", ["[]", "{}", "x", '{"step": "1"}', '{"step": true}', '{"step": null}'])
+def test_a_line_that_is_no_row_is_named(trained: Path, line: str) -> None:
+    recipe = make(trained, "resume=auto")
+    metrics = trained / "run" / "metrics.jsonl"
+    metrics.write_text(metrics.read_text() + line + "\n")
+    number = len(metrics.read_text().splitlines())
+    with pytest.raises(ValueError, match=rf"metrics\.jsonl:{number}"):
+        start_run(recipe, {}, resume_from(recipe), 8, 1)
+
+
+@pytest.mark.parametrize("content", [{}, {"resumed": None}, {"resumed": "x"}])
+def test_a_manifest_without_its_list_is_named(trained: Path, content: object) -> None:
+    recipe = make(trained, "resume=auto")
+    (trained / "run" / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"manifest\.json has no list 'resumed', so it is damaged; delete it"):
+        start_run(recipe, {}, resume_from(recipe), 8, 1)
+
+
 def test_saving_as_often_as_the_resumed_run_asks(tmp_path: Path) -> None:
     """transformers keeps the old run's save_steps, eval_steps and logging_steps."""
     write_dataset(tmp_path / "data")
