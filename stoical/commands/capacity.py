@@ -110,6 +110,8 @@ def layer_of(recipe: Recipe, adapter: Path | None) -> OutputLayer:
     with torch.no_grad():  # asked for its values at the unit vectors, a layer may be wrapped as it likes
         zero = head(torch.zeros(1, head.weight.shape[1], dtype=kind)).double()
         unit = head(torch.eye(head.weight.shape[1], dtype=kind)).double()
+    if not unit.isfinite().all():
+        raise ValueError(f"{adapter or recipe.model.name} has an output layer of numbers that are not finite")
     bias = zero[0].numpy() if zero.any() else None
     return OutputLayer(head.weight.shape[1], (unit - zero).T.contiguous().numpy(), bias)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,7 +20,7 @@ import torch
 from stoical.common.differences import describe, differences, flat
 from stoical.common.files import json_object, staged, write_whole
 from stoical.runs.lock import LOCK
-from stoical.soft_prompts.begin import first_prompts, target_seeds
+from stoical.soft_prompts.begin import first_prompts, spread, target_seeds
 from stoical.soft_prompts.decoders import decode, numeric_difference
 from stoical.soft_prompts.export import peft_writes, save_prompt
 from stoical.soft_prompts.frozen import Frozen, load_frozen
@@ -122,10 +123,16 @@ def carry_out(settings: SoftPromptSettings, texts: Sequence[Placed], frozen: Fro
 
 
 def measure(frozen: Frozen, encoded: Sequence[Sequence[int]], settings: SoftPromptSettings) -> float:
-    """By how much a logit differs between the training forward and `generate`, behind the first batch's prompts."""
+    """By how much a logit differs between the training forward and `generate`, behind the first batch's prompts.
+
+    Raises `ValueError` where embeddings or logits are not finite.
+    """
     some = encoded[: settings.batch_size]
     prompts = first_prompts(frozen, settings, target_seeds(settings, some))
-    return numeric_difference(frozen, prompts, max(map(len, some)))
+    difference = numeric_difference(frozen, prompts, max(map(len, some)))
+    if not math.isfinite(difference + spread(frozen)):
+        raise ValueError(f"model.name={settings.model.name} gives numbers that are not finite; its weights are broken")
+    return difference
 
 
 def say_start(frozen: Frozen, count: int, difference: float, stop_margin: float) -> None:

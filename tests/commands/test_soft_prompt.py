@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -135,6 +136,18 @@ def test_a_settings_file_of_something_else_is_refused_as_that(cli, base, tmp_pat
     (tmp_path / "settings.json").write_text('{"settings": "of an editor"}')
     code, _, said = cli("soft-prompt", f"model.name={base}", "target=cat", f"output={tmp_path}", *QUICK)
     assert (code, "holds something else than soft prompts" in said) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.embed_tokens.weight"])
+def test_broken_weights_are_one_line(cli, tmp_path, name):
+    base = save_frozen(tmp_path / "model")
+    weights = load_file(base / "model.safetensors")
+    weights[name].view(-1)[-1] = float("nan")
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    code, _, said = cli("soft-prompt", f"model.name={base}", "target=a cat", f"output={tmp_path / 'out'}", *QUICK)
+    assert (code, said.count("\n")) == (2, 1)
+    assert "gives numbers that are not finite; its weights are broken" in said
+    assert not (tmp_path / "out" / "settings.json").exists()
 
 
 @pytest.mark.parametrize("value", [None, [], "x"])

@@ -195,6 +195,15 @@ def test_an_adapters_config_that_is_none_is_one_line(adapter: Path, text: str, c
         assert f"adapter {adapter}: " in one_line(capsys, *words, f"checkpoint={adapter}")
 
 
+def test_an_output_layer_that_is_not_numbers_has_no_capacity(copy: Path, capsys) -> None:
+    (copy / "resume.json").unlink()
+    weights = load_file(copy / "model.safetensors")
+    weights["model.embed_tokens.weight"][5] = float("nan")  # the head's, too
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    said = one_line(capsys, "capacity", f"checkpoint={copy}", f"output={copy.parent / 'out'}")
+    assert f"{copy} has an output layer of numbers that are not finite" in said
+
+
 @pytest.mark.parametrize("text", ["null", "[]", "{}", '{"version": 1}', '"x"'])
 def test_a_tokenizer_that_is_none_is_one_line(copy: Path, text: str, capsys) -> None:
     (copy / "resume.json").unlink()
