@@ -116,7 +116,8 @@ def _check_runs(model: PreTrainedModel, name: str) -> None:
     written = inspect.signature(model.prepare_inputs_for_generation).parameters.keys()  # as `generate` decides it
     if not {"inputs_embeds", "logits_to_keep"} <= taken or "inputs_embeds" not in written:
         raise ValueError(f"{name}: {kind} cannot write after embeddings; take another model")
-    if getattr(model, "_is_stateful", False):
+    layers = getattr(model.config.get_text_config(), "layer_types", None) or ()
+    if getattr(model, "_is_stateful", False) or "linear_attention" in layers:
         raise ValueError(f"{name}: {kind} keeps a recurrent state; take a model with attention alone")
 
 

@@ -32,6 +32,7 @@ from stoical.soft_prompts.training import PromptTraining
 
 GLOSS_DIRECTORY = Path("runs/glosses")
 RECORD, RESULTS = "settings.json", "results.json"
+ROUNDING = {"float32": 0.1, "bfloat16": 2.0}  # of logits; a model that counts positions otherwise is further off
 FREE = ("output", "decoders", "save_every", "recipe", "target", "targets", "model.download")  # texts have a sum
 
 
@@ -125,13 +126,19 @@ def carry_out(settings: SoftPromptSettings, texts: Sequence[Placed], frozen: Fro
 def measure(frozen: Frozen, encoded: Sequence[Sequence[int]], settings: SoftPromptSettings) -> float:
     """By how much a logit differs between the training forward and `generate`, behind the first batch's prompts.
 
-    Raises `ValueError` where embeddings or logits are not finite.
+    Raises `ValueError` where embeddings or logits are not finite, and where they differ by more than rounding explains.
     """
     some = encoded[: settings.batch_size]
     prompts = first_prompts(frozen, settings, target_seeds(settings, some))
     difference = numeric_difference(frozen, prompts, max(map(len, some)))
     if not math.isfinite(difference + spread(frozen)):
         raise ValueError(f"model.name={settings.model.name} gives numbers that are not finite; its weights are broken")
+    if difference > ROUNDING[settings.model.dtype]:
+        raise ValueError(
+            f"model.name={settings.model.name}: the training forward and generate differ by {difference:.2g} in a "
+            f"logit, more than rounding explains: {type(frozen.model).__name__} cannot be trained so; take another "
+            "model"
+        )
     return difference
 
 

@@ -178,10 +178,18 @@ def test_models_that_cannot_be_used_are_one_line(cli, base, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"), [("mamba", "does not support an attention implementation"), ("ctrl", "take another model")]
+    ("kind", "message"),
+    [
+        ("mamba", "does not support an attention implementation"),
+        ("ctrl", "take another model"),
+        ("minimax", "keeps a recurrent state"),
+        ("roberta", "the training forward and generate differ by"),  # it counts positions from 2 where none are given
+    ],
 )
 def test_architectures_that_cannot_be_run_are_one_line(cli, tmp_path, kind, message):
-    small = {"hidden_size": 16, "num_hidden_layers": 1, "n_embd": 16, "n_layer": 1, "n_head": 2, "dff": 16}
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "n_embd": 16, "n_layer": 1, "n_head": 2, "dff": 16}
+    small |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 16}
+    small |= {"initializer_range": 0.5, "is_decoder": True}
     known = set(AutoConfig.for_model(kind).to_dict())
     config = AutoConfig.for_model(kind, vocab_size=300, **{key: size for key, size in small.items() if key in known})
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
