@@ -22,6 +22,7 @@ from stoical.runs.lock import LOCK, only_run
 
 TABLE, METRICS = "embedding.safetensors", "metrics.json"
 DRAFT = f"{TABLE}.new"  # which a kill may leave
+WAY_OUT = "delete it to start again, or give another output="
 FREE = ("output", "epochs", "measure_every", "resume")  # options that no vector depends on
 
 
@@ -93,9 +94,9 @@ def _read(file: Path) -> tuple[Tensor, dict[str, Any]]:
         with safe_open(file, framework="pt") as content:
             table, said = content.get_tensor("table"), content.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is damaged, or not of stoical reconstruct: {error}") from error
+        raise ValueError(f"{file} is damaged, or not of stoical reconstruct: {error}; {WAY_OUT}") from error
     if said.get("sum") != _sum(table, said.get("run", "")):
-        raise ValueError(f"{file} is damaged, or not of this version's stoical reconstruct: its sum is another")
+        raise ValueError(f"{file} is damaged, or of an earlier version of stoical: its sum is another; {WAY_OUT}")
     return table, json.loads(said["run"])
 
 
