@@ -48,6 +48,19 @@ def test_a_verdict_by_hand(differences, verdict):
     assert json.loads(json.dumps(found.to_json()))["verdict"] == verdict
 
 
+@pytest.mark.parametrize(
+    ("differences", "shown"),
+    [
+        ([(0.1, 0.2), (0.01, 0.3)], "0"),  # all hold: the least
+        ([(0.1, 0.2), (-0.01, 0.9)], "1"),  # one does not, though its mean is larger
+        ([(-0.5, 0.2), (-0.1, -0.1)], "1"),  # one fails, though its mean is larger
+    ],
+)
+def test_the_line_shows_the_comparison_that_decides(differences, shown):
+    found = judged("a claim", "section 0", [Comparison(str(place), own) for place, own in enumerate(differences)])
+    assert f"least: {shown}: " in found.line()
+
+
 def test_equal_results_tell_nothing():
     assert {verdict.verdict for verdict in verdicts(results())} == {"cannot be told"}
 
