@@ -3,7 +3,8 @@
 Every row trains a small model from scratch on the mammals of WordNet for as many steps of as many queries, seed by
 seed, and is evaluated on the test split. Two runs at a time. A run that is done is not done again, so an interrupted
 table goes on where it stopped when the command is given again. tables.json has all results, seed by seed, and the
-verdict on each claim of the paper's section 5.2 and Appendix D; table_1.png is Appendix C's figure.
+verdict on each claim of the paper's section 5.2 and Appendix D; table_1.png is Appendix C's figure. "listed" is a
+metric without the negatives, which a ranking loss alone never sees.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from stoical.common.options import option
 
 DATA = Path("data/mammal")
 COLUMNS = ["cvr", "ndcg", *(f"recall@{k}" for k in range(1, 6)), "invalid_rate"]
+SHORT = (["cvr", "ndcg", "recall@1", "recall@5", "invalid_rate"], ["ndcg", "recall@1", "recall@2", "recall@5"])
 PACKAGES = ("stoical", "torch", "transformers")
 
 
@@ -140,16 +142,21 @@ def table(section: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     from stoical.evaluation.metrics import metrics_among
     from stoical.reporting.tables import markdown
 
-    known = {metric.name: metric.column for metric in metrics_among(COLUMNS)}
-    body = [["", *known.values(), "training (s)"]]
+    names, within = SHORT if section in ("losses", "beside") else (COLUMNS, [])
+    known = {metric.name: metric.column for metric in metrics_among([*names, *within])}
+    titles = [known[name] for name in names] + [f"{known[name]}, listed" for name in within]
+    body = [["", *titles, "training (s)"]]
     for name, runs in rows.items():
-        cells = [
-            spread([run["metrics"][column] for run in runs], ".2f" if column == "ndcg" else ".1f", 100)
-            for column in known
-        ]
+        cells = [percent(runs, "metrics", column) for column in names]
+        cells += [percent(runs, "listed", column) for column in within]
         seconds = spread([run["train_seconds"] for run in runs], ".0f")
         body.append([SECTIONS[section][name].title, *cells, seconds])
     return markdown(body)
+
+
+def percent(runs: Sequence[Mapping[str, Any]], kind: str, metric: str) -> str:
+    """Mean and spread of a metric, per cent."""
+    return spread([run[kind][metric] for run in runs], ".2f" if metric == "ndcg" else ".1f", 100)
 
 
 if __name__ == "__main__":

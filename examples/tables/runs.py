@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from examples.tables.listed import listed_metrics
 from examples.tables.rows import Row
 from stoical.common.files import json_object, write_whole
 
@@ -51,8 +52,9 @@ class Job:
         return True
 
     def result(self) -> dict[str, Any]:
-        """Metrics and seconds."""
-        return json_object(self.directory / RESULT)
+        """Metrics, those within the list, and seconds."""
+        found = json_object(self.directory / RESULT)
+        return {**found, "listed": listed_metrics(self.directory / "eval", data_of(self.directory))}
 
 
 def job_of(name: str, row: Row, root: Path, seed: int, steps: int, teacher: str, extra: Sequence[str]) -> Job:

@@ -8,6 +8,7 @@ import pytest
 
 from examples.tables.__main__ import Options, parse_sections, parse_seeds, report, run
 from examples.tables.claims import ITEM, NTP, Comparison, judged, spearman, verdicts
+from examples.tables.listed import listed_metrics
 from examples.tables.rows import LOSSES, SECTIONS, TABLE_1, TABLE_3
 from examples.tables.runs import Job, _check, job_of
 from stoical.objectives.ranking.losses import LOSSES as RANKING_LOSSES
@@ -119,6 +120,20 @@ def test_what_is_refused():
         run(Options(steps=0))
 
 
+def test_metrics_within_the_list_leave_negatives_out(tmp_path):
+    """The negative has the best score; of the documents the second comes first."""
+    docs = [{"docid": docid} for docid in ("a", "b", "c")]
+    for split in ("train", "test"):
+        row = {"query_id": "q", "query": "word", "docs": docs, "negatives": [{"docid": "x"}]}
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "manifest.json").write_text('{"name": "words"}')
+    scored = {"query_id": "q", "docids": ["a", "b", "c", "x"], "ranks": [1, 2, 3, 4], "scores": [-2.0, -1.0, -3.0, 0.0]}
+    (tmp_path / "per_query.jsonl").write_text(json.dumps(scored) + "\n")
+    found = listed_metrics(tmp_path, tmp_path)
+    assert (found["recall@1"], found["recall@2"]) == (0.0, 1.0)
+    assert "cvr" not in found
+
+
 def test_a_failed_run_names_its_log(tmp_path):
     class Failed:
         def exception(self):
@@ -129,8 +144,9 @@ def test_a_failed_run_names_its_log(tmp_path):
 
 
 def test_the_report_has_all_of_it(tmp_path, capsys):
+    half = dict.fromkeys(METRICS, 0.5)
     found = {
-        section: {name: [{"metrics": dict.fromkeys(METRICS, 0.5), "train_seconds": 9.0}] * 2 for name in rows}
+        section: {name: [{"metrics": half, "listed": half, "train_seconds": 9.0}] * 2 for name in rows}
         for section, rows in SECTIONS.items()
     }
     report(Options(seeds="0,1"), [0, 1], found, tmp_path)
