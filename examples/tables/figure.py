@@ -22,6 +22,7 @@ BY_ROW = {"cvr": "CVR (%, lower is better)", "ndcg": "nDCG (%)"}
 def plot_table(results: Results, seeds: int, output: Path) -> None:
     """R@k over k by family, and CVR and nDCG by row; means over seeds, bars from the least to the most."""
     figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
+    axes[0][1].sharey(axes[0][0])
     for axis, (title, names) in zip(axes[0], FAMILIES.items(), strict=True):
         _recalls(axis, title, names, results)
     for axis, (metric, title) in zip(axes[1], BY_ROW.items(), strict=True):
@@ -41,7 +42,7 @@ def _recalls(axis: plt.Axes, title: str, names: Sequence[str], results: Results)
         axis.plot(ks, runs.mean(axis=0), style, color=color, **form)
     axis.set(xlabel="k", ylabel="R@k (%)", title=title, xticks=list(ks))
     axis.grid(alpha=0.3)
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="lower right")
 
 
 def _bars(axis: plt.Axes, metric: str, title: str, results: Results) -> None:
