@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SMALL = "small,quickstart"
 TEACHER = "wordnet_alpha2"  # whose scores the losses that distil learn from, seed by seed
@@ -54,10 +54,7 @@ LOSSES = {
     "policy_gradient": ranking_row("policy_gradient", "loss.ranking_temperature=0.1"),
 }
 BESIDE = {  # what a ranking loss alone leaves out: docIDs off the list, and text
-    "list_mle_negatives": Row(
-        "list_mle, 8 negatives",
-        (f"recipe=wordnet_ranking,{SMALL}", "loss.ranking=list_mle", "data.num_negatives=8"),
-    ),
+    "list_mle_negatives": replace(ranking_row("list_mle", "data.num_negatives=8"), title="list_mle, 8 negatives"),
     "alpha2_list_mle": Row(
         "1/r^2 + 0.5 list_mle",
         (f"recipe=wordnet_alpha2,{SMALL}", "loss.ranking=list_mle", "loss.ranking_weight=0.5"),

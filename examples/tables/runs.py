@@ -17,6 +17,7 @@ from typing import Any
 from examples.tables.listed import listed_metrics
 from examples.tables.rows import Row
 from stoical.common.files import json_object, write_whole
+from stoical.reporting.evaluation_dir import read_evaluation
 
 RESULT = "result.json"
 
@@ -53,8 +54,9 @@ class Job:
 
     def result(self) -> dict[str, Any]:
         """Metrics, those within the list, and seconds."""
-        found = json_object(self.directory / RESULT)
-        return {**found, "listed": listed_metrics(self.directory / "eval", data_of(self.directory))}
+        evaluation = self.directory / "eval"
+        _, rows = read_evaluation(evaluation, f"stoical evaluate checkpoint={self.directory}")
+        return {**json_object(self.directory / RESULT), "listed": listed_metrics(rows)}
 
 
 def job_of(name: str, row: Row, root: Path, seed: int, steps: int, teacher: str, extra: Sequence[str]) -> Job:

@@ -12,6 +12,7 @@ from examples.tables.listed import listed_metrics
 from examples.tables.rows import LOSSES, SECTIONS, TABLE_1, TABLE_3
 from examples.tables.runs import Job, _check, job_of
 from stoical.objectives.ranking.losses import LOSSES as RANKING_LOSSES
+from tests.support.small_rows import result
 
 METRICS = ["cvr", "ndcg", *(f"recall@{k}" for k in range(1, 6)), "invalid_rate"]
 
@@ -120,16 +121,10 @@ def test_what_is_refused():
         run(Options(steps=0))
 
 
-def test_metrics_within_the_list_leave_negatives_out(tmp_path):
+def test_metrics_within_the_list_leave_negatives_out():
     """The negative has the best score; of the documents the second comes first."""
-    docs = [{"docid": docid} for docid in ("a", "b", "c")]
-    for split in ("train", "test"):
-        row = {"query_id": "q", "query": "word", "docs": docs, "negatives": [{"docid": "x"}]}
-        (tmp_path / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
-    (tmp_path / "manifest.json").write_text('{"name": "words"}')
-    scored = {"query_id": "q", "docids": ["a", "b", "c", "x"], "ranks": [1, 2, 3, 4], "scores": [-2.0, -1.0, -3.0, 0.0]}
-    (tmp_path / "per_query.jsonl").write_text(json.dumps(scored) + "\n")
-    found = listed_metrics(tmp_path, tmp_path)
+    row = result(docids=["a", "b", "c", "x"], ranks=[1, 2, 3, 4], scores=[-2.0, -1.0, -3.0, 0.0], num_negatives=1)
+    found = listed_metrics([row])
     assert (found["recall@1"], found["recall@2"]) == (0.0, 1.0)
     assert "cvr" not in found
 
