@@ -22,6 +22,16 @@ CHUNK = 2**24  # logits of a chunk, 64 MiB in float32: small, and products of th
 LEAST = 128  # tokens of a chunk, however many slots there are: thinner products are slow
 
 
+def in_chunks(slots: int, vocabulary: int) -> bool:
+    """Whether so many logits are made a chunk at a time, and not all at once."""
+    return slots * vocabulary > CHUNK
+
+
+def chunk_tokens(slots: int) -> int:
+    """How many of the vocabulary's tokens a chunk has."""
+    return max(LEAST, CHUNK // slots)
+
+
 @dataclass(frozen=True, slots=True)
 class AfterHead:
     """What a model makes of its head's outputs z: cap tanh(scale z / cap), or scale z where there is no cap."""
@@ -94,7 +104,7 @@ class _Chunk:
 
 
 def _chunks(slots: int, vocabulary: int, dtype: torch.dtype) -> Iterator[_Chunk]:
-    width = max(LEAST, CHUNK // slots)
+    width = chunk_tokens(slots)
     for start in range(0, vocabulary, width):
         yield _Chunk(start, min(start + width, vocabulary), dtype)
 

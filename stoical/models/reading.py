@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from stoical.models import chunked_head
-from stoical.models.chunked_head import AfterHead, chunked_logprobs
+from stoical.models.chunked_head import AfterHead, chunked_logprobs, in_chunks
 from stoical.models.modes import eval_mode
 from stoical.models.unwrapped import unwrapped
 
@@ -62,7 +61,7 @@ class Reader:
     def reduce(self, head: nn.Linear, after: AfterHead, states: Tensor) -> Tensor:
         """In the place of `head(states)`: log-probabilities [1, 1, M], or all logits where these are few."""
         rows = states.flatten(0, -2)
-        if len(rows) * head.out_features <= chunked_head.CHUNK:
+        if not in_chunks(len(rows), head.out_features):
             return nn.functional.linear(states, head.weight, head.bias)
         place = self.row * states.shape[-2] + self.slot
         given = (rows, head.weight, head.bias, place, self.token, after)

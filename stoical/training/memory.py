@@ -13,7 +13,7 @@ from typing import Literal
 from torch import nn
 from transformers import PreTrainedConfig
 
-from stoical.models import chunked_head
+from stoical.models.chunked_head import chunk_tokens, in_chunks
 
 GIB = 2**30
 FOUR_BIT = 0.53  # bytes a weight in NF4 with double quantization: 4 bits and the scales of its blocks
@@ -160,14 +160,13 @@ def _logits(shape: ModelShape, batch: MicroBatch, setup: TrainingSetup) -> float
     """
     if not _in_chunks(shape, batch, setup):
         return (setup.width + 16) * batch.slots * shape.vocabulary
-    tokens = max(chunked_head.LEAST, chunked_head.CHUNK // batch.slots)
-    chunk = (8 if setup.low_precision else 4) * tokens * batch.slots
+    chunk = (8 if setup.low_precision else 4) * chunk_tokens(batch.slots) * batch.slots
     weight = 0 if setup.lora or setup.soft_prompt else setup.trained_bytes * shape.vocabulary * shape.hidden
     return chunk + weight + 4 * batch.slots * shape.hidden
 
 
 def _in_chunks(shape: ModelShape, batch: MicroBatch, setup: TrainingSetup) -> bool:
-    return not setup.whole_logits and batch.slots * shape.vocabulary > chunked_head.CHUNK
+    return not setup.whole_logits and in_chunks(batch.slots, shape.vocabulary)
 
 
 def _casts(shape: ModelShape, batch: MicroBatch, others: float, setup: TrainingSetup) -> float:
