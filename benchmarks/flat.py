@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import data_prep.wordnet.hypernyms
-from benchmarks.measure import Times, interleaved, markdown_table, spread, waiting, write_results
+from benchmarks.measure import Times, compared, interleaved, markdown_table, write_results
 from stoical.commands.shell import Command, execute
 from stoical.common.options import option
 from stoical.config.loading import load_recipe
@@ -132,18 +132,12 @@ def summarise(results: Sequence[dict[str, Any]], mode: str) -> str:
     rows = []
     for result in results:
         times: dict[str, Times] = result[mode]
-        ratios = [one / other for one, other in zip(times["rectangle"]["cpu"], times["flat"]["cpu"], strict=True)]
         rows.append(
             {
                 "setting": result["setting"],
                 "real tokens": f"{result[f'{mode}, real']:.0%}",
                 **{f"{way}, s": f"{median(times[way]['cpu']):.3f}" for way in WAYS},
-                "speed-up": f"{median(ratios):.2f}",
-                "rounds": len(ratios),
-                "noise": f"{spread(ratios):.0%}",
-                "waiting": f"{waiting(times.values()):.0%}",
-                "nats": f"{result['differences']['nats']:.1e}",
-                "gradients": f"{result['differences']['gradients']:.1e}",
+                **compared(times, "speed-up", "rectangle", "flat", result["differences"]),
             }
         )
     return markdown_table(rows)

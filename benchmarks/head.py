@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, MistralConfig, PreTrainedModel
 
-from benchmarks.measure import Times, interleaved, markdown_table, spread, waiting, write_results
+from benchmarks.measure import Times, compared, interleaved, markdown_table, write_results
 from benchmarks.synthetic import random_query
 from stoical.commands.shell import Command, execute
 from stoical.common.options import option
@@ -139,19 +139,13 @@ def summarise(results: Sequence[dict[str, Any]], mode: str) -> str:
     rows = []
     for result in results:
         times: dict[str, Times] = result[mode]
-        ratios = [one / other for one, other in zip(times["chunks"]["cpu"], times["all"]["cpu"], strict=True)]
         rows.append(
             {
                 "hidden x vocabulary": result["size"],
                 "slots": result["slots"],
                 **{f"{way}, GiB": f"{result['memory'][way][mode]:.2f}" for way in WAYS},
                 **{f"{way}, s": f"{median(times[way]['cpu']):.2f}" for way in WAYS},
-                "chunks / all, time": f"{median(ratios):.2f}",
-                "rounds": len(ratios),
-                "noise": f"{spread(ratios):.0%}",
-                "waiting": f"{waiting(times.values()):.0%}",
-                "nats": f"{result['differences']['nats']:.0e}",
-                "gradients": f"{result['differences']['gradients']:.0e}",
+                **compared(times, "chunks / all, time", "chunks", "all", result["differences"], digits=0),
             }
         )
     return markdown_table(rows)

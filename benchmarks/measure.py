@@ -70,6 +70,23 @@ def spread(times: Sequence[float]) -> float:
     return median(abs(value - middle) for value in times) / middle
 
 
+def compared(
+    times: Mapping[str, Times], title: str, over: str, under: str, differences: Mapping[str, float], digits: int = 1
+) -> dict[str, str]:
+    """Cells of a table: the median of the rounds' ratios of processor time, `over` to `under`, and what goes with it.
+
+    differences: nats and gradients, by which the two ways differ; `digits` of them are shown.
+    """
+    ratios = [one / other for one, other in zip(times[over]["cpu"], times[under]["cpu"], strict=True)]
+    return {
+        title: f"{median(ratios):.2f}",
+        "rounds": str(len(ratios)),
+        "noise": f"{spread(ratios):.0%}",
+        "waiting": f"{waiting(times.values()):.0%}",
+        **{name: f"{differences[name]:.{digits}e}" for name in ("nats", "gradients")},
+    }
+
+
 def environment() -> dict[str, Any]:
     """Processor, core and thread counts, the GPU if any, and versions; nothing that names the machine or its owner."""
     gpu = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if torch.cuda.is_available() else {}
