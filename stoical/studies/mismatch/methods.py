@@ -89,16 +89,34 @@ def sampling(length: int, **settings: Any) -> Method:
 
 def methods(length: int) -> dict[str, Method]:
     """All methods by name, for docIDs of `length` tokens; the first is what the others are compared with."""
-    literal: dict[str, Any] = {"method": "parallel", "target": "gold_position", "source": "free"}
-    passes = max(1, length - 1)
+    return targets() | own_prefixes(length) | on_docids()
 
-    def consistency(mode: str, **settings: Any) -> Method:
-        return by_weight("consistency", ConsistencySettings(mode=mode, **settings))  # type: ignore[arg-type]
+
+def targets() -> dict[str, Method]:
+    """Other targets on the trie's own prefixes."""
 
     def every_node(visits: str) -> Method:
         return by_rate(
             lambda beta: TargetSettings(token="every_node", beta=beta, visits=visits)  # type: ignore[arg-type]
         )
+
+    return {
+        REFERENCE: by_rate(_top),
+        "one-hot targets": by_rate(lambda beta: TargetSettings()),
+        "every docID (item level)": by_rate(lambda beta: TargetSettings("fractional", beta)),
+        "every node, mass": every_node("mass"),
+        "every node, uniform": every_node("uniform"),
+        "every node, reach": every_node("reach"),
+    }
+
+
+def own_prefixes(length: int) -> dict[str, Method]:
+    """Training on prefixes that the model writes, or on what it predicts after them."""
+    literal: dict[str, Any] = {"method": "parallel", "target": "gold_position", "source": "free"}
+    passes = max(1, length - 1)
+
+    def consistency(mode: str, **settings: Any) -> Method:
+        return by_weight("consistency", ConsistencySettings(mode=mode, **settings))  # type: ignore[arg-type]
 
     def bash(share: float) -> Method:
         return Method(lambda beta: [Trial(_top(beta), rate=rate, bash=share) for rate in TIMES])
@@ -108,12 +126,6 @@ def methods(length: int) -> dict[str, Method]:
         return [Trial(_top(beta), MitigationSettings(professor_forcing=section))]
 
     return {
-        REFERENCE: by_rate(_top),
-        "one-hot targets": by_rate(lambda beta: TargetSettings()),
-        "every docID (item level)": by_rate(lambda beta: TargetSettings("fractional", beta)),
-        "every node, mass": every_node("mass"),
-        "every node, uniform": every_node("uniform"),
-        "every node, reach": every_node("reach"),
         "scheduled sampling": sampling(length),
         "scheduled sampling, free": sampling(length, source="free"),
         "scheduled sampling, linear": sampling(length, schedule="linear"),
@@ -137,6 +149,12 @@ def methods(length: int) -> dict[str, Method]:
         "BASH, 0.2": bash(0.2),
         "BASH, 0.4": bash(0.4),
         "professor forcing": Method(professor, "none", alone=True),
+    }
+
+
+def on_docids() -> dict[str, Method]:
+    """Rewards, risks and margins of whole docIDs, and distillation."""
+    return {
         "REINFORCE, leave one out": by_weight("reinforce", ReinforceSettings()),
         "REINFORCE, self-critical": by_weight("reinforce", ReinforceSettings(baseline="greedy")),
         "expected reward, exact": by_weight("expected_reward", ExpectedRewardSettings()),
