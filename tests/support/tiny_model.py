@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
+from stoical.models.attention import register
+
 VOCAB = 97
 EOS = 2
+register()  # trie_sdpa, whatever else a test imports
 
 
 def tiny_model(attention: str = "trie_sdpa", seed: int = 0, **config: object) -> MistralForCausalLM:
