@@ -98,6 +98,11 @@ class CrossEncoder(nn.Module):
 Encoder = DualEncoder | CrossEncoder
 
 
+def is_finite(encoder: nn.Module) -> bool:
+    """False where a weight has become NaN or infinite."""
+    return all(bool(weight.isfinite().all()) for weight in encoder.parameters())
+
+
 def new_encoder(items: int, settings: EncoderSettings, seed: int) -> Encoder:
     """An untrained encoder of `items` rows; the same seed gives the same weights."""
     generator = torch.Generator().manual_seed(seed)

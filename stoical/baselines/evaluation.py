@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_model
 
-from stoical.baselines.encoders import Encoder, new_encoder
+from stoical.baselines.encoders import Encoder, is_finite, new_encoder
 from stoical.baselines.items import Items
 from stoical.build.evaluator import asked_of, grading_of
 from stoical.common.progress import progress
@@ -95,7 +95,7 @@ def load_encoder(recipe: Recipe, checkpoint: Path) -> tuple[Encoder, Items]:
     except RuntimeError as error:  # of several lines, the last about a tensor
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f"{path} does not fit {ITEMS_FILE} and recipe.yaml beside it: {reason}") from error
-    if not all(weight.isfinite().all() for weight in encoder.parameters()):
+    if not is_finite(encoder):
         raise ValueError(f"{path} holds numbers that are not finite; its weights are broken")
     return encoder, items
 

@@ -20,7 +20,7 @@ from safetensors.torch import save_model
 from tqdm import tqdm
 
 from stoical.baselines.card import card
-from stoical.baselines.encoders import Encoder, new_encoder
+from stoical.baselines.encoders import Encoder, is_finite, new_encoder
 from stoical.baselines.evaluation import WEIGHTS, EncoderEvaluator, load_encoder
 from stoical.baselines.items import Items, Pairs, shuffle
 from stoical.common.files import check_writable, json_object, write_whole, writing
@@ -163,7 +163,7 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint aside, move it to its place, discard old ones. Raises `ValueError` as `refuse` does."""
-        if not all(weight.isfinite().all() for weight in self.encoder.parameters()):
+        if not is_finite(self.encoder):
             self.refuse(f"weights are not finite after step {self.step}")
         name = f"checkpoint-{self.step}"
         staged = self.output / UNFINISHED / name
