@@ -27,7 +27,7 @@ LESSON = """\
 What to see: next-token prediction (NTP) names the most specific hypernym best (R@1), but ranks a wrong synset above a
 right one for most queries (CVR) and loses the order further down. Weighting every hypernym by 1/r^2 gives up some R@1
 for the rest of the list: hardly any violation, and better nDCG and R@2 to R@5. nDCG's gains are logarithms of the rank,
-so that a random order of the lists has 89, as the row below says; compare with that."""
+so that a random order of the lists has 89, as the last row but one says; compare with that."""
 
 
 def main() -> None:
