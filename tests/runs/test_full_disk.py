@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,13 +23,18 @@ from tests.support.tiny_run import train_tiny
 
 @contextmanager
 def no_file_above(size: int) -> Iterator[None]:
-    """Files end at so many bytes, with an error of the operating system's as of a full disk."""
+    """Files end at so many bytes, with an error of the operating system's as of a full disk.
+
+    Modules that are first imported in here leave no bytecode: Python would cut it short and read it later.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writes_none, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sys.dont_write_bytecode = writes_none
 
 
 def refused(capsys: pytest.CaptureFixture[str], size: int, *words: str) -> str:
