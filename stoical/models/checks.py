@@ -93,7 +93,7 @@ def _check_positions(model: Any, config: PreTrainedConfig, name: str, max_length
     for module, size in _position_tables(model):
         if size < max_length:
             raise ValueError(
-                f"{name} has {size} learned positions ({module}), fewer than prompt.max_length={max_length}; lower "
+                f"{name} has {size} positions ({module}), fewer than prompt.max_length={max_length}; lower "
                 "prompt.max_length"
             )
     for kind, limit in _length_ropes(config):
@@ -106,11 +106,14 @@ def _check_positions(model: Any, config: PreTrainedConfig, name: str, max_length
 
 
 def _position_tables(model: nn.Module) -> Iterator[tuple[str, int]]:
-    """(name, positions) of every learned position embedding."""
+    """(name, positions) of every table of positions: learned, or computed once (GPT-J, CodeGen, CTRL)."""
     for name, module in model.named_modules():
         last = name.rpartition(".")[2]
         if isinstance(module, nn.Embedding) and (last == "wpe" or "position" in last):
             yield name, module.num_embeddings - int(getattr(module, "offset", 0))
+    for name, table in model.named_buffers():
+        if name.rpartition(".")[2] in ("embed_positions", "pos_encoding"):
+            yield name, len(table)
 
 
 def _length_ropes(config: PreTrainedConfig) -> Iterator[tuple[str, int]]:
@@ -136,3 +139,6 @@ def _windows(config: PreTrainedConfig) -> Iterator[tuple[str, int, str]]:
         yield "chunks", int(chunk), "attention_chunk_size"
     if "local" in (getattr(config, "attention_layers", None) or []):
         yield "a local window", int(config.window_size), ""
+    kept = getattr(config, "keep_window_size", None)
+    if kept:  # Doge: of a longer row every token sees the tokens that its layers hold for the best
+        yield "a dynamic window", int(kept), ""
