@@ -36,7 +36,7 @@ def publish(staged: Path, final: Path, record: Mapping[str, Any]) -> None:
     What is in it reaches the disk before its name does.
     """
     sums = {path.relative_to(staged).as_posix(): _sum(path) for path in _files(staged)}
-    (staged / RECORD).write_text(json.dumps({**record, "files": sums}, indent=2) + "\n")
+    (staged / RECORD).write_text(json.dumps({**record, "files": sums}, indent=2) + "\n", encoding="utf-8")
     for path in (*_files(staged), *(path for path in staged.rglob("*") if path.is_dir()), staged):
         sync(path)
     discard(final)
