@@ -107,10 +107,11 @@ def _check_positions(model: Any, config: PreTrainedConfig, name: str, needed: in
 
 
 def _position_tables(model: nn.Module) -> Iterator[tuple[str, int]]:
-    """(name, positions) of every table of positions: learned, or computed once (GPT-J, CodeGen, CTRL)."""
+    """(name, positions) of every table of positions of text: learned, or computed once (GPT-J, CodeGen, CTRL)."""
     for name, module in model.named_modules():
         last = name.rpartition(".")[2]
-        if isinstance(module, nn.Embedding) and (last == "wpe" or "position" in last):
+        is_text = not any(part.startswith(("vision", "audio")) for part in name.split("."))
+        if is_text and isinstance(module, nn.Embedding) and (last == "wpe" or "position" in last):
             yield name, module.num_embeddings - int(getattr(module, "offset", 0))
     for name, table in model.named_buffers():
         if name.rpartition(".")[2] in ("embed_positions", "pos_encoding"):

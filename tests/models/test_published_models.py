@@ -87,9 +87,14 @@ def test_code_of_a_tokenizers_own_is_refused_and_nobody_is_asked(
         load_tokenizer(str(published))
 
 
-def test_a_text_model_inside_another_has_its_own_vocabulary(tmp_path: Path, bpe: PreTrainedTokenizerFast) -> None:
+def test_a_text_model_inside_another_has_its_own_vocabulary_and_positions(
+    tmp_path: Path, bpe: PreTrainedTokenizerFast
+) -> None:
     vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {**SHAPE, "vocab_size": 10, "sliding_window": 64}
-    AutoConfig.for_model("gemma3", text_config=text, vision_config=vision).save_pretrained(tmp_path)
+    text = {**SHAPE, "vocab_size": 300, "sliding_window": 64}
+    pictures = {**vision, "image_size": 28, "patch_size": 14}  # 4 positions, of a picture's parts
+    AutoConfig.for_model("gemma3", text_config=text, vision_config=pictures).save_pretrained(tmp_path)
+    assert build_config(recipe_of(tmp_path), bpe).text_config.vocab_size == 300
+    AutoConfig.for_model("gemma3", text_config=text | {"vocab_size": 10}).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has ids for 266 tokens but the model's vocabulary only 10"):
         build_config(recipe_of(tmp_path), bpe)
