@@ -170,7 +170,6 @@ def build_model(recipe: Recipe, config: PreTrainedConfig) -> PreTrainedModel:
             recipe.model.name, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     _check_loaded(recipe, model, loaded)
-    _make_savable(recipe, model)
     if recipe.quantization is not None:
         keep_gradients(model)
     return model
@@ -241,6 +240,7 @@ def _check_kinds(directory: Path) -> None:
 def build_trainable(recipe: Recipe, config: PreTrainedConfig) -> nn.Module:
     """The model as it is trained: all of its weights, or LoRA adapters or a soft prompt over it, new or saved ones."""
     model = build_model(recipe, config)
+    _make_savable(recipe, model)
     if recipe.lora is None and recipe.soft_prompt is None:
         return model
     wrapped = _with_soft_prompt(recipe, model) if recipe.lora is None else _with_lora(recipe, model, recipe.lora)
@@ -273,7 +273,9 @@ def load_model(
     those of peft's methods that write keys and values instead of tokens.
     """
     disable_fsdp_ram_efficient_loading()  # it fills the weights of one process, and here each one scores by itself
-    model: nn.Module = build_model(recipe, build_config(recipe, tokenizer))
+    model = build_model(recipe, build_config(recipe, tokenizer))
+    if trainable:
+        _make_savable(recipe, model)
     if adapter is None:
         return model
     wrapped = read_adapter(model, str(adapter), trainable)

@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.trainer_utils import align_special_tokens
 
-from stoical.build.model import build_config, build_model
+from stoical.build.model import build_config, build_trainable
 from stoical.config.loading import load_recipe
 from stoical.config.recipe import Recipe
 from stoical.encoding.tokenization import load_tokenizer, train_bpe
@@ -46,7 +46,7 @@ def test_generation_settings_that_contradict_each_other_do_not_end_a_run_at_its_
     (published / "generation_config.json").write_text(json.dumps({"temperature": 0.6, "top_p": 0.9, "eos_token_id": 5}))
     recipe = recipe_of(published)
     with caplog.at_level(logging.WARNING):
-        model = build_model(recipe, build_config(recipe, bpe))
+        model = build_trainable(recipe, build_config(recipe, bpe))
     assert "generation_config.json contradicts itself" in caplog.text
     align_special_tokens(model, bpe)  # as the trainer does
     model.save_pretrained(published / "saved")
@@ -61,7 +61,7 @@ def test_generation_settings_that_agree_are_kept(published: Path, bpe: PreTraine
     settings = {"temperature": 0.6, "do_sample": True, "eos_token_id": 5}
     (published / "generation_config.json").write_text(json.dumps(settings))
     recipe = recipe_of(published)
-    assert build_model(recipe, build_config(recipe, bpe)).generation_config.temperature == 0.6
+    assert build_trainable(recipe, build_config(recipe, bpe)).generation_config.temperature == 0.6
 
 
 def test_code_of_a_models_own_is_refused_and_nobody_is_asked(
