@@ -2,9 +2,10 @@
 
 check=beta: its share beta of the model's own tokens, on the small ranking task, with the shift itself before and after:
 by position, the total variation between what the target and what the model writes (TV), how many of the model's
-prefixes the target has too (alive), and the KL a token there. check=text: the same shares on plain text. check=size:
-what BASH costs, generation included, and gains, at three sizes of the model. The start is as in `examples.mitigations`
-and `examples.plain_text`. About 20 minutes of one core a seed and check.
+prefixes the target has too (alive), how many runs without the trie have left it (off trie), and the KL a token on the
+model's own prefixes. check=text: the same shares on plain text. check=size: what BASH costs, generation included, and
+gains, at three sizes of the model. The start is as in `examples.mitigations` and `examples.plain_text`. MINUTES of
+one core a seed and check.
 """
 
 from __future__ import annotations
@@ -27,8 +28,12 @@ from stoical.commands.shell import Command, execute
 from stoical.common.options import option
 
 BETAS = (0.1, 0.2, 0.4, 0.6)
-POSITIONS = (1, 2, 4, 8)
-SHIFT = {"distance": "TV after {} (↓)", "alive": "alive at {} (↑)", "kl": "100 x KL at {} (↓)"}
+SHIFT = {  # title, and the positions that are shown
+    "distance": ("TV after {} (↓)", (1, 4)),
+    "alive": ("alive at {} (↑)", (4,)),
+    "off_trie": ("off trie by {} (↓)", (1, 4)),
+    "kl": ("100 x KL at {} (↓)", (1, 2, 4)),
+}
 SIZES = {  # hidden size, layers, heads: 0.15M, 0.9M and 5M parameters
     "small": (64, 2, 2),
     "medium": (128, 4, 4),
@@ -46,10 +51,10 @@ def shift(directory: Path) -> Mapping[str, float]:
     """The metrics of an evaluation, and its diagnostics at some positions; 0 where no docID is as long."""
     found = dict(mitigations.ranking(directory))
     diagnostics = json.loads((directory / "diagnostics.json").read_text())
-    rows = {"distance": diagnostics["distance"], "alive": diagnostics["alive"], "kl": diagnostics["kl"]["common"]}
-    for name, values in rows.items():
-        for position in POSITIONS:
-            here = values[position - 1] if position <= len(values) else None
+    rows = {**diagnostics, "kl": diagnostics["kl"]["free_running"]}
+    for name, (_, positions) in SHIFT.items():
+        for position in positions:
+            here = rows[name][position - 1] if position <= len(rows[name]) else None
             found[f"{name}@{position}"] = here or 0.0
     return found
 
@@ -57,7 +62,7 @@ def shift(directory: Path) -> Mapping[str, float]:
 def beta_table() -> Table:
     """The ranking task."""
     columns = {"cvr": "CVR (↓)", "ndcg": "nDCG (↑)", "recall@1": "R@1 (↑)", "recall@5": "R@5 (↑)"}
-    columns |= {f"{name}@{at}": title.format(at) for name, title in SHIFT.items() for at in POSITIONS}
+    columns |= {f"{name}@{at}": title.format(at) for name, (title, positions) in SHIFT.items() for at in positions}
     return Table(
         root=Path("runs/bash_checks/beta"),
         base=fine_tuned(mitigations.TOP),
@@ -83,17 +88,17 @@ def text_table() -> Table:
 
 
 def size_table(size: str) -> Table:
-    """The ranking task with a model of one size; its weights come with the start."""
+    """The ranking task with a model of one size."""
     hidden, layers, heads = SIZES[size]
     words = {"hidden_size": hidden, "intermediate_size": 3 * hidden, "num_hidden_layers": layers}
     words |= {"num_attention_heads": heads, "num_key_value_heads": heads}
     shape = [f"model.config.{key}={value}" for key, value in words.items()]
-    methods = {"teacher forcing": fine_tuned(mitigations.TOP), "BASH": self_trained(f"{mitigations.TOP},bash")}
+    plain = fine_tuned(mitigations.TOP, *shape)
     return Table(
         root=Path(f"runs/bash_checks/{size}"),
-        base=fine_tuned(mitigations.TOP, *shape),
+        base=plain,
         base_steps=600,
-        methods=methods,
+        methods={"teacher forcing": plain, "BASH": self_trained(f"{mitigations.TOP},bash", *shape)},
         evaluation=(),
         read=mitigations.ranking,
         columns=mitigations.TABLE.columns,

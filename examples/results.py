@@ -137,11 +137,15 @@ def evaluations(source: Path) -> str:
     return metrics_table([(path.parents[1].name, json_object(path)) for path in files])
 
 
-def bash_checks(source: Path) -> str:
-    """BASH by its share of own tokens, or by size of model."""
-    from examples.bash_checks import table_of
+def bash_checks(name: str) -> Callable[[Path], str]:
+    """BASH by its share of own tokens, or with a model of one size."""
 
-    return table_of(source.parent.name).markdown(json_object(source)["rows"])
+    def make(source: Path) -> str:
+        from examples.bash_checks import table_of
+
+        return table_of(name).markdown(json_object(source)["rows"])
+
+    return make
 
 
 def capacity(source: Path) -> str:
@@ -234,9 +238,9 @@ TABLE_LIST: list[Result[Callable[[Path], str]]] = [
     *(
         Result(
             f"BASH, {name}",
-            (f"runs/bash_checks/{name}/table.json",),
+            (f"runs/bash_checks/{name}/table.json", f"{SHIPPED}/bash_{name}.json"),
             f"python -m examples.bash_checks {words}",
-            bash_checks,
+            bash_checks(name),
         )
         for name, words in BASH.items()
     ),

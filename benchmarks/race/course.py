@@ -43,17 +43,23 @@ class Course:
     made_by: str
 
 
+SHAPE = (  # as `esci_small` has it; the model of `small` takes four times as long
+    "model.config.hidden_size=64",
+    "model.config.intermediate_size=192",
+    "model.config.num_hidden_layers=2",
+)
+ESCI = ("eval.num_queries=100", "training.max_steps=600")  # a third of the overlay's steps
 COURSES = {
     "mammals": Course(
         "data/mammal",
-        ("wordnet_alpha2,small,quickstart",),
-        ("wordnet_ranking,small,quickstart",),
+        ("wordnet_alpha2,small,quickstart", *SHAPE),
+        ("wordnet_ranking,small,quickstart", *SHAPE),
         "stoical prepare wordnet out=data/mammal subtree=mammal.n.01 test_size=200",
     ),
     "esci": Course(
         "data/esci",
-        ("esci_ntp,small,esci_small", "loss.item=fractional", "loss.alpha=2", "eval.num_queries=100"),
-        ("esci_ranking,small,esci_small", "eval.num_queries=100"),
+        ("esci_ntp,small,esci_small", "loss.item=fractional", "loss.alpha=2", *ESCI),
+        ("esci_ranking,small,esci_small", *ESCI),
         "stoical prepare esci queries=esci_queries.parquet titles=esci_products.parquet,catalog_products.parquet "
         "out=data/esci",
     ),

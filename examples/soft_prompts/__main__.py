@@ -141,7 +141,7 @@ def _share(values: Sequence[bool]) -> float:
 
 
 def _median_step(run: Mapping[str, Any]) -> float:
-    """The step by which half of the texts were found; the last one where fewer were."""
+    """The step by which more than half of the texts were found; the last one where no more than half were."""
     steps = sorted(step if step >= 0 else run["job"]["steps"] for step in run["found"])
     return float(steps[len(steps) // 2])
 

@@ -6,7 +6,7 @@
 
 The pairs that are trained on are those that are measured, all of (node, ancestor) in the transitive closure: the
 protocol of the papers on hyperbolic embeddings, not the ranking task of the other commands. Writes metrics.json,
-embedding.safetensors and nodes.json to `out`.
+embedding.safetensors and nodes.json to `output`.
 """
 
 from __future__ import annotations

@@ -143,7 +143,10 @@ class RunTrainer(Trainer):
         """Raise `ValueError`, on every process, where a loss or gradient since the last look was not finite."""
         broken = self.losses.first_broken(self.accelerator)
         if broken is not None:
-            self._refuse(f"{broken.what} at step {broken.step}, queries {', '.join(broken.query_ids)}")
+            self._refuse(
+                f"{broken.what} at step {broken.step}, queries {', '.join(broken.query_ids)}",
+                ", or look at one of these queries: stoical draw-trie query=ID and the recipe's own words",
+            )
 
     def _refuse_broken_weights(self, model: nn.Module) -> None:
         """Raise `ValueError`, on every process, where the weights that are to be saved are not finite."""
@@ -151,12 +154,9 @@ class RunTrainer(Trainer):
         if names:
             self._refuse(f"weights are not finite after step {self.state.global_step}: {', '.join(names[:5])}")
 
-    def _refuse(self, what: str) -> None:
+    def _refuse(self, what: str, way: str = "") -> None:
         saved = last_checkpoint(str(self.args.output_dir))
-        raise ValueError(
-            f"{what}; the last checkpoint is {saved or 'none yet'}. "
-            "Lower training.learning_rate, or look at these queries with dry_run=true"
-        )
+        raise ValueError(f"{what}; the last checkpoint is {saved or 'none yet'}. Lower training.learning_rate{way}")
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"

@@ -16,6 +16,7 @@ import torch
 import stoical
 from stoical.commands.prepare import MAKERS
 from stoical.data.dataset import load_split
+from stoical.encoding.packed_batch import PackedBatch
 from stoical.evaluation import metrics
 from stoical.trie.node_weights import TargetSettings
 from tests.support.root import ROOT
@@ -41,6 +42,15 @@ def test_the_library_page_names_what_the_package_exports() -> None:
     page = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
     names = set(stoical.__all__) - {"__version__"}
     assert {name for name in names if not re.search(rf"`[^`]*\b{name}\b", page)} == set()
+
+
+def test_the_fields_of_a_batch_that_the_library_page_names_are_there() -> None:
+    page = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    table = page.partition("## What a batch is")[2].partition("## ")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    assert named >= {"input_ids", "node_up", "doc_rank"}
+    assert named - set(dir(PackedBatch)) == set()
 
 
 def test_the_worked_mitigation_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,9 +25,24 @@ def test_every_path_named_exists(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_link_leads_somewhere(document):
-    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text())
-    local = [link for link in links if not link.startswith("http")]
-    assert [link for link in local if not (ROOT / document).parent.joinpath(link).exists()] == []
+    page = ROOT / document
+    local = [link for link in re.findall(r"\]\(([^)]+)\)", page.read_text()) if not link.startswith("http")]
+    parts = [
+        (page.parent / file if file else page, anchor) for file, _, anchor in (link.partition("#") for link in local)
+    ]
+    assert [path for path, _ in parts if not path.exists()] == []
+    assert [anchor for path, anchor in parts if anchor and anchor not in anchors(path.read_text())] == []
+
+
+def anchors(page: str) -> set[str]:
+    """What GitHub makes of a page's headings: lower case, no punctuation, hyphens for blanks."""
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page, flags=re.DOTALL), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_anchors_by_hand() -> None:
+    page = "# Dual, and (3.1)\n```bash\n# no heading\n```\n## LIMIT's critical n\n"
+    assert anchors(page) == {"dual-and-31", "limits-critical-n"}
 
 
 SHOWN = all_stoical_commands()

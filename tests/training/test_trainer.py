@@ -84,7 +84,7 @@ def test_nan_loss_names_step_queries_and_checkpoint(tmp_path):
     trainer.objectives = {"broken": Broken()}
     with pytest.raises(ValueError, match=r"loss is nan at step 4, queries q\d+, .*checkpoint-2") as error:
         trainer.train()
-    assert "training.learning_rate" in str(error.value)
+    assert "training.learning_rate, or look at one of these queries: stoical draw-trie" in str(error.value)
     assert (tmp_path / "run" / "checkpoint-2" / "model.safetensors").is_file()
 
 
