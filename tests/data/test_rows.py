@@ -223,7 +223,7 @@ def test_weights_in_every_format(kind: str, tmp_path: Path) -> None:
         assert split[0].weight == raw.get("weight")
 
 
-@pytest.mark.parametrize("name", ["deer [v1]", "d*r", "what?", "a::b", "data,{x}"])
+@pytest.mark.parametrize("name", ["deer [v1]", "d*r", "what?", "data,{x}"])
 def test_a_directory_may_have_a_name_that_is_a_pattern(name: str, tmp_path: Path) -> None:
     write_as("parquet", tmp_path / "deer", [row(query_id="other")])
     write_as("parquet", tmp_path / "plain", [row()])

@@ -79,7 +79,7 @@ def test_code_of_a_tokenizers_own_is_refused_and_nobody_is_asked(
     published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["code.Tokenizer", None]}}
-    (published / "tokenizer.json").unlink()
+    (published / "config.json").write_text(json.dumps({"model_type": "mine"}))
     (published / "tokenizer_config.json").write_text(json.dumps(own))
     (published / "code.py").write_text("raise AssertionError")
     monkeypatch.setattr(builtins, "input", lambda _: "y")
