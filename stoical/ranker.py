@@ -66,7 +66,8 @@ class Ranker:
     score: the mean or the sum of a docID's log-probabilities. bf16: compute in bfloat16. temperature: log p(docID) is
     divided by it for the probabilities, as `eval.calibration=true` fits it; the ranking is the same. The order in which
     documents are given does not matter: the prompt lists them in an order that the encoder's seed and the query decide.
-    Equal scores are ranked by docID. Raises `ValueError` for models that cannot run a trie.
+    Equal scores are ranked by docID. Several threads may use one ranker: their passes follow one another. Raises
+    `ValueError` for models that cannot run a trie.
     """
 
     model: nn.Module

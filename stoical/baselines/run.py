@@ -172,8 +172,9 @@ class Run:
             save_model(self.encoder, str(staged / WEIGHTS))
             torch.save(self.optimizer.state_dict(), staged / OPTIMIZER)
             self.items.save(staged)
-            (staged / "recipe.yaml").write_text(recipe_yaml(self.recipe))
-            (staged / STATE).write_text(json.dumps({"global_step": self.step, "evaluations": self.evaluations}))
+            (staged / "recipe.yaml").write_text(recipe_yaml(self.recipe), encoding="utf-8")
+            state = {"global_step": self.step, "evaluations": self.evaluations}
+            (staged / STATE).write_text(json.dumps(state), encoding="utf-8")
             (staged / "README.md").write_text(self.card(), encoding="utf-8")
         publish(staged, self.output / name, self.fingerprint)
         prune(self.output, self.recipe.training["save_total_limit"], None)
@@ -238,7 +239,7 @@ class Reporter:
         self.since = time.perf_counter()
 
     def _append(self, step: int, row: dict[str, float]) -> None:
-        with self.file.open("a") as file:
+        with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **row}) + "\n")
 
 

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -64,8 +65,10 @@ def build_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, local: bool
     smaller than the tokenizer's.
     """
     config = _load_config(recipe, tokenizer, local)
-    check_vocabulary(tokenizer, config.vocab_size)
-    check_model(meta_model(recipe, config, "eager"), recipe.prompt.max_length)  # eager: what every architecture has
+    check_vocabulary(tokenizer, config.get_text_config().vocab_size)
+    virtual = 0 if recipe.soft_prompt is None else recipe.soft_prompt["num_virtual_tokens"]
+    bare = meta_model(recipe, config, "eager")  # what every architecture has
+    check_model(bare, recipe.prompt.max_length, virtual)
     meta_model(recipe, config)
     _check_config_keys(recipe, config)
     return config
@@ -80,16 +83,17 @@ def _load_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, local: bool
                 settings.name,
                 **{"vocab_size": vocabulary_size(tokenizer), "pad_token_id": None, **ids, **settings.config},
             )
-        return AutoConfig.from_pretrained(settings.name, local_files_only=local, **settings.config)
+        options = {"local_files_only": local, "trust_remote_code": False}  # else it asks whether to run what it brings
+        return AutoConfig.from_pretrained(settings.name, **options, **settings.config)
     except StrictDataclassError as error:
         raise ValueError(f"model.config: {str(error).splitlines()[-1].strip()}") from error
     except MODEL_ERRORS as error:
         if local and settings.name in MISTRAL_V3_MODELS:
             return mistral_v3_config(settings.config)
-        raise ValueError(
-            f"model.name={settings.name}: {_first_sentence(error)}"
-            + " (a local directory works without a network)" * (not settings.from_scratch)
-        ) from error
+        way = " (a local directory works without a network)" * (not settings.from_scratch)
+        if "trust_remote_code" in str(error):
+            way = ", and stoical runs none but its own; use a model of a kind that transformers has itself"
+        raise ValueError(f"model.name={settings.name}: {_first_sentence(error)}{way}") from error
 
 
 def mistral_v3_config(changes: Mapping[str, Any]) -> PreTrainedConfig:
@@ -191,6 +195,26 @@ def _check_loaded(recipe: Recipe, model: PreTrainedModel, loaded: Mapping[str, A
         )
 
 
+def _make_savable(recipe: Recipe, model: PreTrainedModel) -> None:
+    """Keep of generation settings that contradict each other the special tokens alone, and say so.
+
+    Many published ones do, such as a temperature without sampling. transformers refuses to save them once the trainer
+    has put the tokenizer's special tokens there: at the first checkpoint. Nothing here reads them.
+    """
+    settings: GenerationConfig | None = model.generation_config
+    try:
+        if settings is not None:
+            settings.validate(strict=True)
+    except ValueError as error:
+        tokens = {f"{kind}_token_id": getattr(settings, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
+        model.generation_config = GenerationConfig(**tokens)
+        if PartialState().is_main_process:
+            logger.warning(
+                f"model.name={recipe.model.name}: generation_config.json contradicts itself, and what is saved has its "
+                f"special tokens alone ({_first_sentence(error)})"
+            )
+
+
 @contextmanager
 def model_errors(recipe: Recipe) -> Iterator[None]:
     """What goes wrong in here is a `ValueError` about the recipe's model."""
@@ -216,6 +240,7 @@ def _check_kinds(directory: Path) -> None:
 def build_trainable(recipe: Recipe, config: PreTrainedConfig) -> nn.Module:
     """The model as it is trained: all of its weights, or LoRA adapters or a soft prompt over it, new or saved ones."""
     model = build_model(recipe, config)
+    _make_savable(recipe, model)
     if recipe.lora is None and recipe.soft_prompt is None:
         return model
     wrapped = _with_soft_prompt(recipe, model) if recipe.lora is None else _with_lora(recipe, model, recipe.lora)
@@ -248,7 +273,9 @@ def load_model(
     those of peft's methods that write keys and values instead of tokens.
     """
     disable_fsdp_ram_efficient_loading()  # it fills the weights of one process, and here each one scores by itself
-    model: nn.Module = build_model(recipe, build_config(recipe, tokenizer))
+    model = build_model(recipe, build_config(recipe, tokenizer))
+    if trainable:
+        _make_savable(recipe, model)
     if adapter is None:
         return model
     wrapped = read_adapter(model, str(adapter), trainable)
@@ -257,4 +284,5 @@ def load_model(
         raise ValueError(f"{adapter}: {config.peft_type.value} is not supported; use LoRA, prompt tuning or p-tuning")
     if config.is_prompt_learning and recipe.layout != "cache":
         raise ValueError(f"{adapter} is a soft prompt, which layout={recipe.layout} cannot put first; set layout=cache")
+    check_model(wrapped, recipe.prompt.max_length)  # a soft prompt takes positions, too
     return wrapped

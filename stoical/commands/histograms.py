@@ -72,7 +72,7 @@ def run(given: Given) -> None:
     measured = [measure(recipe) for recipe in recipes]
     described = {lengths.name: histograms_of(lengths) for lengths in measured}
     plot_histograms(described, output / "length_histograms.png")
-    (output / "length_histograms.json").write_text(json.dumps(described, indent=1) + "\n")
+    (output / "length_histograms.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     for name, found in described.items():
         means = ", ".join(f"{label} {found[panel]['mean']:,.1f}" for panel, label in PANELS.items())
         over = f"{found['queries_over_max_length']:,} over {found['max_length']:,} tokens"

@@ -6,6 +6,7 @@ that says where its traceback is; 130 interrupted; 143 terminated, after a save.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -97,6 +98,8 @@ class Command:
 
 def execute(command: Command, arguments: Sequence[str]) -> int:
     """Run a command as a program: usage, help and mistakes are printed on the main process alone; the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr does: an arrow's code, where the encoding has no arrow
+        sys.stdout.reconfigure(errors="backslashreplace")
     if HELP & set(arguments) or not (arguments or command.bare):
         _say(command.help(), sys.stdout)
         return 0 if arguments else 2

@@ -38,6 +38,7 @@ def check_adapters(recipe: Recipe) -> None:
     """Raise `ValueError` where `lora`, `soft_prompt` and `quantization` are not what peft and transformers take."""
     if recipe.lora is not None:
         _check_lora(recipe.lora)
+        _check_reference(recipe, recipe.lora)
     if recipe.soft_prompt is not None:
         _check_soft_prompt(recipe, recipe.soft_prompt)
     if recipe.model.adapter is not None and recipe.lora is None and recipe.soft_prompt is None:
@@ -69,6 +70,23 @@ def _check_lora(lora: Mapping[str, Any]) -> None:
         )
     if lora.get("r", 1) < 1:
         raise ValueError(f"lora.r={lora['r']} must be at least 1")
+
+
+def _check_reference(recipe: Recipe, lora: Mapping[str, Any]) -> None:
+    """Raise `ValueError` where the model without its adapters is not what it was before training.
+
+    A loss with a reference compares with that, and takes it to be the model below the adapters.
+    """
+    if recipe.loss.ranking_loss is None or not recipe.loss.ranking_loss.needs_reference:
+        return
+    what = f"loss.ranking={recipe.loss.ranking} compares with the model before training"
+    if recipe.model.adapter is not None:
+        raise ValueError(
+            f"{what}, and with model.adapter={recipe.model.adapter} that is not the model below the adapters; export "
+            "them first (stoical export) and set model.name to the result"
+        )
+    if lora.get("bias", "none") != "none":
+        raise ValueError(f"{what}, whose biases lora.bias={lora['bias']} trains in their place; set lora.bias=none")
 
 
 def _check_soft_prompt(recipe: Recipe, soft_prompt: Mapping[str, Any]) -> None:

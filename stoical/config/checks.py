@@ -130,6 +130,8 @@ def _check_numbers(recipe: Recipe) -> None:
     for key, value in numbers.items():
         if value is not None and value < 1:
             raise ValueError(f"{key}={value} must be at least 1")
+    if not 0 <= recipe.seed < 2**32:
+        raise ValueError(f"seed={recipe.seed} must be from 0 to 4294967295")
 
 
 def _check_eval(recipe: Recipe) -> None:

@@ -79,11 +79,22 @@ def _open_parquet(path: Path) -> datasets.Dataset:
     datasets.disable_progress_bars()  # it would say "Generating train split" of any file
     try:
         pq.read_schema(path)
-        return datasets.Dataset.from_parquet(str(path))
+        return datasets.Dataset.from_parquet(_known_by_its_sum(path), split="train")
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is not a readable parquet file: {error}") from None
     except datasets.exceptions.DatasetGenerationError as error:  # a page is corrupt
         raise ValueError(f"{path} is not a readable parquet file: {error.__cause__}") from None
+
+
+def _known_by_its_sum(path: Path) -> Any:
+    """A parquet file as `datasets` takes it, for its cache to know it by its bytes.
+
+    By itself it takes a name for a pattern, in which `[` and `*` mean something, and two files of one name and time of
+    change, as archives and copies have it, for the same.
+    """
+    from datasets.data_files import DataFilesDict, DataFilesList
+
+    return DataFilesDict({"train": DataFilesList([str(path.absolute())], [(file_sha256(path),)])})
 
 
 def _open_saved(path: Path) -> datasets.Dataset:

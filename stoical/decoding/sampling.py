@@ -33,7 +33,11 @@ def drawn(uniform: Tensor, temperature: float) -> Choose:
 
 
 def _write(model: nn.Module, batch: PackedBatch, steps: int, choose: Choose) -> Iterator[tuple[Tensor, Tensor]]:
-    """The loop: step by step the logits [B, V], float32, and the tokens [B] that `choose` takes, which are fed."""
+    """The loop: step by step the logits [B, V], float32, and the tokens [B] that `choose` takes, which are fed.
+
+    Raises `ValueError` for a model that cannot run as long as that: what is written may be longer than any docID.
+    """
+    check_model(model, batch.prompt_width + steps)
     cache = PromptCache(model, batch.input_ids[:, : batch.prompt_width], batch.prompt_lengths)
     logits = cache.logits.float()
     for step in range(steps):
@@ -77,7 +81,6 @@ def free_outputs(
     temperature 0: the likeliest token at every step; else samples of softmax(logits / temperature), by each query's own
     seed. The model runs in eval mode. Raises `ValueError` for a model that cannot run as long as that.
     """
-    check_model(model, batch.prompt_width + max_new_tokens)
     with eval_mode(model):
         choose = drawn(uniform_draws(seeds, max_new_tokens), temperature)
         return write_freely(model, batch, max_new_tokens, choose, eos)

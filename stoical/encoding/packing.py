@@ -167,7 +167,8 @@ def _assemble(packed: Sequence[PackedQuery], targets: TargetSettings, pad_id: in
     rows, total = len(packed), width + inner_width
 
     input_ids = np.full((rows, total), pad_id, dtype=np.int64)
-    position_ids = np.tile(np.arange(total), (rows, 1))
+    position_ids = np.zeros((rows, total), dtype=np.int64)  # at padding, too, a model must have the position
+    position_ids[:, :width] = np.arange(width)
     node_up = np.tile(np.arange(inner_width), (rows, 1))
     nodes: list[dict[str, npt.NDArray[Any]]] = []
     docs: list[dict[str, npt.NDArray[Any]]] = []

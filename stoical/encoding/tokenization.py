@@ -7,9 +7,9 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +117,7 @@ def load_tokenizer(name: str, local: bool = False) -> PreTrainedTokenizerBase:
     cannot be loaded, or has no EOS to end docIDs with.
     """
     try:
-        tokenizer = _tokenizer_class(name).from_pretrained(name, local_files_only=local)
+        tokenizer = _loader(name)(name, local_files_only=local)
     except Exception as error:  # damaged files end in errors of any kind, Exception itself among them
         if name not in (*MISTRAL_V3_MODELS, "mistral-common"):
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(" :")
@@ -131,17 +131,18 @@ def load_tokenizer(name: str, local: bool = False) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _tokenizer_class(name: str) -> Any:
+def _loader(name: str) -> Callable[..., Any]:
     """What loads a tokenizer: where its own files say "any fast one", not what `AutoTokenizer` makes of config.json.
 
-    For some model types (qwen2, qwen3_5) that is a class of its own, which splits text in other places.
+    For some model types (qwen2, qwen3_5) that is a class of its own, which splits text in other places. Code that comes
+    with a tokenizer is never run, nor is anybody asked whether to.
     """
     from transformers import AutoTokenizer  # which imports torch; a BPE of one's own needs none
 
     path = Path(name) / "tokenizer_config.json"
     if path.is_file() and json_object(path).get("tokenizer_class") in ANY_FAST:
-        return PreTrainedTokenizerFast
-    return AutoTokenizer
+        return PreTrainedTokenizerFast.from_pretrained
+    return partial(AutoTokenizer.from_pretrained, trust_remote_code=False)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
@@ -152,7 +153,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
 
 def keep_probes(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """Write the ids that the tokenizer makes of a few texts beside its saved files."""
-    (directory / PROBES_FILE).write_text(json.dumps(_probes(tokenizer), indent=1) + "\n")
+    (directory / PROBES_FILE).write_text(json.dumps(_probes(tokenizer), indent=1) + "\n", encoding="utf-8")
 
 
 def _probes(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from stoical.models.layouts import MASKABLE
+from stoical.models.prompt_cache import virtual_tokens
 from stoical.models.unwrapped import unwrapped
 
 LENGTH_ROPE = ("dynamic", "longrope")  # their frequencies follow the longest row of the batch, past a length
@@ -21,11 +22,14 @@ WINDOWED = ("sliding_attention", "chunked_attention")
 PLAIN = {"full_attention", *WINDOWED}
 
 
-def check_model(model: nn.Module, max_length: int) -> None:
+def check_model(model: nn.Module, max_length: int, virtual: int = 0) -> None:
     """Raise `ValueError` where a trie cannot be run through `model` exactly, up to `max_length` tokens a sequence.
 
-    The model may be on the meta device.
+    The model may be on the meta device. virtual: tokens of a soft prompt that come before these, where the model does
+    not have them yet.
     """
+    virtual = virtual or virtual_tokens(model)
+    asked = f"prompt.max_length={max_length}" + f" after {virtual} virtual tokens" * bool(virtual)
     inner = unwrapped(model)
     inner = inner.get_base_model() if isinstance(inner, PeftModel) else inner
     config: PreTrainedConfig = inner.config.get_text_config()
@@ -34,11 +38,11 @@ def check_model(model: nn.Module, max_length: int) -> None:
     _check_layers(inner, config, name)
     _check_blocks(config, name)
     _check_dropout(config, name)
-    _check_positions(inner, config, name, max_length)
+    _check_positions(inner, config, name, max_length + virtual, asked)
     for what, size, setting in _windows(config):
-        if size < max_length:
+        if size < max_length + virtual:
             raise ValueError(
-                f"{name} attends to {what} of {size} tokens, shorter than prompt.max_length={max_length}; lower "
+                f"{name} attends to {what} of {size} tokens, shorter than {asked}; lower "
                 f"prompt.max_length{f', or set it off (model.config.{setting}=null)' if setting else ''}"
             )
 
@@ -83,34 +87,35 @@ def _check_blocks(config: PreTrainedConfig, name: str) -> None:
         )
 
 
-def _check_positions(model: Any, config: PreTrainedConfig, name: str, max_length: int) -> None:
-    """Nodes side by side in a row share positions, which a model must take as they are given."""
+def _check_positions(model: Any, config: PreTrainedConfig, name: str, needed: int, asked: str) -> None:
+    """Nodes side by side in a row share positions, which a model must take as they are given, as many as `needed`."""
     if getattr(config, "alibi", False) or "position_ids" not in inspect.signature(model.forward).parameters:
         raise ValueError(
             f"{name} makes positions itself, out of a token's place in the row (ALiBi, say), and the nodes of a trie "
             "share places; use a model that takes position_ids"
         )
     for module, size in _position_tables(model):
-        if size < max_length:
-            raise ValueError(
-                f"{name} has {size} learned positions ({module}), fewer than prompt.max_length={max_length}; lower "
-                "prompt.max_length"
-            )
+        if size < needed:
+            raise ValueError(f"{name} has {size} positions ({module}), fewer than {asked}; lower prompt.max_length")
     for kind, limit in _length_ropes(config):
-        if limit < max_length:
+        if limit < needed:
             raise ValueError(
                 f"{name}: rope_type={kind} turns with the longest row of a batch past {limit} tokens, so that scores "
-                f"would depend on the batch; lower prompt.max_length={max_length} to {limit}, or set another rope_type "
-                "(linear, yarn) in model.config.rope_parameters"
+                f"would depend on the batch; lower {asked} to {limit} in all, or set another rope_type (linear, yarn) "
+                "in model.config.rope_parameters"
             )
 
 
 def _position_tables(model: nn.Module) -> Iterator[tuple[str, int]]:
-    """(name, positions) of every learned position embedding."""
+    """(name, positions) of every table of positions of text: learned, or computed once (GPT-J, CodeGen, CTRL)."""
     for name, module in model.named_modules():
         last = name.rpartition(".")[2]
-        if isinstance(module, nn.Embedding) and (last == "wpe" or "position" in last):
+        is_text = not any(part.startswith(("vision", "audio")) for part in name.split("."))
+        if is_text and isinstance(module, nn.Embedding) and (last == "wpe" or "position" in last):
             yield name, module.num_embeddings - int(getattr(module, "offset", 0))
+    for name, table in model.named_buffers():
+        if name.rpartition(".")[2] in ("embed_positions", "pos_encoding"):
+            yield name, len(table)
 
 
 def _length_ropes(config: PreTrainedConfig) -> Iterator[tuple[str, int]]:
@@ -136,3 +141,6 @@ def _windows(config: PreTrainedConfig) -> Iterator[tuple[str, int, str]]:
         yield "chunks", int(chunk), "attention_chunk_size"
     if "local" in (getattr(config, "attention_layers", None) or []):
         yield "a local window", int(config.window_size), ""
+    kept = getattr(config, "keep_window_size", None)
+    if kept:  # Doge: of a longer row every token sees the tokens that its layers hold for the best
+        yield "a dynamic window", int(kept), ""

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from threading import RLock
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -27,6 +28,7 @@ from stoical.models.modes import eval_mode
 from stoical.models.unwrapped import unwrapped
 
 Keep = Literal["logprobs", "likeliest", "logits"]
+_ONE_PASS = RLock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +97,17 @@ def _through(given: Tensor, exact: Tensor) -> Tensor:
 
 @contextmanager
 def reading(model: nn.Module, row: Tensor, slot: Tensor, token: Tensor, keep: Keep) -> Iterator[Reader]:
-    """In here `model` is called once, and the reader then reads its output's logits, whatever they are."""
-    reader = Reader(row, slot, token, keep)
+    """In here `model` is called once, and the reader then reads its output's logits, whatever they are.
+
+    One thread at a time: what takes the head's place meanwhile would read another's pass.
+    """
+    with _ONE_PASS:
+        yield from _reading(model, Reader(row, slot, token, keep))
+
+
+def _reading(model: nn.Module, reader: Reader) -> Iterator[Reader]:
     called, language_model = _called(model)
-    head = None if keep == "logits" else _plain(language_model)
+    head = None if reader.keep == "logits" else _plain(language_model)
     after = None if head is None else _after_head(model, language_model, head)
     if head is None or after is None:
         yield reader

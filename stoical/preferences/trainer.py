@@ -92,7 +92,7 @@ def build_preference_trainer(
     tokenizer = build_tokenizer(recipe)
     encoder = build_encoder(recipe, tokenizer)
     model = load_model(recipe, tokenizer, start.checkpoint if start.adapter else None, trainable=True)
-    return PreferenceTrainer(
+    trainer = PreferenceTrainer(
         model=model,
         ref_model=None if isinstance(model, PeftModel) else copy.deepcopy(model),
         args=arguments,
@@ -105,3 +105,17 @@ def build_preference_trainer(
         card=CardSource(recipe, load_manifest(recipe.data.path), start.adapter, method),
         fingerprint=fingerprint(recipe) | {"preferences": record},
     )
+    if isinstance(model, PeftModel):
+        copy_to_reference(model)
+    return trainer
+
+
+def copy_to_reference(model: PeftModel) -> None:
+    """Copy what TRL 1.16 leaves out of an adapter's reference: tensors whose names end with the adapter's.
+
+    Those are the adapters of embeddings and trained tokens; without them the reference begins as another model.
+    """
+    end = f".{model.active_adapter}"
+    for name, tensor in list(model.named_parameters()):
+        if name.endswith(end):
+            model.get_parameter(f"{name.removesuffix(end)}.{REFERENCE}").data.copy_(tensor.data)

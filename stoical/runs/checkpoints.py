@@ -36,7 +36,7 @@ def publish(staged: Path, final: Path, record: Mapping[str, Any]) -> None:
     What is in it reaches the disk before its name does.
     """
     sums = {path.relative_to(staged).as_posix(): _sum(path) for path in _files(staged)}
-    (staged / RECORD).write_text(json.dumps({**record, "files": sums}, indent=2) + "\n")
+    (staged / RECORD).write_text(json.dumps({**record, "files": sums}, indent=2) + "\n", encoding="utf-8")
     for path in (*_files(staged), *(path for path in staged.rglob("*") if path.is_dir()), staged):
         sync(path)
     discard(final)
@@ -45,12 +45,16 @@ def publish(staged: Path, final: Path, record: Mapping[str, Any]) -> None:
 
 
 def discard(checkpoint: Path) -> None:
-    """Delete a checkpoint, its name first: a kill in between leaves nothing that could be taken for one."""
+    """Delete a checkpoint, its name first: a kill in between leaves nothing that could be taken for one.
+
+    What cannot be deleted stays aside: on NFS a file that somebody still reads comes back under another name.
+    """
     if checkpoint.is_dir():
         old = checkpoint.parent / UNFINISHED / f"old-{checkpoint.name}"
         old.parent.mkdir(exist_ok=True)
+        shutil.rmtree(old, ignore_errors=True)
         checkpoint.rename(old)
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def prune(output: Path, limit: int | None, best: str | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
+logger = logging.getLogger(__name__)
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP)  # NFS without its lock daemon, say
 LOCK = "_lock"  # the hub's uploads leave out what begins with an underscore
 
 
@@ -27,6 +31,12 @@ def only_run(output: Path) -> Iterator[None]:
             lock.acquire()
         except Timeout:
             free = False
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            logger.warning(
+                f"{output} is on a file system without locks ({error.strerror}): nothing keeps a second run out of it"
+            )
     if not broadcast_object_list([free])[0]:
         raise ValueError(f"another run is writing to {output} at this moment; wait for it, or set another output=")
     try:

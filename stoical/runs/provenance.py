@@ -40,7 +40,8 @@ def git_state() -> dict[str, Any]:
     def git(*words: str) -> str:
         folder = Path(__file__).parent
         quiet = ["git", "--no-optional-locks", *words]  # the user may be committing
-        return subprocess.run(quiet, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        found = subprocess.run(quiet, cwd=folder, capture_output=True, check=True).stdout
+        return found.decode(errors="replace").strip()  # a changed line may be in any encoding
 
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)  # installed somewhere inside another's tree?

@@ -138,7 +138,7 @@ def load_frozen(options: ModelOptions, device: torch.device | str | None = None)
     if not directory.exists() and options.name.startswith(("/", "./", "../", "~")):
         raise ValueError(f"model.name={options.name}: no such directory")
     try:
-        config = AutoConfig.from_pretrained(options.name)
+        config = AutoConfig.from_pretrained(options.name, trust_remote_code=False)
     except MODEL_ERRORS as error:
         raise ValueError(f"model.name={options.name}: {str(error).splitlines()[0]}") from error
     try:

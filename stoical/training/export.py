@@ -60,7 +60,7 @@ def export(checkpoint: Path, output: Path, dtype: DType = "float32") -> float:
                 f"{LIMIT[dtype]:g} that {dtype} explains; nothing was kept"
             )
         (draft / TEMPLATE_FILE).write_text(template, encoding="utf-8")
-        (draft / "recipe.yaml").write_text(recipe_yaml(_pointed_at(recipe, output, dtype)))
+        (draft / "recipe.yaml").write_text(recipe_yaml(_pointed_at(recipe, output, dtype)), encoding="utf-8")
     return difference
 
 

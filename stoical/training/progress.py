@@ -133,5 +133,5 @@ class MetricsFile(TrainerCallback):
     ) -> None:
         """One line a log: the step and what was logged."""
         if state.is_world_process_zero:
-            with (Path(str(args.output_dir)) / "metrics.jsonl").open("a") as file:
+            with (Path(str(args.output_dir)) / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")

@@ -175,14 +175,15 @@ class RunTrainer(Trainer):
         super()._save(output_dir, state_dict)
         if self.args.should_save:  # every process comes here; one of them writes
             directory = Path(output_dir or str(self.args.output_dir))
-            (directory / "recipe.yaml").write_text(self.recipe_yaml)
+            (directory / "recipe.yaml").write_text(self.recipe_yaml, encoding="utf-8")
             keep_probes(self.evaluator.dataset.encoder.tokenizer, directory)
             template = template_yaml(self.evaluator.dataset.encoder.template)
             (directory / TEMPLATE_FILE).write_text(template, encoding="utf-8")
             self._write_card(directory)
 
     def _write_card(self, directory: Path) -> None:
-        (directory / "README.md").write_text(self.card.render(self.state.global_step, self.state.log_history))
+        card = self.card.render(self.state.global_step, self.state.log_history)
+        (directory / "README.md").write_text(card, encoding="utf-8")
 
     def create_model_card(self, *arguments: Any, **kwargs: Any) -> None:
         """Write the card of the run directory; transformers calls this before a push, and its own would replace it."""

@@ -196,6 +196,16 @@ BAD = {
     "unknown lora field": (["lora.rr=3"], "'lora.rr' does not exist. Did you mean 'lora.r'?"),
     "text as lora number": (["lora.r=x"], "lora.r='x' has the wrong type; peft.LoraConfig wants"),
     "word that peft does not take": (["lora.bias=some"], "lora.bias='some' has the wrong type"),
+    "a seed below 0": (["seed=-1"], "seed=-1 must be from 0 to 4294967295"),
+    "a seed that is too large": (["seed=4294967296"], "seed=4294967296 must be from 0 to 4294967295"),
+    "adapters that go on, and a reference": (
+        ["recipe=wordnet_ranking,lora", "loss.ranking=list_dpo", "model.adapter=x"],
+        "compares with the model before training, and with model.adapter=x that is not the model below the adapters",
+    ),
+    "biases that train, and a reference": (
+        ["recipe=wordnet_ranking,lora", "loss.ranking=softmax_dpo", "lora.bias=all"],
+        "compares with the model before training, whose biases lora.bias=all trains in their place",
+    ),
     "no rank": (["lora.r=0"], "lora.r=0 must be at least 1"),
     "task type": (["lora.task_type=SEQ_CLS"], "lora.task_type is not for a recipe to set: stoical trains causal"),
     "adapters that change the base": (

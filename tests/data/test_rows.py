@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import timeit
 from pathlib import Path
@@ -220,3 +221,23 @@ def test_weights_in_every_format(kind: str, tmp_path: Path) -> None:
         split = load_split(tmp_path / str(place), "train")
         assert split.weighted == weighted
         assert split[0].weight == raw.get("weight")
+
+
+@pytest.mark.parametrize("name", ["deer [v1]", "d*r", "what?", "data,{x}"])
+def test_a_directory_may_have_a_name_that_is_a_pattern(name: str, tmp_path: Path) -> None:
+    write_as("parquet", tmp_path / "deer", [row(query_id="other")])
+    write_as("parquet", tmp_path / "plain", [row()])
+    (tmp_path / "plain").rename(tmp_path / name)
+    assert [one.query_id for one in load_split(tmp_path / name, "train")] == ["q"]
+
+
+def test_a_file_of_the_same_name_and_time_is_read_anew(tmp_path: Path) -> None:
+    write_as("parquet", tmp_path / "deer", [row()])
+    path = tmp_path / "deer" / "train.parquet"
+    before = path.stat()
+    assert load_split(tmp_path / "deer", "train")[0].query == "deer"
+    path.unlink()
+    write_as("parquet", tmp_path / "other", [row(query="cats")])
+    (tmp_path / "other" / "train.parquet").rename(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as an archive or `cp -p` leaves it
+    assert load_split(tmp_path / "deer", "train")[0].query == "cats"

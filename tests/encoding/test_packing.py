@@ -59,6 +59,15 @@ def test_padding_is_inert():
     assert batch.node_mask.any(dim=-1).all()  # no row of the mask is empty: softmax over nothing is NaN
 
 
+def test_padding_asks_a_model_for_no_position_that_its_sequences_do_not_have():
+    """Learned positions end somewhere, and a trie has more nodes side by side than a docID has tokens."""
+    deep = TokenizedQuery("deep", [1] * 20, ["a"], [[5, EOS]], [2], [1])
+    batch = pack([*ragged_queries(), deep], FRACTIONAL, pad_id=PAD)
+    longest = max(len(q.prompt_ids) + max(map(len, q.docid_ids)) for q in [*ragged_queries(), deep])
+    assert batch.input_ids.shape[1] > longest
+    assert int(batch.position_ids.max()) < longest
+
+
 def test_doc_paths_spell_the_docids_in_order():
     queries = ragged_queries(negatives=1)
     batch = pack(queries, FRACTIONAL, pad_id=PAD)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 from transformers import PreTrainedTokenizerFast
 
@@ -79,7 +77,6 @@ def test_a_checkpoint_of_any_model_type_loads_the_tokenizer_it_was_trained_with(
 def test_a_checkpoint_that_would_load_another_tokenizer_is_refused(monkeypatch) -> None:
     """As transformers does for some model types: what is saved is read as another tokenizer."""
     other = train_bpe(["ruminant ruminant deer deer"] * 4, 300)
-    loader = SimpleNamespace(from_pretrained=lambda *_, **__: other)
-    monkeypatch.setattr(tokenization, "_tokenizer_class", lambda _: loader)
+    monkeypatch.setattr(tokenization, "_loader", lambda _: lambda *_, **__: other)
     with pytest.raises(ValueError, match="other ids than it was trained with"):
         check_round_trip(train_bpe(TEXTS, 300), tiny_model().config)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from time import sleep
 from typing import Any
 
 import pytest
@@ -260,6 +262,22 @@ def test_the_likeliest_tokens_are_those_of_the_logits(layout: Any) -> None:
     assert chunked.logits is None
     assert torch.equal(whole.likeliest, chunked.likeliest)
     assert torch.equal(greedy_is_valid(batch, whole), greedy_is_valid(batch, chunked))
+
+
+def test_threads_do_not_read_each_others_passes() -> None:
+    """A ranker in a server answers several at once."""
+    model, batches = tiny_model().eval(), [pack(ragged_queries()[:count], WEIGHTS) for count in (1, 2, 3)]
+    with torch.no_grad():
+        alone = [node_logprobs(model, batch).logprobs for batch in batches]
+    model.register_forward_pre_hook(lambda *_: sleep(0.01))  # another thread's turn, in the middle of a pass
+
+    def score(batch: PackedBatch) -> Tensor:
+        with torch.no_grad():
+            return node_logprobs(model, batch).logprobs
+
+    with ThreadPoolExecutor(3) as threads:
+        together = list(threads.map(score, batches * 3))
+    assert all(torch.equal(own, wanted) for own, wanted in zip(together, alone * 3, strict=True))
 
 
 def test_few_logits_are_made_whole(monkeypatch: pytest.MonkeyPatch) -> None:

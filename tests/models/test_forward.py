@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from peft import PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
+from stoical.decoding.sampling import greedy_tokens
 from stoical.decoding.walks import reach, valid_logmass
+from stoical.encoding.tokenized import TokenizedQuery
 from stoical.models.checks import check_model
 from stoical.models.forward import node_logprobs
 from stoical.models.self_check import self_check
@@ -219,6 +222,38 @@ def test_unfit_models_are_refused():
     mamba.config._attn_implementation = "sdpa"
     with pytest.raises(ValueError, match="recurrent"):
         check_model(mamba, 64)
+
+
+def gpt2(positions):
+    shape = {"vocab_size": 97, "n_embd": 16, "n_layer": 1, "n_head": 2, "bos_token_id": 1, "eos_token_id": 2}
+    return GPT2LMHeadModel(GPT2Config(n_positions=positions, attn_implementation="sdpa", **shape)).eval()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_model_needs_no_more_positions_than_its_longest_sequence(layout):
+    queries = [*ragged_queries(), TokenizedQuery("long", [1] * 20, ["a"], [[5, 2]], [2], [1])]
+    batch = pack(queries, ROWS["uniform"])
+    longest = max(len(query.prompt_ids) + max(map(len, query.docid_ids)) for query in queries)
+    model = gpt2(longest)
+    with torch.no_grad():
+        alone = [node_logprobs(model, pack([query]), "pointwise").logprobs for query in queries]
+        assert torch.allclose(node_logprobs(model, batch, layout).logprobs, torch.cat(alone), atol=1e-5)
+
+
+def test_virtual_tokens_take_positions_and_room_in_a_window():
+    with pytest.raises(ValueError, match=r"has 40 positions .*fewer than prompt.max_length=30 after 16 virtual tokens"):
+        check_model(gpt2(40), 30, virtual=16)
+    check_model(gpt2(40), 24, virtual=16)
+    prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=16)
+    with pytest.raises(ValueError, match=r"sliding window of 40 tokens, shorter than prompt.max_length=30 after 16"):
+        check_model(get_peft_model(tiny_model(sliding_window=40), prompt), 30)
+
+
+def test_writing_on_past_the_last_position_is_refused():
+    batch = pack(ragged_queries())
+    with pytest.raises(ValueError, match=r"lower prompt\.max_length"):
+        greedy_tokens(gpt2(batch.prompt_width + 4), batch, 5, 2)
+    assert greedy_tokens(gpt2(batch.prompt_width + 5), batch, 5, 2)
 
 
 def test_another_architecture_works_unchanged():

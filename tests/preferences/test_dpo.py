@@ -83,6 +83,17 @@ def sequence_logprob(model: nn.Module, prompt: list[int], output: list[int]) -> 
     return logprobs[range(len(prompt) - 1, len(prompt) + len(output) - 1), output].sum()
 
 
+def test_adapters_of_embeddings_are_in_the_reference(trained: Path, tmp_path: Path) -> None:
+    layers = ["q_proj", "embed_tokens"]
+    config = LoraConfig(task_type=TaskType.CAUSAL_LM, r=2, target_modules=layers, init_lora_weights=False)
+    trainer, _ = build(save_adapter(trained, tmp_path / "adapted", config), tmp_path / "run")
+    tensors = dict(trainer.model.named_parameters())
+    copied = {name for name in tensors if "default" in name.split(".")}
+    assert any("lora_embedding_A" in name for name in copied)
+    assert all(torch.equal(tensors[name], tensors[name.replace("default", "ref")]) for name in copied)
+    assert not any(tensors[name.replace("default", "ref")].requires_grad for name in copied)
+
+
 def test_trl_sees_our_ids_and_gives_our_log_probabilities(start: Path, tmp_path: Path) -> None:
     trainer, pairs = build(start, tmp_path / "run")
     encoder, tokenizer = trainer.evaluator.dataset.encoder, trainer.processing_class

@@ -45,7 +45,8 @@ def mixed_batch(batch: PackedBatch, chain: Tensor, tokens: Tensor) -> PackedBatc
     place[row, depth] = rows + torch.arange(len(chain), device=tokens.device)
     node_row = torch.cat([root, row, batch.node_row[targets]])
     node_depth = torch.cat([torch.zeros_like(root), depth, batch.node_depth[targets]])
-    columns = torch.arange(width, device=tokens.device)
+    columns, counts = torch.arange(width, device=tokens.device), torch.bincount(row, minlength=rows)
+    positions = torch.where(columns < counts[:, None], batch.prompt_lengths[:, None] + columns, 0)
     input_ids = torch.cat([batch.input_ids[:, :prompt], batch.input_ids.new_zeros(rows, width)], dim=1)
     input_ids[row, prompt + depth - 1] = tokens
     no_docs = {name: getattr(batch, name)[:0] for name in ("doc_path", "doc_query", "doc_rank", "doc_negative")}
@@ -54,8 +55,8 @@ def mixed_batch(batch: PackedBatch, chain: Tensor, tokens: Tensor) -> PackedBatc
         batch,
         num_tokens=int(batch.prompt_lengths.sum()) + len(chain),
         input_ids=input_ids,
-        position_ids=torch.cat([batch.position_ids[:, :prompt], batch.prompt_lengths[:, None] + columns], dim=1),
-        node_counts=torch.bincount(row, minlength=rows),
+        position_ids=torch.cat([batch.position_ids[:, :prompt], positions], dim=1),
+        node_counts=counts,
         node_up=(columns - 1).clamp(min=0).expand(rows, -1),
         levels=width,
         node_row=node_row,

@@ -1,0 +1,100 @@
+"""Models as people publish them: settings that contradict each other, code of their own, text models inside others."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.trainer_utils import align_special_tokens
+
+from stoical.build.model import build_config, build_trainable
+from stoical.config.loading import load_recipe
+from stoical.config.recipe import Recipe
+from stoical.encoding.tokenization import load_tokenizer, train_bpe
+
+SHAPE = {
+    **{"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8},
+    **{"num_key_value_heads": 2, "sliding_window": None},
+}
+
+
+@pytest.fixture(scope="module")
+def bpe() -> PreTrainedTokenizerFast:
+    return train_bpe(["a b c"], 300)
+
+
+@pytest.fixture
+def published(tmp_path: Path, bpe: PreTrainedTokenizerFast) -> Path:
+    config = AutoConfig.for_model("mistral", vocab_size=len(bpe), **SHAPE)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    bpe.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def recipe_of(directory: Path) -> Recipe:
+    own = [f"model.name={directory}", f"tokenizer.name={directory}"]
+    return load_recipe("wordnet_alpha2", "prompt.max_length=64", *own)
+
+
+def test_generation_settings_that_contradict_each_other_do_not_end_a_run_at_its_first_checkpoint(
+    published: Path, bpe: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    (published / "generation_config.json").write_text(json.dumps({"temperature": 0.6, "top_p": 0.9, "eos_token_id": 5}))
+    recipe = recipe_of(published)
+    with caplog.at_level(logging.WARNING):
+        model = build_trainable(recipe, build_config(recipe, bpe))
+    assert "generation_config.json contradicts itself" in caplog.text
+    align_special_tokens(model, bpe)  # as the trainer does
+    model.save_pretrained(published / "saved")
+    kept = json.loads((published / "saved" / "generation_config.json").read_text())
+    assert {key: value for key, value in kept.items() if key.endswith(("_id", "_p", "temperature"))} == {
+        "bos_token_id": bpe.bos_token_id,
+        "eos_token_id": [bpe.eos_token_id, 5],
+    }
+
+
+def test_generation_settings_that_agree_are_kept(published: Path, bpe: PreTrainedTokenizerFast) -> None:
+    settings = {"temperature": 0.6, "do_sample": True, "eos_token_id": 5}
+    (published / "generation_config.json").write_text(json.dumps(settings))
+    recipe = recipe_of(published)
+    assert build_trainable(recipe, build_config(recipe, bpe)).generation_config.temperature == 0.6
+
+
+def test_code_of_a_models_own_is_refused_and_nobody_is_asked(
+    published: Path, bpe: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"model_type": "mine", "auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}}
+    (published / "config.json").write_text(json.dumps(own))
+    (published / "code.py").write_text("raise AssertionError")
+    monkeypatch.setattr(builtins, "input", lambda _: "y")
+    with pytest.raises(ValueError, match="stoical runs none but its own; use a model of a kind that transformers has"):
+        build_config(recipe_of(published), bpe)
+
+
+def test_code_of_a_tokenizers_own_is_refused_and_nobody_is_asked(
+    published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["code.Tokenizer", None]}}
+    (published / "config.json").write_text(json.dumps({"model_type": "mine"}))
+    (published / "tokenizer_config.json").write_text(json.dumps(own))
+    (published / "code.py").write_text("raise AssertionError")
+    monkeypatch.setattr(builtins, "input", lambda _: "y")
+    with pytest.raises(ValueError, match="contains custom code"):
+        load_tokenizer(str(published))
+
+
+def test_a_text_model_inside_another_has_its_own_vocabulary_and_positions(
+    tmp_path: Path, bpe: PreTrainedTokenizerFast
+) -> None:
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**SHAPE, "vocab_size": 300, "sliding_window": 64}
+    pictures = {**vision, "image_size": 28, "patch_size": 14}  # 4 positions, of a picture's parts
+    AutoConfig.for_model("gemma3", text_config=text, vision_config=pictures).save_pretrained(tmp_path)
+    assert build_config(recipe_of(tmp_path), bpe).text_config.vocab_size == 300
+    AutoConfig.for_model("gemma3", text_config=text | {"vocab_size": 10}).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has ids for 266 tokens but the model's vocabulary only 10"):
+        build_config(recipe_of(tmp_path), bpe)
