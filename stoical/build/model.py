@@ -93,6 +93,8 @@ def _load_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, local: bool
         way = " (a local directory works without a network)" * (not settings.from_scratch)
         if "trust_remote_code" in str(error):
             way = ", and stoical runs none but its own; use a model of a kind that transformers has itself"
+        elif "gated repo" in str(error):
+            way = f"; ask for access at https://huggingface.co/{settings.name}, then log in (hf auth login)"
         raise ValueError(f"model.name={settings.name}: {_first_sentence(error)}{way}") from error
 
 

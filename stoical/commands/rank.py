@@ -146,7 +146,7 @@ def _parse(line: bytes, where: str, items: DocIDTable | None) -> Asked:
     """A line taken apart; what is wrong with it is its `error`."""
     echo: dict[str, Any] = {}
     try:
-        raw = json_line(line, where, SHAPE)
+        raw = json_line(line, where, SHAPE, nan=False)  # what comes with a query is written again
         order = [*(key for key in ("query_id", "query") if key in raw), *(key for key in raw if key not in OURS)]
         echo = {key: raw[key] for key in order}
         if not {"query", "docs"} <= raw.keys():

@@ -139,18 +139,21 @@ def json_value(line: bytes, where: str) -> Any:
         raise ValueError(f"{where}: not a JSON object on one line, in UTF-8: {reason}") from None
 
 
-def json_line(line: bytes, where: str, shape: str = "a JSON object") -> dict[str, Any]:
+def json_line(line: bytes, where: str, shape: str = "a JSON object", nan: bool = True) -> dict[str, Any]:
     """The object in a line of JSON, which can be written again. Raises ValueError, which `where` opens, for any other.
 
-    shape: what is expected, for the message.
+    shape: what is expected, for the message. nan: whether NaN and Infinity are taken, which Python writes and JSON
+    does not have.
     """
     record = json_value(line, where)
     try:
-        json.dumps(record, ensure_ascii=False).encode()
+        json.dumps(record, ensure_ascii=False, allow_nan=nan).encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"{where}: holds half of a surrogate pair, which is not UTF-8: {error}") from None
     except RecursionError:
         raise ValueError(f"{where}: too many brackets inside each other") from None
+    except ValueError:
+        raise ValueError(f"{where}: holds NaN or Infinity, which JSON does not have") from None
     if not isinstance(record, dict):
         raise ValueError(f"{where}: expected {shape}, got {reprlib.repr(record)}")
     return record

@@ -82,6 +82,7 @@ BAD_LINES = {
         b'{"query": "q", "docs": ["ba"], "id": ' + b"[" * 9_000 + b"]" * 9_000 + b"}\n",
         "file:3: not a JSON object",
     ),
+    "no number": (b'{"query": "q", "docs": ["ba"], "price": NaN}\n', "file:3: holds NaN or Infinity, which JSON does"),
     "a yes": (b'{"query": true, "docs": ["ba"]}\n', "file:3: query True: 'query' must be a string, got True"),
     "bad document": (b'{"query": "q", "docs": [""]}\n', "file:3: query 'q': docs[0]: 'docid' is empty"),
     "same tokens": (b'{"query": "q", "docs": ["a", " a"]}\n', "file:3: query 'q': docIDs ' a' and 'a' have the same"),

@@ -75,6 +75,22 @@ def test_code_of_a_models_own_is_refused_and_nobody_is_asked(
         build_config(recipe_of(published), bpe)
 
 
+def test_a_gated_model_is_refused_with_the_way_to_it(
+    published: Path, bpe: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gated(name: str, **options: object) -> None:
+        raise OSError(
+            f"You are trying to access a gated repo.\nMake sure to have access to it at https://x/{name}.\n401"
+        )
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", gated)
+    recipe = load_recipe("wordnet_alpha2", "model.name=some/model", f"tokenizer.name={published}")
+    with pytest.raises(
+        ValueError, match=r"a gated repo.*; ask for access at https://huggingface\.co/some/model, then log in"
+    ):
+        build_config(recipe, bpe)
+
+
 def test_code_of_a_tokenizers_own_is_refused_and_nobody_is_asked(
     published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,9 +79,10 @@ def die_saving(point: str, step: int) -> None:
         os.truncate(file, os.path.getsize(file) // 2)
         die()
 
-    def delete_some(directory: Path) -> None:
-        next(path for path in directory.iterdir() if path.name == "trainer_state.json").unlink()
-        die()
+    def delete_some(directory: Path, ignore_errors: bool) -> None:
+        if directory.is_dir():  # not what an earlier kill may have left
+            next(path for path in directory.iterdir() if path.name == "trainer_state.json").unlink()
+            die()
 
     def patched(trainer: StoicalTrainer, model: Any, trial: Any) -> None:
         if trainer.state.global_step == step:
