@@ -57,7 +57,7 @@ def test_the_prompt_and_nothing_else_comes_before_the_target(folder: Path) -> No
 
 def test_the_loss_is_the_cross_entropy_of_the_targets_tokens(folder: Path) -> None:
     """transformers' own: concatenated ids, labels of -100 over the prompt, the mean over the batch's target tokens."""
-    trainer = build_trainer(load_recipe(*words(folder, "output=unused", "training.save_strategy=no")))
+    trainer = build_trainer(load_recipe(*words(folder, f"output={folder}/loss", "training.save_strategy=no")))
     queries = [trainer.train_dataset[index] for index in range(len(trainer.train_dataset))]
     inputs = trainer.data_collator(queries)
     count = trainer._get_num_items_in_batch([inputs], torch.device("cpu"))
