@@ -79,6 +79,16 @@ def test_any_mixed_prefix_has_the_loss_and_gradient_of_plain_forwards(settings, 
     assert (packed - plain).norm() < 1e-5 * plain.norm()
 
 
+def test_no_place_asks_for_a_position_that_no_sequence_has():
+    """The longest prompt has a short chain here, and padding after it."""
+    batch = pack(ragged_queries()[:2], SETTINGS["trie"])
+    chain = gold_inputs(batch)
+    mixed = mixed_batch(batch, chain, batch.node_token[chain])
+    lengths = mixed.prompt_lengths + mixed.node_counts
+    assert int(mixed.prompt_lengths.max() + mixed.node_counts.max()) > int(lengths.max())
+    assert int(mixed.position_ids.max()) == max(mixed.prompt_width, int(lengths.max())) - 1
+
+
 def test_gold_tokens_make_teacher_forcing():
     model, queries = tiny_model(), ragged_queries()
     batch = pack(queries, SETTINGS["trie"])

@@ -79,6 +79,7 @@ def test_optimizer_states_may_be_deleted_to_save_space(copy: Path) -> None:
 def test_a_card_may_be_edited(copy: Path) -> None:
     (copy / "README.md").write_text("mine")
     check_unchanged(copy)
+    assert find_checkpoint(str(copy)) == copy
 
 
 @pytest.mark.parametrize("text", ["null", "[]", "", "{}", '{"files": []}'])
