@@ -12,7 +12,7 @@ from benchmarks.race.entrants import ENTRANTS
 from benchmarks.race.report import TITLES, shown_metrics, systems_of
 from stoical.reporting.figure import plt, save
 
-COLOURS = dict(zip(ENTRANTS, ("C3", "C1", "C7", "C0", "C2", "C4"), strict=True))
+COLOURS = dict(zip(ENTRANTS, ("C3", "C1", "C7", "C0", "C9", "C2", "C4"), strict=True))
 
 
 def draw(runs: dict[str, Sequence[dict[str, Any]]], output: Path) -> None:
@@ -23,7 +23,7 @@ def draw(runs: dict[str, Sequence[dict[str, Any]]], output: Path) -> None:
         for axis, metric, over in zip(row, (first, second, first), ("seconds", "seconds", "tokens"), strict=True):
             panel(axis, records, metric, over)
             axis.set(title=f"{dataset}: {TITLES[metric]} (%)")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     save(figure, output)
 
 

@@ -61,6 +61,12 @@ ENTRANTS = {
         {"mammals": Tuned(32, 2e-3), "esci": Tuned(16, 3e-3)},
         **SFT,
     ),
+    "sft_grouped": rival(
+        "TRL SFTTrainer, rows by 1/r² of like length",
+        partial(run_sft, drawn=True),
+        {"mammals": Tuned(32, 2e-3, grouped=True), "esci": Tuned(16, 3e-3, grouped=True)},
+        **SFT,
+    ),
     "trainer": rival(
         "Trainer, a docID a row, weighted", run_trainer, {"mammals": Tuned(32, 2e-3), "esci": Tuned(16, 3e-3)}
     ),

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from transformers import get_cosine_schedule_with_warmup
@@ -84,6 +85,20 @@ def test_trl_trains_on_the_docids_tokens(start, tmp_path):
     wanted = weighted_loss(start.model(), collate(list(dataset(found)), pad=0)) * len(found)
     loss = trainer.compute_loss(trainer.model, batch)
     assert loss.item() == pytest.approx(wanted.item() / sum(len(row.docid) for row in found), rel=1e-5)
+
+
+def test_rows_of_like_length_are_batched_where_asked(start, tmp_path):
+    pytest.importorskip("trl", reason="TRL is in the extra `race`")
+    random = np.random.default_rng(0)
+    found = [Row(random.integers(3, 50, n).tolist(), [5, 7], 1.0) for n in random.integers(4, 60, 256)]
+    real = []
+    for grouped in (False, True):
+        marks = Marks(dict, every_seconds=1.0, budget=1.0)
+        trainer = sft_trainer(start, marks, Tuned(8, 0.1, grouped), found, str(tmp_path))
+        masks = [batch["attention_mask"].float().mean().item() for batch in trainer.get_train_dataloader()]
+        real.append(sum(masks) / len(masks))
+    assert real[0] < 0.7
+    assert real[1] > 0.8
 
 
 def test_every_docid_is_a_row_with_its_weight(start):
@@ -195,7 +210,7 @@ def test_a_quick_race(course, tmp_path, monkeypatch, capsys):
     assert call(monkeypatch, tmp_path) == 0
     result = json.loads((tmp_path / "results" / "race.json").read_text())
     runs = {record["system"]: record for record in result["results"]["runs"]["mammals"]}
-    assert list(runs) == ["stoical", "stoical_list_mle", "sft", "sft_drawn", "trainer", "cross_encoder"]
+    assert list(runs) == ["stoical", "stoical_list_mle", "sft", "sft_drawn", "sft_grouped", "trainer", "cross_encoder"]
     for record in runs.values():
         for what in ("seconds", "wall", "tokens", "step"):
             values = [mark[what] for mark in record["marks"]]
@@ -333,4 +348,4 @@ def test_the_defaults_are_sound():
 
     plan = Plan.of(RaceOptions())
     assert plan.systems[0] == "stoical"
-    assert len(legs.legs(plan, "mammals")) == 3 * (2 + 4 * 2)
+    assert len(legs.legs(plan, "mammals")) == 3 * (2 + 5 * 2)
