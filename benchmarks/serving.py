@@ -6,7 +6,8 @@
 WordNet's test queries, a model of the overlay `small` (or another) with random weights, batches as they come in the
 file. Everything starts from the data set's rows or from lines of JSON, and ends with metrics or answers.
 
-- `forward`: the batches, made beforehand, through the model. `evaluate`: the evaluator. `rank`: lines to answers.
+- `evaluate`: the evaluator; `rank`: lines to answers. Beside each, the forward passes alone of its own batches, made
+  beforehand: evaluation sorts queries by length, `rank` has the negatives in its prompts.
 - `first answer`: until a stream's first answer is there, as a multiple of a batch's forward pass.
 - `search`: beam search over each query's docIDs, the trie in one pass and level by level, against exact scores.
 - `memory`: the peak of `stoical rank` as a process of its own, for so many lines of input (`lines=`: not measured).
@@ -55,6 +56,8 @@ COMMAND = "python -m benchmarks.serving"
 TINY = ("hidden_size=16", "intermediate_size=32", "num_hidden_layers=1", "num_attention_heads=2")
 TINY += ("num_key_value_heads=2",)
 BEAMS = 10
+CLOCKS: tuple[Clock, Clock] = ("wall", "cpu")
+PASSES = ("evaluate", "evaluate forward", "rank", "rank forward")
 
 
 @dataclass
@@ -103,11 +106,15 @@ class Served:
         model = load_model(recipe, tokenizer, adapter).eval()
         return cls(Ranker(model, encoder), evaluator, [test[place] for place in sample(len(test), queries)])
 
-    def packed(self, size: int) -> list[PackedBatch]:
-        """The batches."""
+    def evaluated(self, size: int) -> list[PackedBatch]:
+        """The batches of evaluation."""
         places = sample(len(self.evaluator.dataset), len(self.rows))
-        queries = [self.evaluator.dataset[place] for place in places]
-        return [self.evaluator.collator(queries[at : at + size])["batch"] for at in range(0, len(queries), size)]
+        return [batch for *_, batch in replace(self.evaluator, batch_size=size).batches(places)]
+
+    def ranked(self, size: int) -> list[PackedBatch]:
+        """The batches of `stoical rank`."""
+        asked = [(row.query, [doc.docid for doc in (*row.docs, *row.negatives)]) for row in self.rows]
+        return [self.ranker.prepare(asked[at : at + size]).batch for at in range(0, len(asked), size)]
 
 
 @torch.no_grad()
@@ -119,17 +126,19 @@ def forward(model: torch.nn.Module, batches: Sequence[PackedBatch]) -> None:
 
 def time_batches(served: Served, size: int, budget: float) -> dict[str, Times]:
     """Times of all queries, and of the first answer and a batch."""
-    model, batches, lines = served.ranker.model, served.packed(size), list(map(line_of, served.rows))
+    model, lines = served.ranker.model, list(map(line_of, served.rows))
     evaluator = replace(served.evaluator, batch_size=size)
+    evaluated, ranked = served.evaluated(size), served.ranked(size)
 
     def answers() -> Iterator[Any]:
         return rank_lines(served.ranker, iter(lines), "lines", batch_size=size)
 
     variants: Mapping[str, Callable[[], Any]] = {
-        "forward": lambda: forward(model, batches),
+        "evaluate forward": lambda: forward(model, evaluated),
         "evaluate": lambda: evaluator(model),
+        "rank forward": lambda: forward(model, ranked),
         "rank": lambda: list(answers()),
-        "a batch": lambda: forward(model, batches[:1]),
+        "a batch": lambda: forward(model, ranked[:1]),
         "first answer": lambda: next(answers()),
     }
     return interleaved(variants, budget, rounds=(3, 40), few={})
@@ -182,11 +191,13 @@ def speeds(results: Mapping[int, dict[str, Times]], queries: int) -> str:
     """A table of what is left of the forward passes' queries a second, by both clocks."""
     rows = []
     for size, times in results.items():
-        row: dict[str, Any] = {"batch": size, "forward, queries/s": f"{queries / median(times['forward']['cpu']):.0f}"}
+        row: dict[str, Any] = {"batch": size}
         for name in ("evaluate", "rank"):
-            row |= {f"{name}, {clock}": f"{_share(times, 'forward', name, clock):.2f}" for clock in ("wall", "cpu")}
+            row[f"{name}, queries/s"] = f"{queries / median(times[name]['cpu']):.0f}"
+            for clock in CLOCKS:
+                row[f"{name} / forward, {clock}"] = f"{_share(times, f'{name} forward', name, clock):.2f}"
         row["first answer / a batch"] = f"{1 / _share(times, 'a batch', 'first answer', 'wall'):.2f}"
-        noise = max(spread(times[name]["cpu"]) for name in ("forward", "evaluate", "rank"))
+        noise = max(spread(times[name]["cpu"]) for name in PASSES)
         rows.append(row | {"noise": f"{noise:.0%}", "waiting": f"{waiting(times.values()):.0%}"})
     return markdown_table(rows)
 

@@ -23,7 +23,7 @@ from stoical.trie.node_weights import (
     node_weights,
     num_points,
 )
-from stoical.trie.prefix_tree import DocIDTrie, DuplicateDocIDError, Ints, build_trie, places
+from stoical.trie.prefix_tree import DocIDTrie, DuplicateDocIDError, Ints, build_trie, first_docids
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,9 +90,10 @@ class TrieTargetCollator:
                 f"query {query.query_id!r}: docIDs {query.docids[error.first]!r} and {query.docids[error.second]!r} "
                 "have the same token ids, so the model cannot tell them apart; rename one of them"
             ) from error
-        listed = build_trie(query.docid_ids[: query.num_listed]) if query.num_negatives else trie
-        ranks, place = np.asarray(query.ranks[: query.num_listed]), places(listed, trie)
-        counts = doc_counts(query)
+        listed, place = trie, np.arange(trie.num_nodes)
+        if query.num_negatives:
+            listed, place = first_docids(trie, query.num_listed)
+        ranks, counts = np.asarray(query.ranks[: query.num_listed]), doc_counts(query)
         targets = node_targets(listed, ranks, self.targets, counts)
         weights = _spread(self._weights(query, listed, ranks, targets, counts), place, trie.num_nodes)
         if counts is None:

@@ -104,7 +104,7 @@ class Evaluator:
         self, model: nn.Module, indices: list[int], longest: int, spent: TimeSpent, shown: bool
     ) -> Iterator[tuple[int, QueryResult]]:
         device = next(model.parameters()).device
-        loaded = spent.waiting_for(ahead(self._loaded(indices)), "loader")
+        loaded = spent.waiting_for(ahead(self.batches(indices)), "loader")
         for _ in progress(range(-(-len(indices) // self.batch_size)), "evaluating, batches", shown):
             chosen, queries, packed = next(loaded)
             with spent.on("forward"), torch.no_grad():
@@ -112,8 +112,11 @@ class Evaluator:
             for index, query, own in zip(chosen, queries, seen, strict=True):
                 yield index, self._result(query, own)
 
-    def _loaded(self, indices: list[int]) -> Iterator[tuple[list[int], list[TokenizedQuery], PackedBatch]]:
-        """Batches of queries of like length: those of WINDOW batches are sorted, and attention has less padding."""
+    def batches(self, indices: list[int]) -> Iterator[tuple[list[int], list[TokenizedQuery], PackedBatch]]:
+        """Places in the split, their queries, and the batch of these, as they are evaluated.
+
+        Queries of like length are together, those of WINDOW batches sorted: attention has less padding.
+        """
         for window in _slices(indices, WINDOW * self.batch_size):
             queries = {index: self.dataset[index] for index in window}
             window.sort(key=lambda index: -len(queries[index].prompt_ids))

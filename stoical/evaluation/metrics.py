@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Literal
 
 import numpy as np
@@ -242,13 +242,19 @@ def asked_metrics(names: Iterable[str]) -> list[Metric]:
     return metrics_among(names)
 
 
+@cache
+def _of_any_query(cutoffs: tuple[int, ...]) -> list[Metric]:
+    """The metrics that are always computed, in the order of files."""
+    always = [metric for metric in METRICS if not metric.asked_only]
+    return [one for metric in always for one in (map(metric.at, cutoffs) if metric.has_cutoff else [metric])]
+
+
 def _of_query(query: JudgedQuery, cutoffs: Sequence[int], asked: Sequence[Metric]) -> Iterator[Metric]:
     """The metrics that one query may have, in the order of files: those asked for before those of its free run."""
-    always = [metric for metric in METRICS if not metric.asked_only]
-    chosen = [one for metric in always for one in (map(metric.at, cutoffs) if metric.has_cutoff else [metric])]
-    yield from (metric for metric in chosen if not metric.exact_only)
+    always = _of_any_query(tuple(cutoffs))
+    yield from (metric for metric in always if not metric.exact_only)
     yield from asked
-    yield from (metric for metric in chosen if metric.exact_only and query.free_run)
+    yield from (metric for metric in always if metric.exact_only and query.free_run)
 
 
 def query_metrics(query: JudgedQuery, cutoffs: Sequence[int], asked: Sequence[Metric] = ()) -> dict[str, float]:

@@ -99,12 +99,20 @@ def _number_by_level(ids: Ints, filled: npt.NDArray[np.bool_], opens: npt.NDArra
     return DocIDTrie(token=token, parent=parent, depth=depth, child_start=child_start, path=path)
 
 
-def places(part: DocIDTrie, whole: DocIDTrie) -> Ints:
-    """The node of `whole` for each node of `part`, whose docIDs are the first ones of `whole`, in the same order."""
-    place = np.zeros(part.num_nodes, dtype=np.int64)
-    below = part.path >= 0
-    place[part.path[below]] = whole.path[: below.shape[0], : below.shape[1]][below]
-    return place
+def first_docids(trie: DocIDTrie, count: int) -> tuple[DocIDTrie, Ints]:
+    """The trie of the first `count` docIDs alone, as `build_trie` makes it, and its nodes' numbers in the whole one."""
+    path = trie.path[:count]
+    path = path[:, : int((path >= 0).sum(axis=1).max())]
+    kept = np.zeros(trie.num_nodes + 1, dtype=bool)
+    kept[path] = True
+    kept[0], kept[-1] = True, False  # the root; -1 pads paths
+    place = np.flatnonzero(kept)
+    number = np.cumsum(kept) - 1  # of the kept nodes: their own
+    number[-1] = -1
+    parent = number[trie.parent[place]]
+    num_children = np.bincount(parent[1:], minlength=len(place))
+    child_start = 1 + np.concatenate([[0], np.cumsum(num_children)])
+    return DocIDTrie(trie.token[place], parent, trie.depth[place], child_start, number[path]), place
 
 
 def save_trie(trie: DocIDTrie, directory: Path) -> None:

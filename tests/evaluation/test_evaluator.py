@@ -176,7 +176,7 @@ def test_batches_are_of_like_length_within_a_window(monkeypatch: pytest.MonkeyPa
     """Of two batches each: every query is in one of them, and the longer prompts come first."""
     monkeypatch.setattr(evaluating, "WINDOW", 2)
     dataset = encoded(make_rows())
-    batches = list(evaluator(dataset, batch_size=3)._loaded(list(range(11))))
+    batches = list(evaluator(dataset, batch_size=3).batches(list(range(11))))
     assert [len(chosen) for chosen, _, _ in batches] == [3, 3, 3, 2]
     for first in (0, 2):
         pair = [index for chosen, _, _ in batches[first : first + 2] for index in chosen]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stoical.trie.prefix_tree import DuplicateDocIDError, build_trie
+from stoical.trie.prefix_tree import DuplicateDocIDError, build_trie, first_docids
 
 docid_lists = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=5), min_size=1, max_size=12, unique_by=tuple)
 
@@ -38,6 +40,19 @@ def test_children_are_contiguous_and_sorted(docids):
         assert trie.children(node).tolist() == children
         tokens = trie.token[children].tolist()
         assert tokens == sorted(set(tokens))
+
+
+@settings(max_examples=200, deadline=None)
+@given(docid_lists, st.data())
+def test_the_first_docids_have_the_trie_that_is_built_of_them(docids, data):
+    whole, count = build_trie(docids), data.draw(st.integers(1, len(docids)))
+    wanted = build_trie(docids[:count])
+    part, place = first_docids(whole, count)
+    for each in fields(wanted):
+        np.testing.assert_array_equal(getattr(part, each.name), getattr(wanted, each.name), strict=True)
+    for own, ids in zip(part.path, docids, strict=False):
+        assert whole.token[place[own[own >= 0]]].tolist() == list(ids)
+    assert whole.depth[place].tolist() == part.depth.tolist()
 
 
 def test_the_papers_toy_trie():
