@@ -14,15 +14,17 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerControl
+from transformers import PreTrainedModel, SchedulerType, Trainer, TrainerControl
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.training_args import OptimizerNames
 
 from stoical.common.files import writing
 from stoical.common.time_spent import TimeSpent
 from stoical.encoding.prompts import TEMPLATE_FILE, template_yaml
 from stoical.encoding.tokenization import keep_probes
 from stoical.evaluation.evaluator import Evaluator
+from stoical.models.weight_files import quoted
 from stoical.runs.checkpoints import UNFINISHED, last_checkpoint, prune, publish
 from stoical.runs.model_card import CardSource
 from stoical.training.callbacks import Cadence, Stages
@@ -93,13 +95,31 @@ class RunTrainer(Trainer):
 
     def create_optimizer(self, *arguments: Any, **kwargs: Any) -> Any:
         """As transformers does. Raises `ValueError` where the optimizer cannot be made, before the first step."""
-        with named(f"training.optim={self.args.optim}"):
+        with named(f"training.optim={OptimizerNames(self.args.optim).value}"):
             return super().create_optimizer(*arguments, **kwargs)
 
     def create_scheduler(self, *arguments: Any, **kwargs: Any) -> Any:
         """As transformers does. Raises `ValueError` where the schedule cannot be made, before the first step."""
-        with named(f"training.lr_scheduler_type={self.args.lr_scheduler_type}, with training.lr_scheduler_kwargs"):
+        schedule = SchedulerType(self.args.lr_scheduler_type).value
+        with named(f"training.lr_scheduler_type={schedule}, with training.lr_scheduler_kwargs"):
             return super().create_scheduler(*arguments, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Put a checkpoint's weights into the model that resumes; adapters and shards as transformers does.
+
+        transformers 5.23 takes the names in the file for those in the model. It saves many mixtures of experts under
+        other names, and would leave their experts as they were at the start (huggingface/transformers#48805).
+        """
+        if model is not None or not isinstance(self.model, PreTrainedModel):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        own = self.model
+        saved, loaded = type(own).from_pretrained(
+            resume_from_checkpoint, config=own.config, dtype=own.dtype, output_loading_info=True
+        )
+        if loaded["missing_keys"]:
+            raise ValueError(f"{resume_from_checkpoint} lacks {quoted(loaded['missing_keys'])}; it cannot be resumed")
+        own.load_state_dict(saved.state_dict())
 
     def train(self, *arguments: Any, **kwargs: Any) -> Any:
         """As transformers does. Raises `SystemExit` with 143, as shells count SIGTERM, where that has ended it."""

@@ -62,8 +62,9 @@ def make(folder: Path, *extra: str, output: str = "run") -> Recipe:
             "mitigations.consistency.free_run=sampled",
         ],
         ["recipe=wordnet_beta2,small,prefix_margin,unlikelihood", "training.dataloader_num_workers=1"],
+        ["model.name=mixtral", "model.config.num_local_experts=3"],  # which transformers saves under other names
     ],
-    ids=["constant", "workers", "accumulation", "mitigations and noise", "negatives"],
+    ids=["constant", "workers", "accumulation", "mitigations and noise", "negatives", "experts"],
 )
 def test_resume_equals_going_through(tmp_path: Path, own: list[str]) -> None:
     """Stop after 5 of 10 steps (the second epoch's middle), resume, and get the same weights, bit for bit."""
