@@ -18,6 +18,15 @@ FIXED_LORA = {  # fields of LoraConfig that follow from the model, or that a che
     "revision": "model.name says it",
     "inference_mode": "training trains and evaluation does not",
     "alora_invocation_tokens": "it looks for tokens in a row of one document, and a row here holds a trie",
+    **dict.fromkeys(
+        ("loftq_config", "eva_config", "corda_config", "lora_ga_config", "kasa_config"),
+        "it changes the model's own weights at the start, and a checkpoint holds the adapter alone",
+    ),
+    "monteclora_config": "its part of the loss would be left out",
+    "arrow_config": "it chooses between several adapters, and a run trains one",
+    **dict.fromkeys(("megatron_config", "megatron_core"), "stoical trains without Megatron"),
+    **dict.fromkeys(("use_bdlora", "runtime_config"), "peft wants an object of its own there, which YAML has not"),
+    **dict.fromkeys(("use_qalora", "qalora_group_size"), "it acts on GPTQ's layers alone"),
 }
 FIXED_SOFT_PROMPT = {  # fields of PromptTuningConfig
     **{key: FIXED_LORA[key] for key in FIXED_LORA if key not in ("peft_type", "alora_invocation_tokens")},

@@ -12,7 +12,7 @@ from stoical.config.encoders import check_training as check_encoder_training
 from stoical.config.libraries import library_fields
 from stoical.config.recipe import Recipe
 from stoical.config.self_training import SelfTrainingSettings
-from stoical.config.training_fields import ADAM, METRIC_DRIVEN, OWNED, REFUSED
+from stoical.config.training_fields import ADAM, METRIC_DRIVEN, NOT_ADAM, OPTIM_ARGS, OWNED, REFUSED
 from stoical.evaluation.grading import Gains
 from stoical.evaluation.metrics import asked_metrics
 from stoical.models.layouts import MASKABLE
@@ -190,6 +190,7 @@ def _check_training(recipe: Recipe) -> None:
 
 def _check_optimizer(recipe: Recipe) -> None:
     if recipe.optimizer == "trainer":
+        _check_optim(recipe.training)
         return
     if "optim" in recipe.training:
         raise ValueError(
@@ -202,6 +203,24 @@ def _check_optimizer(recipe: Recipe) -> None:
                 f"training.{key} has no effect with optimizer={recipe.optimizer}; set optimizer=trainer to use it, or "
                 "leave it out"
             )
+
+
+def _check_optim(training: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a setting of an optimizer that `training.optim` does not read."""
+    optim = training.get("optim", "adamw_torch_fused")
+    low_rank = optim.startswith(("galore", "apollo"))
+    without = {
+        **dict.fromkeys(("adam_beta1", "adam_beta2", "adam_epsilon"), optim in NOT_ADAM),
+        "optim_target_modules": not low_rank,
+    }
+    for key, ignored in without.items():
+        if ignored and training.get(key) is not None:
+            raise ValueError(f"training.{key} has no effect with training.optim={optim}; leave it out")
+    given = training.get("optim_args") or ""
+    for name in (part.partition("=")[0].strip() for part in given.split(",") if given):
+        if name not in OPTIM_ARGS.get(optim, (name,)):
+            known = ", ".join(OPTIM_ARGS[optim]) or "none"
+            raise ValueError(f"training.optim_args={given}: {optim} does not read {name!r} there (it reads {known})")
 
 
 def _check_noise(training: Mapping[str, Any]) -> None:

@@ -55,6 +55,13 @@ REFUSED = {  # fields -> why a recipe may not set them (but to what they are any
 }
 
 ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon", "optim_args", "optim_target_modules")  # acts with optimizer=trainer
+NOT_ADAM = ("adafactor", "sgd", "adagrad", "rmsprop")
+OPTIM_ARGS = {  # what transformers 5.23 reads out of optim_args; of other optimizers their own packages say it
+    **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adafactor"), ()),
+    "sgd": ("momentum", "dampening", "nesterov"),
+    "adagrad": ("lr_decay", "eps"),
+    "rmsprop": ("momentum", "alpha", "eps", "centered"),
+}
 
 ACTS = frozenset(
     {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,14 @@ from peft import (
     get_peft_model,
     get_peft_model_state_dict,
 )
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
+from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
+from stoical.common.fields import unknown
 from stoical.models.weight_files import check_floats, left_out, quoted, weight_file
 
 
@@ -52,10 +57,47 @@ def keep_gradients(model: nn.Module) -> None:
 def add_lora(model: PreTrainedModel, lora: Mapping[str, Any], seed: int) -> PeftModel:
     """The model with new float32 adapters, all else frozen. Raises `ValueError` where peft cannot place them.
 
-    The same `seed` gives the same adapters: on every process, and when a run starts again.
+    Nor may `lora` name a layer that the model has not: peft would adapt the others and say nothing. The same `seed`
+    gives the same adapters: on every process, and when a run starts again.
     """
+    modules = [name for name, _ in model.named_modules()]
+    parameters = [name for name, _ in model.named_parameters()]
     with _errors_of("lora"):
-        return _new(model, LoraConfig(task_type=TaskType.CAUSAL_LM, **lora), seed)
+        wrapped = _new(model, LoraConfig(task_type=TaskType.CAUSAL_LM, **lora), seed)
+    _check_names(wrapped.active_peft_config, lora, [*modules, *parameters])
+    return wrapped
+
+
+def _check_names(used: PeftConfig, lora: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise `ValueError` for a layer in `lora` that is none of a model's `known` ones, modules and parameters.
+
+    used: the configuration as peft has rewritten it, which lacks names that the model had before transformers 5.
+    """
+    for key, matches in NAMES.items():
+        names = lora.get(key) or []
+        for name in [] if isinstance(names, str) else names:
+            if name in getattr(used, key) and not any(matches(str(name), one) for one in known):
+                own = dict.fromkeys(one.rpartition(".")[2] for one in known)
+                raise unknown(f"lora.{key}: layer", str(name), list(own))
+    wanted = lora.get("layers_to_transform")
+    for number in [wanted] if isinstance(wanted, int) else wanted or []:
+        if not any(f".{number}." in name for name in known):
+            raise ValueError(f"lora.layers_to_transform={wanted}: the model has no layer {number} (the first is 0)")
+
+
+def _is_or_ends(name: str, layer: str) -> bool:
+    return f".{layer}".endswith(f".{name}")
+
+
+def _fits(pattern: str, layer: str) -> bool:
+    return re.match(rf"(.*\.)?({pattern})$", layer) is not None
+
+
+NAMES: Mapping[str, Callable[[str, str], bool]] = {  # fields of LoraConfig that name layers -> how peft matches them
+    **dict.fromkeys(("target_modules", "exclude_modules", "target_parameters"), _is_or_ends),
+    "modules_to_save": lambda name, layer: layer.endswith(name),
+    **dict.fromkeys(("rank_pattern", "alpha_pattern"), _fits),
+}
 
 
 def add_soft_prompt(model: PreTrainedModel, soft_prompt: Mapping[str, Any], tokenizer: str, seed: int) -> PeftModel:
@@ -84,8 +126,18 @@ def _errors_of(section: str) -> Iterator[None]:
     """What peft refuses in here is a `ValueError` about this section of the recipe."""
     try:
         yield
-    except (ValueError, TypeError, OSError, NotImplementedError) as error:
+    except (ValueError, TypeError, OSError, NotImplementedError, IndexError) as error:
         raise ValueError(f"{section}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+
+
+def adapts_tied(model: nn.Module) -> bool:
+    """True for adapters of embeddings or of a head that have their weights in common."""
+    if not isinstance(model, PeftModel) or model.active_peft_config.is_prompt_learning:
+        return False
+    base = model.get_base_model()
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    tied = base.config.get_text_config().tie_word_embeddings
+    return tied and any(isinstance(each, BaseTunerLayer | AuxiliaryTrainingWrapper) for each in ends)
 
 
 def load_lora(model: PreTrainedModel, lora: Mapping[str, Any], path: str) -> PeftModel:
@@ -94,8 +146,11 @@ def load_lora(model: PreTrainedModel, lora: Mapping[str, Any], path: str) -> Pef
     Raises `ValueError` where they cannot be loaded, and where they are not what `lora` asks for, since peft goes by
     what was saved.
     """
+    with torch.device("meta"):
+        twin = type(model)(deepcopy(model.config))
+    asked = add_lora(twin, lora, seed=0).active_peft_config  # as peft rewrites it for this model
     wrapped = read_adapter(model, path, trainable=True)
-    _check_saved(wrapped.active_peft_config, LoraConfig(task_type=TaskType.CAUSAL_LM, **lora), lora, "lora", path)
+    _check_saved(wrapped.active_peft_config, asked, lora, "lora", path)
     return wrapped
 
 
@@ -121,11 +176,16 @@ def _check_saved(saved: PeftConfig, asked: PeftConfig, keys: Iterable[str], sect
     if saved.peft_type != asked.peft_type:
         raise ValueError(f"model.adapter={path} is {saved.peft_type.value}, which the section {section} does not train")
     for key in keys:
-        ours, theirs = getattr(asked, key), getattr(saved, key)
-        if ours != theirs and ours != "all-linear":  # peft saves the layers that this stood for
+        ours, theirs = _ordered(getattr(asked, key)), _ordered(getattr(saved, key))
+        if ours != theirs:
             raise ValueError(
                 f"{section}.{key}={ours} conflicts with model.adapter={path}, which was saved with {theirs}"
             )
+
+
+def _ordered(value: Any) -> Any:
+    """Names in one order, whether peft keeps them as a set or as a list."""
+    return sorted(value, key=str) if isinstance(value, set | list) else value
 
 
 def read_adapter(model: nn.Module, path: str, trainable: bool) -> PeftModel:

@@ -28,6 +28,7 @@ from stoical.encoding.generated_rows import RECORD_FILE, WithGenerated, read_pro
 from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.queries import EncodedDataset, QueryEncoder
 from stoical.encoding.tokenization import check_round_trip, pad_id
+from stoical.models.adapters import adapts_tied
 from stoical.objectives.build import build_objectives
 from stoical.objectives.objective import Objective
 from stoical.runs.model_card import CardSource
@@ -81,6 +82,12 @@ def build_trainer(recipe: Recipe, began: float | None = None) -> StoicalTrainer:
         if warning:
             logger.warning(warning)
     model = build_trainable(recipe, config)
+    if sharding(recipe.training) is not None and adapts_tied(model):
+        raise ValueError(
+            f"lora adapts embeddings or a head that have their weights in common, which {sharding(recipe.training)} "
+            "cannot split; use DDP, or leave them out of lora.target_modules, lora.modules_to_save and "
+            "lora.trainable_token_indices"
+        )
     return StoicalTrainer(
         model=model,
         args=arguments,

@@ -81,8 +81,13 @@ def merge(model: nn.Module) -> PreTrainedModel:
     if isinstance(model, PeftModel):
         if model.active_peft_config.is_prompt_learning:
             raise ValueError("a soft prompt is not part of any weight, so that it cannot be merged")
+        if getattr(model.active_peft_config, "layer_replication", None):
+            raise ValueError("lora.layer_replication has layers share weights, into which no adapter can be merged")
         _untie(model)
-        model = model.merge_and_unload()
+        try:
+            model = model.merge_and_unload()
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            raise ValueError(f"these adapters cannot be merged: {str(error).splitlines()[0]}") from error
     assert isinstance(model, PreTrainedModel)
     return model
 

@@ -31,6 +31,11 @@ def check_sharding(recipe: Recipe, arguments: TrainingArguments) -> None:
             f"optimizer=adafactor cannot factor its moments on {split}'s flattened weights; use FSDP2 "
             "(accelerate_configs/fsdp2.yaml) or DDP, or optimizer=trainer with training.optim=adamw_torch"
         )
+    if recipe.optimizer == "trainer" and recipe.training.get("optim") == "adafactor" and split is not None:
+        raise ValueError(
+            f"training.optim=adafactor cannot factor its moments on weights that {split} splits; use DDP, "
+            "training.optim=adamw_torch or, with FSDP2, optimizer=adafactor and training.optim=null"
+        )
     if recipe.max_tokens_per_micro_batch is not None and split == "DeepSpeed":
         raise ValueError(
             "max_tokens_per_micro_batch conflicts with DeepSpeed, which counts micro-batches itself; use DDP or FSDP2, "

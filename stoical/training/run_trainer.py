@@ -178,11 +178,20 @@ class RunTrainer(Trainer):
         saved = last_checkpoint(str(self.args.output_dir))
         raise ValueError(f"{what}; the last checkpoint is {saved or 'none yet'}. Lower training.learning_rate{way}")
 
+    def _take_averages(self) -> None:
+        """Put the weights in place that are to be used, where an optimizer trains others: schedule-free ones do.
+
+        transformers' `training_step` has it take back its own.
+        """
+        if callable(getattr(self.optimizer, "eval", None)):
+            self.optimizer.eval()
+
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Ranking metrics of the test split's sample (`eval.num_queries`)."""
         self._refuse_nan()
+        self._take_averages()
         with self.spent.on("evaluation"):
             result = self.evaluator(self.model_wrapped)
         metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in result.metrics.items()}
@@ -240,6 +249,7 @@ class RunTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint aside, and move it to its place when all processes have; not where weights are broken."""
         self._refuse_nan()
+        self._take_averages()
         self._refuse_broken_weights(model)
         output, name = Path(str(self.args.output_dir)), f"checkpoint-{self.state.global_step}"
         staged, final = output / UNFINISHED / name, output / name

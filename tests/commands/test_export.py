@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from stoical.commands import evaluate, export
@@ -16,6 +17,7 @@ from stoical.ranker import Ranker
 from stoical.runs.find import load_checkpoint
 from stoical.training.build import build_trainer
 from stoical.training.export import merge
+from tests.support.tiny_model import tiny_model
 from tests.support.tiny_recipe import tiny_lora
 from tests.support.tiny_run import train_tiny
 
@@ -144,3 +146,16 @@ def test_a_soft_prompt_cannot_be_merged(model: torch.nn.Module) -> None:
     prompted = get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
     with pytest.raises(ValueError, match="a soft prompt is not part of any weight"):
         merge(prompted)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"lora_bias": True}, "these adapters cannot be merged: .*lora_bias=True"),
+        ({"layer_replication": [[0, 2], [0, 1]]}, "lora.layer_replication has layers share weights"),
+    ],
+)
+def test_adapters_that_cannot_be_merged_are_refused(settings: dict[str, Any], said: str) -> None:
+    config = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"], **settings)
+    with pytest.raises(ValueError, match=said):
+        merge(get_peft_model(tiny_model(), config))

@@ -212,6 +212,25 @@ BAD = {
         ["lora.init_lora_weights=pissa"],
         "lora.init_lora_weights=pissa changes the model's own weights",
     ),
+    "a start of its own": (["lora.eva_config={rho: 2}"], "lora.eva_config is not for a recipe to set: it changes the"),
+    "a loss of its own": (["lora.monteclora_config={}"], "lora.monteclora_config is not for a recipe to set: its part"),
+    "an object": (["lora.runtime_config={}"], "lora.runtime_config is not for a recipe to set: peft wants an object"),
+    "adam's settings without adam": (
+        ["optimizer=trainer", "training.optim=sgd", "training.adam_beta1=0.5"],
+        "training.adam_beta1 has no effect with training.optim=sgd; leave it out",
+    ),
+    "layers for an optimizer that takes all": (
+        ["optimizer=trainer", "training.optim_target_modules=[q_proj]"],
+        "training.optim_target_modules has no effect with training.optim=adamw_torch_fused; leave it out",
+    ),
+    "an argument that adam does not read": (
+        ["optimizer=trainer", "training.optim=adamw_torch", "training.optim_args='beta1=0.5'"],
+        "training.optim_args=beta1=0.5: adamw_torch does not read 'beta1' there (it reads none)",
+    ),
+    "an argument misspelled": (
+        ["optimizer=trainer", "training.optim=sgd", "training.optim_args='nesterov=true, momentun=0.9'"],
+        "sgd does not read 'momentun' there (it reads momentum, dampening, nesterov)",
+    ),
     "no vectors": (["soft_prompt.num_virtual_tokens=0", CACHE], "soft_prompt.num_virtual_tokens=0 must be at least 1"),
     "vectors not said": (
         ["soft_prompt.prompt_tuning_init=RANDOM", CACHE],
@@ -313,6 +332,13 @@ def test_a_bad_setting_is_told_in_one_line(case: str) -> None:
 
 GOOD = {
     "adamw": ["optimizer=trainer", "training.optim=adamw_torch"],
+    "arguments of sgd": [
+        *("optimizer=trainer", "training.optim=sgd", "training.optim_args='nesterov=true, momentum=0.9'"),
+    ],
+    "arguments of an optimizer with a package": [
+        *("optimizer=trainer", "training.optim=galore_adamw", "training.optim_args='rank=64'"),
+        "training.optim_target_modules=[q_proj]",
+    ],
     "bpe": ["tokenizer.name=bpe", "tokenizer.vocab_size=500"],
     "reach by queries": [*EVERY_NODE, "loss.visits=reach", "loss.normalizer=queries"],
     "cache without checkpointing": ["layout=cache", f"training.{CHECKPOINTING}=false"],

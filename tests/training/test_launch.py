@@ -51,6 +51,17 @@ def test_adafactor_is_refused_by_name_where_weights_are_flattened(tmp_path, monk
     check_sharding(recipe, arguments)
 
 
+@pytest.mark.parametrize(("version", "name"), [("1", "FSDP1"), ("2", "FSDP2")])
+def test_transformers_adafactor_is_refused_by_name_on_shards(tmp_path, monkeypatch, version, name):
+    """On FSDP2 it fails at the first step, on FSDP1 it computes something else."""
+    recipe = tiny_recipe(tmp_path, "optimizer=trainer", "training.optim=adafactor")
+    arguments = training_arguments(recipe)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", version)
+    with pytest.raises(ValueError, match=rf"training.optim=adafactor cannot .* {name} splits.*optimizer=adafactor"):
+        check_sharding(recipe, arguments)
+
+
 def test_deepspeed_is_refused_by_name_where_tokens_cut_micro_batches(tmp_path, monkeypatch):
     recipe = tiny_recipe(tmp_path, "max_tokens_per_micro_batch=60")
     arguments = training_arguments(recipe)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedModel
 
 from stoical.build.model import build_model
 from stoical.commands import evaluate
@@ -23,6 +26,7 @@ from stoical.runs.resume import resume_from
 from stoical.training.build import build_trainer
 from tests.support.tiny_model import tiny_model
 from tests.support.tiny_recipe import tiny_lora
+from tests.support.tiny_run import train_tiny
 from tests.support.training import trained_run
 
 
@@ -125,8 +129,103 @@ def test_saved_adapters_are_trained_on_as_they_were_saved(trained: tuple[Path, A
     assert {name for name, p in loaded.named_parameters() if p.requires_grad} == set(own)
     with pytest.raises(ValueError, match=r"^lora.r=3 conflicts with model.adapter=.*checkpoint-8, .* saved with 2$"):
         load_lora(base(), asked | {"r": 3}, path)
+    with pytest.raises(ValueError, match=r"^lora.target_modules=\['q_proj'\] conflicts with model.adapter=.*"):
+        load_lora(base(), asked | {"target_modules": ["q_proj"]}, path)
     with pytest.raises(ValueError, match=r"^adapter .*/nowhere: "):
         load_lora(base(), asked, str(tmp_path / "nowhere"))
+
+
+def experts() -> MixtralForCausalLM:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 3}
+    return MixtralForCausalLM(MixtralConfig(vocab_size=30, intermediate_size=24, num_hidden_layers=1, **shape))
+
+
+@pytest.mark.parametrize(
+    ("model", "lora"),
+    [
+        (
+            partial(tiny_model, tie_word_embeddings=True),
+            {"target_modules": ["embed_tokens", "q_proj"], "ensure_weight_tying": True},
+        ),
+        (experts, {"target_modules": ["q_proj"], "target_parameters": ["experts.down_proj"]}),
+        (experts, {"target_modules": ["q_proj", "w1", "w2", "w3"]}),
+    ],
+    ids=["tied", "parameters", "names of before"],
+)
+def test_adapters_go_on_where_peft_rewrites_their_settings(
+    model: Callable[[], PreTrainedModel], lora: dict[str, Any], tmp_path: Path
+) -> None:
+    """It adds the embeddings' full name, or puts parameters in the place of layers that transformers had before 5."""
+    first = add_lora(model(), lora, seed=0)
+    first.save_pretrained(tmp_path)
+    again = load_lora(model(), lora, str(tmp_path))
+    own = weights(first, "lora")
+    assert len(own) > 2
+    assert all(torch.equal(value, own[name]) for name, value in weights(again, "lora").items())
+    with pytest.raises(ValueError, match=r"^lora.target_modules=\['v_proj'\] conflicts with model.adapter="):
+        load_lora(model(), {"target_modules": ["v_proj"]}, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("lora", "said"),
+    [
+        ({"target_modules": ["q_proj", "v_porj"]}, "lora.target_modules: layer 'v_porj' .* Did you mean 'v_proj'"),
+        ({"modules_to_save": ["lm_heda"]}, "lora.modules_to_save: layer 'lm_heda' .* Did you mean 'lm_head'"),
+        ({"exclude_modules": ["k_porj"]}, "lora.exclude_modules: layer 'k_porj' .* Did you mean 'k_proj'"),
+        ({"target_parameters": ["experts.w"]}, "lora.target_parameters: layer 'experts.w' does not exist"),
+        ({"rank_pattern": {"layers.9.q_proj": 4}}, "lora.rank_pattern: layer 'layers.9.q_proj' does not exist"),
+        ({"alpha_pattern": {"q_porj": 4}}, "lora.alpha_pattern: layer 'q_porj' .* Did you mean 'q_proj'"),
+        ({"layers_to_transform": [0, 2]}, r"lora.layers_to_transform=\[0, 2\]: the model has no layer 2"),
+        ({"trainable_token_indices": [5, 97]}, "lora: index 97 is out of bounds"),
+        ({"layer_replication": [[0, 3]]}, "lora: index 2 is out of range"),
+    ],
+)
+def test_a_layer_that_the_model_has_not_is_refused(lora: dict[str, Any], said: str) -> None:
+    """peft would adapt the others, and say nothing or warn."""
+    with pytest.raises(ValueError, match=said):
+        add_lora(tiny_model(), {"target_modules": ["q_proj"], "r": 2} | lora, seed=0)
+
+
+def test_names_and_patterns_of_layers_pass() -> None:
+    lora = {
+        "target_modules": ["q_proj", "layers.1.mlp.up_proj"],
+        "modules_to_save": ["norm"],
+        "exclude_modules": ["layers.0.self_attn.q_proj"],
+        "rank_pattern": {r"layers\.[01]\.mlp\.up_proj": 3},
+        "layers_to_transform": 1,
+    }
+    own = weights(add_lora(tiny_model(), lora | {"r": 2}, seed=0), "lora")
+    assert sorted(name.partition("layers.")[2] for name in own if "lora_A" in name) == [
+        "1.mlp.up_proj.lora_A.default.weight",
+        "1.self_attn.q_proj.lora_A.default.weight",
+    ]
+
+
+def test_replicated_layers_are_those_of_the_model_on_disk(tmp_path: Path) -> None:
+    """The memory estimate replicates them first, in a model of its own."""
+    base = train_tiny(tmp_path / "base", "model.config.num_hidden_layers=2") / "checkpoint-3"
+    own = ["model.from_scratch=false", f"model.name={base}", f"tokenizer.name={base}", "tokenizer.vocab_size=null"]
+    layers = ["model.config.num_hidden_layers=2", "lora.layer_replication=[[0,2],[1,2]]"]
+    model = build_trainer(tiny_lora(tmp_path, *own, *layers)).model.get_base_model()
+    assert [layer.self_attn.q_proj.base_layer.weight.data_ptr() for layer in model.model.layers[1:]] == [
+        model.model.layers[1].self_attn.q_proj.base_layer.weight.data_ptr()
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    "lora", ["modules_to_save=[lm_head]", "trainable_token_indices=[5]", "target_modules=[embed_tokens]"]
+)
+def test_adapters_of_tied_embeddings_are_refused_on_shards(
+    lora: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """accelerate 1.15 ties the weights again after it has split them, and fails on peft's wrappers."""
+    build_trainer(tiny_lora(tmp_path, f"lora.{lora}"))
+    monkeypatch.setattr("stoical.training.build.sharding", lambda training: "FSDP2")
+    with pytest.raises(ValueError, match=r"^lora adapts embeddings or a head .* FSDP2 cannot split; use DDP"):
+        build_trainer(tiny_lora(tmp_path, f"lora.{lora}"))
+    build_trainer(tiny_lora(tmp_path))
+    build_trainer(tiny_lora(tmp_path, f"lora.{lora}", "model.config.tie_word_embeddings=false"))
 
 
 def test_evaluate_finds_what_the_run_saw_with_no_other_flag(trained: tuple[Path, Any]) -> None:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 import stoical.training.build
 from stoical.common.files import file_sha256
 from stoical.docids.table import DocIDTable
+from stoical.evaluation.evaluator import Evaluator
 from stoical.objectives.build import build_objectives
 from stoical.objectives.objective import Objective, ObjectiveOutput
 from stoical.runs.resume import resume_from
@@ -36,6 +37,47 @@ def test_accumulation_changes_nothing(tmp_path, kind, recipe):
             tiny_recipe(tmp_path, *common, f"training.per_device_train_batch_size={size}", recipe=recipe)
         )
         assert (cut - whole).norm() < 1e-6 * max(1, whole.norm()), size
+
+
+class TwoSets(torch.optim.SGD):
+    """Trains weights whose doubles are to be used: as schedule-free optimizers, which train others than they give."""
+
+    used = False
+
+    def train(self) -> None:
+        self._switch(to_used=False, factor=0.5)
+
+    def eval(self) -> None:
+        self._switch(to_used=True, factor=2.0)
+
+    @torch.no_grad()
+    def _switch(self, to_used: bool, factor: float) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.mul_(factor if self.used != to_used else 1.0)
+        self.used = to_used
+
+
+def test_evaluations_and_checkpoints_have_the_weights_that_are_to_be_used(tmp_path, monkeypatch):
+    steps = ["training.max_steps=3", "training.save_steps=2", "training.eval_steps=1", "training.logging_steps=1"]
+    evaluate, seen = Evaluator.__call__, []
+    monkeypatch.setattr(
+        Evaluator, "__call__", lambda self, model: (seen.append(_norm(model)), evaluate(self, model))[1]
+    )
+    losses, saved = [], []
+    for kind, name in ((torch.optim.SGD, "plain"), (TwoSets, "two")):
+        trainer = build_trainer(tiny_recipe(tmp_path, *steps, output=name))
+        trainer.optimizer = kind(trainer.model.parameters(), lr=0.1)
+        trainer.train()
+        losses.append([row["loss"] for row in trainer.state.log_history if "loss" in row])
+        saved.append(_norm(AutoModelForCausalLM.from_pretrained(tmp_path / name / "checkpoint-2")))
+    assert losses[0] == losses[1]
+    assert seen[3:] == [2 * norm for norm in seen[:3]]
+    assert saved[1] == 2 * saved[0]
+
+
+def _norm(model: torch.nn.Module) -> float:
+    return float(sum(parameter.detach().double().square().sum() for parameter in model.parameters())) ** 0.5
 
 
 def test_layouts_train_alike(tmp_path):
