@@ -31,7 +31,7 @@ from stoical.common.files import json_object
 from stoical.common.places import shipped
 from stoical.config.loading import read_layer
 from stoical.config.recipe import Recipe
-from stoical.encoding.tokenization import MISTRAL_V3_MODELS, check_vocabulary, vocabulary_size
+from stoical.encoding.tokenization import MISTRAL_V3_MODELS, check_vocabulary, inside_of_run, vocabulary_size
 from stoical.models.adapters import (
     add_lora,
     add_soft_prompt,
@@ -94,6 +94,10 @@ def _load_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, local: bool
         way = " (a local directory works without a network)" * (not settings.from_scratch)
         if "trust_remote_code" in str(error):
             way = ", and stoical runs none but its own; use a model of a kind that transformers has itself"
+        elif (Path(settings.name) / "adapter_config.json").is_file():
+            way = "; it holds an adapter and no model: set model.adapter to it, model.name to the model below it"
+        elif inside := inside_of_run(settings.name):
+            way = inside
         elif "gated repo" in str(error):
             way = f"; ask for access at https://huggingface.co/{settings.name}, then log in (hf auth login)"
         raise ValueError(f"model.name={settings.name}: {_first_sentence(error)}{way}") from error

@@ -122,13 +122,19 @@ def load_tokenizer(name: str, local: bool = False) -> PreTrainedTokenizerBase:
         if name not in (*MISTRAL_V3_MODELS, "mistral-common"):
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(" :")
             raise ValueError(
-                f"tokenizer.name={name} cannot be loaded, as a directory or from the hub: {reason}"
+                f"tokenizer.name={name} cannot be loaded, as a directory or from the hub: {reason}{inside_of_run(name)}"
             ) from error
         tokenizer = mistral_v3_tokenizer()
     if tokenizer.eos_token_id is None:
         raise ValueError(f"tokenizer {name!r} has no EOS token, which ends every docID")
     _check_probes(tokenizer, Path(name))
     return tokenizer
+
+
+def inside_of_run(name: str) -> str:
+    """What a message says of the directory of a run, which holds no model and no tokenizer itself; else nothing."""
+    found = sorted(path.name for path in Path(name).glob("checkpoint-*"))
+    return f"; it is the directory of a run: take a checkpoint, such as {name}/{found[0]}" if found else ""
 
 
 def _loader(name: str) -> Callable[..., Any]:

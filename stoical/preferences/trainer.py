@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Trainer
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.utils import use_adapter
 
 from stoical.build.encoder import build_encoder, build_tokenizer
 from stoical.build.evaluator import build_evaluator
@@ -23,6 +26,8 @@ from stoical.config.values import recipe_yaml
 from stoical.data.dataset import load_split
 from stoical.data.files import load_manifest
 from stoical.encoding.tokenization import pad_id
+from stoical.models.modes import eval_mode
+from stoical.models.self_check import LIMIT
 from stoical.preferences.start import Start
 from stoical.runs.model_card import CardMethod, CardSource
 from stoical.runs.resume import fingerprint
@@ -30,6 +35,7 @@ from stoical.training.arguments import training_arguments
 from stoical.training.run_trainer import RunTrainer
 from stoical.training.tracking import build_trackers
 
+MERGE = "merge adapters first, with stoical export, and start from the result"
 REFERENCE = "ref"  # the name that TRL gives the frozen copy of an adapter
 
 
@@ -75,6 +81,7 @@ def preference_arguments(recipe: Recipe, beta: float) -> DPOConfig:
         "bf16": False,
         "activation_checkpointing": recipe.training.get("activation_checkpointing", old),
         "max_length": None,
+        "router_aux_loss_coef": 0.0,  # experts are trained by the loss that is named, as in `stoical train`
     }
     return training_arguments(recipe, DPOConfig, explicit)
 
@@ -84,6 +91,8 @@ def build_preference_trainer(
 ) -> PreferenceTrainer:
     """Policy and reference, both the start's weights, ready for `.train()`; manifest and checkpoints get `record`.
 
+    Raises `ValueError` where TRL scores the start otherwise than it is, as adapters of the head.
+
     The reference of whole weights is a second copy of them. That of an adapter is made by TRL: the adapter once more,
     frozen, over the same model below, never the bare model.
     """
@@ -92,22 +101,56 @@ def build_preference_trainer(
     tokenizer = build_tokenizer(recipe)
     encoder = build_encoder(recipe, tokenizer)
     model = load_model(recipe, tokenizer, start.checkpoint if start.adapter else None, trainable=True)
-    trainer = PreferenceTrainer(
-        model=model,
-        ref_model=None if isinstance(model, PeftModel) else copy.deepcopy(model),
-        args=arguments,
-        train_dataset=pairs,
-        data_collator=DataCollatorForPreference(pad_token_id=pad_id(tokenizer)),
-        processing_class=tokenizer,
-        callbacks=trackers,
-        evaluator=build_evaluator(recipe, load_split(recipe.data.path, "test"), encoder, recipe.eval.num_queries),
-        recipe_yaml=recipe_yaml(recipe),
-        card=CardSource(recipe, load_manifest(recipe.data.path), start.adapter, method),
-        fingerprint=fingerprint(recipe) | {"preferences": record},
-    )
-    if isinstance(model, PeftModel):
-        copy_to_reference(model)
+    evaluator = build_evaluator(recipe, load_split(recipe.data.path, "test"), encoder, recipe.eval.num_queries)
+    if isinstance(model, PeftModel) and getattr(model.active_peft_config, "bias", "none") != "none":
+        raise ValueError(f"{start.checkpoint} trains biases, of which peft holds one set, without a reference; {MERGE}")
+    with _as_trl_can(start):
+        trainer = PreferenceTrainer(
+            model=model,
+            ref_model=None if isinstance(model, PeftModel) else copy.deepcopy(model),
+            args=arguments,
+            train_dataset=pairs,
+            data_collator=DataCollatorForPreference(pad_token_id=pad_id(tokenizer)),
+            processing_class=tokenizer,
+            callbacks=trackers,
+            evaluator=evaluator,
+            recipe_yaml=recipe_yaml(recipe),
+            card=CardSource(recipe, load_manifest(recipe.data.path), start.adapter, method),
+            fingerprint=fingerprint(recipe) | {"preferences": record},
+        )
+        if isinstance(model, PeftModel):
+            copy_to_reference(model)
+        difference = _difference(model, [*pairs[0]["prompt_ids"], *pairs[0]["chosen_ids"]])
+    if not difference < LIMIT[next(model.parameters()).dtype]:
+        raise ValueError(
+            f"{start.checkpoint}: TRL's log-probabilities differ from the model's by {difference:.1e} nats"
+            + f"; {MERGE}" * start.adapter
+        )
     return trainer
+
+
+@contextmanager
+def _as_trl_can(start: Start) -> Iterator[None]:
+    """Raise `ValueError` where TRL or peft reach for a part that the model of `start` has not."""
+    try:
+        yield
+    except AttributeError as error:
+        raise ValueError(f"{start.checkpoint} cannot be trained by TRL ({error}); {MERGE}") from error
+
+
+@torch.no_grad()
+def _difference(model: Any, ids: list[int]) -> float:
+    """The most, in nats, by which TRL's log-probabilities, of policy and adapter's reference, are off plain ones."""
+    row = torch.tensor([ids], device=model.device)
+    inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}
+    with eval_mode(model):
+        logits = model(**inputs).logits[:, :-1].float()
+        plain = logits.log_softmax(-1).gather(-1, row[:, 1:, None])[..., 0]
+        found = [model(**inputs, labels=row, fused_lm_head=True).log_probs]
+        if isinstance(model, PeftModel):
+            with use_adapter(model, REFERENCE):
+                found.append(model(**inputs, labels=row, fused_lm_head=True).log_probs)
+    return max(float((each - plain).abs().max()) for each in found)
 
 
 def copy_to_reference(model: PeftModel) -> None:

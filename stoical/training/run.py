@@ -17,7 +17,7 @@ from stoical.runs.checkpoints import UNFINISHED, last_checkpoint, left_over, pru
 from stoical.runs.directory import start_run
 from stoical.runs.lock import only_run
 from stoical.runs.processes import join_processes
-from stoical.runs.resume import resume_from, steps_done
+from stoical.runs.resume import is_done, resume_from, steps_done
 from stoical.training.arguments import micro_batches
 from stoical.training.build import build_trainer
 from stoical.training.trainer import StoicalTrainer
@@ -36,12 +36,13 @@ def train(recipe: Recipe, began: float | None = None) -> Path | None:
     micro = micro_batches(recipe, join_processes(recipe))
     with only_run(output):
         checkpoint = resume_from(recipe)
-        if checkpoint is not None and steps_done(checkpoint) >= recipe.training["max_steps"] > 0:
+        if checkpoint is not None and is_done(checkpoint, recipe):
             if left_over(output):
                 _finish(build_trainer(recipe), checkpoint)
+            length = "max_steps" if recipe.training["max_steps"] > 0 else "num_train_epochs"
             _say(
-                f"{checkpoint} has done all {recipe.training['max_steps']} steps; to train on, raise "
-                "training.max_steps and set resume_force=true: the schedule then is the longer run's"
+                f"{checkpoint} has done all {steps_done(checkpoint)} steps; to train on, raise training.{length} and "
+                "set resume_force=true: the schedule then is the longer run's"
             )
             return checkpoint
         trainer = build_trainer(recipe, began)

@@ -114,3 +114,17 @@ def test_a_text_model_inside_another_has_its_own_vocabulary_and_positions(
     AutoConfig.for_model("gemma3", text_config=text | {"vocab_size": 10}).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has ids for 266 tokens but the model's vocabulary only 10"):
         build_config(recipe_of(tmp_path), bpe)
+
+
+def test_the_directory_of_a_run_is_answered_with_a_checkpoint_in_it(
+    published: Path, bpe: PreTrainedTokenizerFast
+) -> None:
+    inside = published / "run" / "checkpoint-3"
+    inside.mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"model.name=.*run: .*; it is the directory of a run: take .*checkpoint-3$"):
+        build_config(recipe_of(published / "run"), bpe)
+    with pytest.raises(ValueError, match=r"tokenizer.name=.*; it is the directory of a run: take .*checkpoint-3$"):
+        load_tokenizer(str(published / "run"))
+    (inside / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"it holds an adapter and no model: set model.adapter to it, model.name"):
+        build_config(recipe_of(inside), bpe)

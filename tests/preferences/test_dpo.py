@@ -94,6 +94,35 @@ def test_adapters_of_embeddings_are_in_the_reference(trained: Path, tmp_path: Pa
     assert not any(tensors[name.replace("default", "ref")].requires_grad for name in copied)
 
 
+UNFIT = {  # adapters that TRL cannot score, or peft cannot have twice
+    "tokens": ({"target_modules": ["q_proj"], "trainable_token_indices": [5, 6]}, r"cannot be trained by TRL \(.*bias"),
+    "tied": (
+        {"target_modules": ["embed_tokens"], "ensure_weight_tying": True},
+        r"cannot be trained by TRL \(.*ref.*\); merge adapters first, with stoical export",
+    ),
+    "replicated": (
+        {"target_modules": ["q_proj"], "layer_replication": [[0, 1], [0, 1]]},
+        r"TRL's log-probabilities differ from the model's by .* nats; merge adapters first",
+    ),
+    "biases": ({"target_modules": ["q_proj"], "bias": "all"}, r"trains biases, .* without a reference; merge adapters"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_adapters_that_trl_scores_otherwise_are_refused(case: str, trained: Path, tmp_path: Path) -> None:
+    settings, said = UNFIT[case]
+    config = LoraConfig(task_type=TaskType.CAUSAL_LM, r=2, init_lora_weights=False, **settings)
+    with pytest.raises(ValueError, match=said):
+        build(save_adapter(trained, tmp_path / "adapted", config), tmp_path / "run")
+
+
+def test_experts_are_trained_by_dpo_alone(tmp_path: Path) -> None:
+    """TRL would add the router's own loss, which no part of a run says."""
+    trainer, _ = build(train_tiny(tmp_path, "model.name=mixtral", "model.config.num_local_experts=3"), tmp_path / "dpo")
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(math.log(2), abs=1e-6)
+
+
 def test_trl_sees_our_ids_and_gives_our_log_probabilities(start: Path, tmp_path: Path) -> None:
     trainer, pairs = build(start, tmp_path / "run")
     encoder, tokenizer = trainer.evaluator.dataset.encoder, trainer.processing_class

@@ -21,6 +21,7 @@ from stoical.runs.checkpoints import UNFINISHED, discard, last_checkpoint, prune
 from stoical.runs.directory import start_run
 from stoical.runs.resume import is_free, resume_from, steps_done
 from stoical.training.build import build_trainer
+from stoical.training.run import train
 from tests.support.small_data import make_rows, write_dataset
 from tests.support.tiny_recipe import tiny_recipe
 from tests.support.tiny_run import train_tiny
@@ -76,6 +77,20 @@ def test_resume_equals_going_through(tmp_path: Path, own: list[str]) -> None:
     assert resumed.state.global_step == 10
     for name, weight in through.model.state_dict().items():
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
+
+
+def test_a_run_of_epochs_that_is_done_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    epochs = ["training.max_steps=-1", "training.num_train_epochs=1", "training.lr_scheduler_type=constant"]
+    train(make(tmp_path, *epochs))
+    run = tmp_path / "run"
+    (run / "_unfinished" / "old-checkpoint-1").mkdir(parents=True)  # as a kill while pruning leaves it
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "README.md"}
+    assert train(make(tmp_path, *epochs, "resume=auto")) == run / "checkpoint-3"
+    assert "checkpoint-3 has done all 3 steps; to train on, raise training.num_train_epochs" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (run / "_unfinished").exists()
+    further = [*epochs[:1], "training.num_train_epochs=1.5", *epochs[2:]]
+    assert train(make(tmp_path, *further, "resume=auto")) == run / "checkpoint-5"
 
 
 def test_existing_runs_are_not_overwritten(trained: Path) -> None:
