@@ -17,7 +17,7 @@ from stoical.data.rows import parse_row
 from stoical.docids.table import DocIDTable
 
 from .dataset_dir import Row, write_dataset
-from .dropped import Dropped, print_dropped
+from .dropped import Dropped, listed_on_error, print_dropped
 from .grades import Grades, Ranked, competition_ranks, known, rank_all, rank_run
 from .item_texts import ItemText, TextChoice
 from .list_options import DOCID_CHOICES, ListOptions
@@ -149,11 +149,12 @@ def build_lists(
     ranked = ranked or {"test": {query: rank_run(retrieved) for query, retrieved in run.items()}}
     splits = {split: make_rows(its, collection, dropped) for split, its in ranked.items()}
     empty = [split for split, rows in splits.items() if not rows]
-    if empty:
-        print_dropped(dropped.summary())
-        raise ValueError(f"no query of {' and '.join(empty)} is left; what was left out is listed above")
+    with listed_on_error(dropped):
+        if empty:
+            raise ValueError(f"no query of {' and '.join(empty)} is left; what was left out is listed above")
+        splits = _split(splits, options)
     not_used = sum(its.not_used for split in ranked.values() for its in split.values())
-    _write(options, tool, inputs, _split(splits, options), collection, dropped, not_used)
+    _write(options, tool, inputs, splits, collection, dropped, not_used)
 
 
 def _split(splits: dict[str, list[Row]], options: ListOptions) -> dict[str, list[Row]]:

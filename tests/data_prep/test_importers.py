@@ -365,6 +365,12 @@ def test_bad_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "text_column=a has no effect with input= alone" in refused(
         capsys, "pairs", f"input={path}", out, "text_column=a"
     )
+    write(path, "query,document,score\na,b,1\nb,c,0\n")
+    capsys.readouterr()
+    assert run("prepare", "pairs", f"input={path}", out) == 2
+    said = capsys.readouterr()
+    assert "there are 1 queries" in said.err
+    assert "left out: 1 x query without a relevant document, such as pairs.csv:3: q2" in said.out
     write(path, "query,document,score\na,,1\na,b,1\nb,c,1\nc,d,-3\n")
     assert run("prepare", "pairs", f"input={path}", out) == 0
     assert dropped(tmp_path / "out") == [
