@@ -195,8 +195,8 @@ def _looked_up(docs: Any, items: DocIDTable, where: str) -> tuple[list[Document]
         other = item_of.setdefault(docid, item)
         if other != item:
             raise ValueError(
-                f"{where}: items {other!r} and {item!r} share the docID {docid!r}, which no model tells apart; give one "
-                "of them, or docIDs made with collisions=disambiguate"
+                f"{where}: items {other!r} and {item!r} share the docID {docid!r}, which no model tells apart; give "
+                "one of them, or docIDs made with collisions=disambiguate"
             )
     return [{"docid": items.docid_of[item], "text": items.text_of[item] or None} for item in names], item_of
 
