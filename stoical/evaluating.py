@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
@@ -63,12 +63,12 @@ def load_evaluation(checkpoint: str | None, settings: Mapping[str, str]) -> Eval
     """What to evaluate: a checkpoint with settings over its recipe, or the untrained model of `settings["recipe"]`.
 
     Results go to `eval` in the run's directory. Beside it and not over it: a checkpoint that is not the run's last
-    (`eval_checkpoint-500`), other data than the run's (`eval_mammal`), another mode than exact (`eval_greedy_path`), a
-    sample of the queries (`eval_200`), the untrained model of a recipe whose run has been trained (`eval_untrained`);
-    or to `settings["output"]`. Raises `ValueError` where neither or both of checkpoint= and recipe= are given, and for
+    (`eval_checkpoint-500`), other data than the run's (`eval_mammal`), another mode than exact (`eval_greedy_path`),
+    another score than the run's (`eval_sum`), a sample of the queries (`eval_200`), the untrained model of a recipe
+    whose run has been trained (`eval_untrained`); or to `settings["output"]`. Raises `ValueError` where neither or both of checkpoint= and recipe= are given, and for
     a directory without a model.
     """
-    values, encoder = dict(settings), None
+    values, encoder, score = dict(settings), None, ""
     if (checkpoint is not None) == ("recipe" in values):
         raise ValueError("give either checkpoint=DIR (a run or a checkpoint) or recipe=NAME (its untrained model)")
     if checkpoint is None:
@@ -80,12 +80,14 @@ def load_evaluation(checkpoint: str | None, settings: Mapping[str, str]) -> Eval
         recipe, adapter = load_checkpoint(found, values)
         encoder = found if is_encoder(found) else None
         folder = _results_of(found)
+        if _own(found, "eval.score") not in (None, recipe.eval.score):
+            score = f"_{recipe.eval.score}"
         if _is_other(recipe.data.path, found):
             folder = folder.with_name(f"{folder.name}_{Path(recipe.data.path).resolve().name}")
     num_queries = recipe.eval.num_queries if "eval.num_queries" in values else None
     mode = "" if recipe.eval.mode == "exact" else f"_{recipe.eval.mode}"
     sample = "" if num_queries is None else f"_{num_queries}"
-    results = folder.with_name(folder.name + mode + sample)
+    results = folder.with_name(folder.name + mode + score + sample)
     return EvaluationJob(recipe, Path(output) if output else results, num_queries, adapter, encoder)
 
 
@@ -99,10 +101,15 @@ def _results_of(checkpoint: Path) -> Path:
 
 def _is_other(data: str, checkpoint: Path) -> bool:
     """True where `data` is not the data set of the checkpoint's run: neither its directory nor its test split."""
-    own = OmegaConf.select(read_layer(checkpoint / "recipe.yaml")[1], "data.path")
+    own = _own(checkpoint, "data.path")
     if own is None or Path(data).resolve() == Path(str(own)).resolve():
         return False
     return split_sha256(data, "test") != _own_sha256(checkpoint.parent)
+
+
+def _own(checkpoint: Path, key: str) -> Any:
+    """A setting of the checkpoint's recipe; None where that says nothing."""
+    return OmegaConf.select(read_layer(checkpoint / "recipe.yaml")[1], key)
 
 
 def _own_sha256(run: Path) -> str | None:

@@ -267,10 +267,11 @@ def test_an_evaluation_takes_settings_too(trained: Path, cli: Cli) -> None:
         (["eval.num_queries=2"], "eval_2"),
         (["eval.mode=greedy_path"], "eval_greedy_path"),
         (["eval.mode=greedy_path", "eval.num_queries=3"], "eval_greedy_path_3"),
+        (["eval.score=sum", "eval.num_queries=2"], "eval_sum_2"),
         (["checkpoint={run}/checkpoint-2"], "eval_checkpoint-2"),
     ],
 )
-def test_another_mode_sample_or_checkpoint_does_not_overwrite_the_full_evaluation(
+def test_another_mode_score_sample_or_checkpoint_does_not_overwrite_the_full_evaluation(
     words: list[str], folder: str, trained: Path, cli: Cli
 ) -> None:
     shutil.copytree(trained / "run" / "checkpoint-3", trained / "run" / "checkpoint-2", dirs_exist_ok=True)
@@ -282,7 +283,7 @@ def test_another_mode_sample_or_checkpoint_does_not_overwrite_the_full_evaluatio
     assert f"written to {trained / 'run' / folder}" in out
     assert (trained / "run" / "eval" / "metrics.json").read_text() == before
     metrics = json.loads((trained / "run" / folder / "metrics.json").read_text())
-    assert metrics["num_queries"] == {"eval_2": 2, "eval_greedy_path_3": 3}.get(folder, 6)
+    assert metrics["num_queries"] == {"eval_2": 2, "eval_sum_2": 2, "eval_greedy_path_3": 3}.get(folder, 6)
     assert metrics["mode"] == ("greedy_path" if "greedy_path" in folder else "exact")
     assert (json.loads(before)["num_queries"], json.loads(before)["mode"]) == (6, "exact")
 
