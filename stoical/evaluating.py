@@ -65,8 +65,8 @@ def load_evaluation(checkpoint: str | None, settings: Mapping[str, str]) -> Eval
     Results go to `eval` in the run's directory. Beside it and not over it: a checkpoint that is not the run's last
     (`eval_checkpoint-500`), other data than the run's (`eval_mammal`), another mode than exact (`eval_greedy_path`),
     another score than the run's (`eval_sum`), a sample of the queries (`eval_200`), the untrained model of a recipe
-    whose run has been trained (`eval_untrained`); or to `settings["output"]`. Raises `ValueError` where neither or both of checkpoint= and recipe= are given, and for
-    a directory without a model.
+    whose run has been trained (`eval_untrained`); or to `settings["output"]`. Raises `ValueError` where neither or both
+    of checkpoint= and recipe= are given, and for a directory without a model.
     """
     values, encoder, score = dict(settings), None, ""
     if (checkpoint is not None) == ("recipe" in values):

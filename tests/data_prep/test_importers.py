@@ -286,6 +286,25 @@ def test_pairs_with_texts_alone(tmp_path: Path) -> None:
     assert lists(tmp_path / "out") == {"q1": ({"y, z": 1, "x": 2}, ["w"]), "q2": ({"x": 1, "y z": 1}, [])}
 
 
+def test_pairs_keep_the_lines_of_their_texts(tmp_path: Path) -> None:
+    """Code has lines. Texts that differ in blanks alone are one query, or one document."""
+    code = "def f():\n    return 1"
+    rows = [{"query": "q\n\na", "document": f" {code}\n", "pid": 1, "score": 1}]
+    rows += [{"query": "q a", "document": "def f(): return 1", "pid": 1, "score": 1}]
+    rows += [
+        {"query": "q a", "document": "x", "pid": 2, "score": 2},
+        {"query": "b", "document": "x", "pid": 2, "score": 1},
+    ]
+    path = write(tmp_path / "pairs.jsonl", rows)
+    for options, docid in ((["id_column=pid"], "1"), ([], "def f(): return 1")):
+        out = tmp_path / f"out{len(options)}"
+        assert run("prepare", "pairs", f"input={path}", f"out={out}", *options) == 0
+        found = {row.query: row.docs for split in ("train", "test") for row in load_split(out, split)}
+        assert found.keys() == {"q\n\na", "b"}
+        assert {doc.docid: doc.text for doc in found["q\n\na"]}[docid] == code
+        assert dropped(out) == [("pair again", "pairs.jsonl:2", f"q1 {docid} 1; first at pairs.jsonl:1")]
+
+
 @pytest.mark.parametrize("kind", ["parquet", "save_to_disk"])
 def test_pairs_as_sentence_transformers_has_them(kind: str, tmp_path: Path) -> None:
     rows = [{"sentence1": q, "sentence2": d, "label": s, "split": 1} for q, d, s in (("a", "x", 0.2), ("b", "y", 0.9))]
