@@ -50,6 +50,18 @@ def choose_docids(choice: str, documents: Mapping[str, ItemText]) -> dict[str, s
     return {document: table.get(document) for document in documents}
 
 
+def choose_text(choice: TextChoice, documents: Mapping[str, ItemText]) -> TextChoice:
+    """What of the documents is written: as asked, but `none` where they have neither title nor text.
+
+    ValueError where none has the one that is asked for.
+    """
+    if any(item.chosen(choice) for item in documents.values()):
+        return choice
+    if documents and choice in ("title", "text"):
+        raise ValueError(f"text={choice}: no document has a {choice}; give text=both or text=none, or name its column")
+    return "none"
+
+
 def make_rows(ranked: Mapping[str, Ranked], collection: Collection, dropped: Dropped) -> list[Row]:
     """A row for each query, see `stoical.data.rows`.
 
@@ -134,7 +146,7 @@ def build_lists(
     ValueError where no list is left.
     """
     queries = {query: item for query, item in queries.items() if item.chosen("both")}
-    text = options.text if any(item.chosen(options.text) for item in documents.values()) else "none"
+    text = choose_text(options.text, documents)
     marks = collect_marks(grades.values(), run, weights or {})
     collection = Collection(queries, documents, choose_docids(options.docids, documents), text, marks)
     run = known(run, queries, documents, dropped)

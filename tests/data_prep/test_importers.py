@@ -384,6 +384,9 @@ def test_bad_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "text_column=a has no effect with input= alone" in refused(
         capsys, "pairs", f"input={path}", out, "text_column=a"
     )
+    assert "text=title: no document has a title; give text=both" in refused(
+        capsys, "pairs", f"input={path}", out, "text=title"
+    )
     write(path, "query,document,score\na,b,1\nb,c,0\n")
     capsys.readouterr()
     assert run("prepare", "pairs", f"input={path}", out) == 2
