@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -97,6 +98,7 @@ def bm25_scorer(rows: Sequence[RankingRow]) -> Scorer:
     """
     import bm25s
 
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # its own level is DEBUG, whatever the root's is
     texts = {doc.text: None for row in rows for doc in (*row.docs, *row.negatives) if doc.text}
     place = {text: number for number, text in enumerate(texts)}
     index = bm25s.BM25(k1=K1, b=B, dtype="float64")

@@ -174,8 +174,8 @@ def _check_same_queries(first: Run, other: Run) -> None:
         if _judged(row) != _judged(other.rows[query_id]):
             raise ValueError(
                 f"query {query_id!r} has other documents in {other.path} than in {first.path}; compare runs that were "
-                "evaluated on the same data with the same prompt.max_length, and with the same seed, which draws which of "
-                "the documents of one rank fit"
+                "evaluated on the same data with the same prompt.max_length, and the same seed: it draws which of the "
+                "documents of one rank are in a prompt that is too short for all"
             )
 
 

@@ -73,6 +73,7 @@ BAD_SETTINGS = {
         "data.path=/nowhere/data",
         "there is no dataset directory /nowhere/data; for WordNet make it with: stoical prepare wordnet",
     ),
+    "dataset elsewhere": ("data.path=/nowhere/data", "data.path=DIR names one that is elsewhere"),
     "prompt over the limit": ("prompt.max_length=8", "raise prompt.max_length or shorten the document"),
     "flash attention": ("model.attn_implementation=flash_attention_2", "use one of trie_sdpa, sdpa, eager"),
     "sliding window": ("model.config.sliding_window=8", "attends to a sliding window of 8 tokens, shorter than prompt"),

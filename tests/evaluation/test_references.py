@@ -100,6 +100,12 @@ def test_input_order_of_tied_documents_is_that_of_the_prompt(max_length: int) ->
     assert bool(dropped) == (max_length < 100)
 
 
+def test_bm25_says_nothing_of_itself(caplog: pytest.LogCaptureFixture) -> None:
+    """A program's messages go to whatever handles them, and bm25s' are of the level of a debugger's."""
+    bm25_scorer(ROWS)
+    assert not caplog.records
+
+
 def test_bm25_by_its_formula() -> None:
     """Lucene's: idf log(1 + (N - n + 0.5) / (n + 0.5)), tf / (tf + k1 (1 - b + b length / mean length))."""
     corpus = [words(title) for title in TITLES]
