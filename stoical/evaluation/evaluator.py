@@ -100,6 +100,11 @@ class Evaluator:
         results = [by_index[index] for index in picked]
         return Evaluation(self._summary(results), self._settings(), results)
 
+    def check(self) -> None:
+        """Encode and pack all that is evaluated. Raises `ValueError`, naming the query, for what cannot be."""
+        for _ in self.batches(sample(len(self.dataset), self.num_queries)):
+            pass
+
     def _rows(
         self, model: nn.Module, indices: list[int], longest: int, spent: TimeSpent, shown: bool
     ) -> Iterator[tuple[int, QueryResult]]:

@@ -28,6 +28,7 @@ from stoical.encoding.generated_rows import RECORD_FILE, WithGenerated, read_pro
 from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.queries import EncodedDataset, QueryEncoder
 from stoical.encoding.tokenization import check_round_trip, pad_id
+from stoical.evaluation.evaluator import Evaluator
 from stoical.objectives.build import build_objectives
 from stoical.objectives.objective import Objective
 from stoical.runs.model_card import CardSource
@@ -62,6 +63,7 @@ def build_trainer(recipe: Recipe, began: float | None = None) -> StoicalTrainer:
     encoder = build_encoder(recipe, tokenizer)
     objectives = build_objectives(recipe.loss, recipe.mitigations, recipe.eval.score)
     dataset, collator = training_rows(recipe, train, encoder), training_collator(recipe, objectives, tokenizer)
+    evaluator = training_evaluator(recipe, test, encoder)
     config = build_config(recipe, tokenizer)
     check_round_trip(tokenizer, config)
     recipe.mitigations.check_model(config, sharding(recipe.training))
@@ -91,7 +93,7 @@ def build_trainer(recipe: Recipe, began: float | None = None) -> StoicalTrainer:
         optimizer_cls_and_kwargs=_adafactor(arguments) if recipe.optimizer == "adafactor" else None,
         objectives=objectives,
         loss_normalizer=recipe.loss.normalizer,
-        evaluator=build_evaluator(recipe, test, encoder, recipe.eval.num_queries),
+        evaluator=evaluator,
         layout=recipe.layout,
         recipe_yaml=recipe_yaml(recipe),
         card=CardSource(
@@ -104,6 +106,17 @@ def build_trainer(recipe: Recipe, began: float | None = None) -> StoicalTrainer:
         fingerprint=fingerprint(recipe),
         began=began,
     )
+
+
+def training_evaluator(recipe: Recipe, test: RankingDataset, encoder: QueryEncoder) -> Evaluator:
+    """The evaluator of a run. Raises `ValueError` for a query that it could not evaluate, where training would end."""
+    evaluator = build_evaluator(recipe, test, encoder, recipe.eval.num_queries)
+    if recipe.training.get("eval_strategy") != "no":
+        try:
+            evaluator.check()
+        except ValueError as error:
+            raise ValueError(f"{test.name}: {error}") from None
+    return evaluator
 
 
 def training_split(recipe: Recipe) -> RankingDataset:

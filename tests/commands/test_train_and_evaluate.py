@@ -127,6 +127,31 @@ def test_docids_with_the_same_token_ids_are_told_with_the_query(
     assert "query 'q1': docIDs 'mammal' and ' mammal' have the same token ids" in error
 
 
+BAD_TEST_ROWS: dict[str, tuple[dict[str, Any], str]] = {
+    "too long": ({"query": "deer " * 500}, "query 'q1': the prompt with its top document alone is"),
+    "same tokens": ({"docs": [{"docid": "mammal"}, {"docid": " mammal"}]}, "have the same token ids"),
+}
+
+
+@pytest.mark.parametrize("dry_run", ["true", "false"])
+@pytest.mark.parametrize("case", BAD_TEST_ROWS)
+def test_a_query_that_cannot_be_evaluated_stops_the_run_before_it_trains(
+    case: str, dry_run: str, cli: Cli, tiny: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    change, message = BAD_TEST_ROWS[case]
+    write_rows(tmp_path / "data" / "test.jsonl", ROW | {"query_id": "q0"}, ROW | change)
+    error = error_of(cli("train", *tiny(f"dry_run={dry_run}")))
+    assert "error: data/test: " in error and message in error
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_without_evaluations_the_test_split_is_not_looked_at(
+    cli: Cli, tiny: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "data" / "test.jsonl", ROW | BAD_TEST_ROWS["too long"][0])
+    assert cli("train", *tiny("training.eval_strategy=no"))[0] == 0
+
+
 def test_a_docid_that_tokenizes_to_nothing_is_told_with_the_query(
     cli: Cli, tiny: Callable[..., list[str]], tmp_path: Path
 ) -> None:
