@@ -16,7 +16,6 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from stoical.build.encoder import build_encoder, build_tokenizer
-from stoical.build.evaluator import build_evaluator
 from stoical.build.model import load_model
 from stoical.config.recipe import Recipe
 from stoical.config.values import recipe_yaml
@@ -27,6 +26,7 @@ from stoical.preferences.start import Start
 from stoical.runs.model_card import CardMethod, CardSource
 from stoical.runs.resume import fingerprint
 from stoical.training.arguments import training_arguments
+from stoical.training.build import training_evaluator
 from stoical.training.run_trainer import RunTrainer
 from stoical.training.tracking import build_trackers
 
@@ -91,6 +91,7 @@ def build_preference_trainer(
     trackers = build_trackers(recipe, arguments)
     tokenizer = build_tokenizer(recipe)
     encoder = build_encoder(recipe, tokenizer)
+    evaluator = training_evaluator(recipe, load_split(recipe.data.path, "test"), encoder)
     model = load_model(recipe, tokenizer, start.checkpoint if start.adapter else None, trainable=True)
     trainer = PreferenceTrainer(
         model=model,
@@ -100,7 +101,7 @@ def build_preference_trainer(
         data_collator=DataCollatorForPreference(pad_token_id=pad_id(tokenizer)),
         processing_class=tokenizer,
         callbacks=trackers,
-        evaluator=build_evaluator(recipe, load_split(recipe.data.path, "test"), encoder, recipe.eval.num_queries),
+        evaluator=evaluator,
         recipe_yaml=recipe_yaml(recipe),
         card=CardSource(recipe, load_manifest(recipe.data.path), start.adapter, method),
         fingerprint=fingerprint(recipe) | {"preferences": record},
