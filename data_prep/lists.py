@@ -234,16 +234,14 @@ def notes(rows: Sequence[Row]) -> list[str]:
     """What there is to say of rows that leave nothing to rank: one document alone, or all of them at one rank."""
     several = [row for row in rows if len(row["docs"]) > 1]
     tied = sum(row["docs"][-1]["rank"] == 1 for row in several)
+    more = "; irrelevant=last adds the negatives to the lists" * any(row["negatives"] for row in rows)
     found = []
     if len(several) < len(rows):
-        found.append(
-            f"{len(rows) - len(several):,} queries have one document, which leaves nothing to rank "
-            "(irrelevant=last adds more to it)"
-        )
+        found.append(f"{len(rows) - len(several):,} queries have one document, which leaves nothing to rank{more}")
     if several and tied == len(several):
         found.append(
             f"note: all documents of every query tie, as their grades or scores are equal ({tied:,} queries), so there "
-            "is nothing to rank. Is the score constant (a run's ranks are not read)? irrelevant=last adds others below"
+            f"is nothing to rank. Is the score constant (a run's ranks are not read)?{more}"
         )
     elif tied:
         found.append(f"{tied:,} of {len(several):,} queries with several documents have all of them at one rank")

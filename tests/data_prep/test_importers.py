@@ -270,6 +270,9 @@ def test_bad_trec_input(tmp_path: Path, texts: list[str], capsys: pytest.Capture
         ([], "give qrels=FILE, run=FILE, or both"),
         ([f"run={path}", f"test_qrels={path}"], "test_qrels= goes with qrels="),
         ([f"qrels={path}", "depth=0"], "depth=0: must be at least 1"),
+        ([f"qrels={path}", "depth=5"], "depth=5 has no effect with qrels= alone"),
+        ([f"run={path}", "irrelevant=last"], "irrelevant=last has no effect with run= alone"),
+        ([f"run={path}", "relevant_above=1"], "relevant_above=1.0 has no effect with run= alone"),
         ([f"qrels={tmp_path / 'nowhere'}"], "nowhere: no such file"),
     ]:
         assert message in refused(capsys, "trec", *words, *texts, out)
