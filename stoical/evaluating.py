@@ -25,19 +25,16 @@ if TYPE_CHECKING:
 class EvaluationJob:
     """What to evaluate: recipe, directory for results, how many test queries (None: all), and an adapter if any.
 
-    encoder: of a lookup encoder's recipe its checkpoint; None for the untrained one.
+    name: the run's, for tables and figures. encoder: of a lookup encoder's recipe its checkpoint; None for the
+    untrained one.
     """
 
+    name: str
     recipe: Recipe
     output: Path
     num_queries: int | None
     adapter: Path | None
     encoder: Path | None = None
-
-    @property
-    def name(self) -> str:
-        """The run's, for tables and figures."""
-        return Path(str(self.recipe.output)).name
 
     @property
     def data(self) -> EvaluatedData:
@@ -74,12 +71,13 @@ def load_evaluation(checkpoint: str | None, settings: Mapping[str, str]) -> Eval
     if checkpoint is None:
         recipe, adapter, output = load_recipe(*(f"{key}={value}" for key, value in values.items())), None, None
         trained = last_checkpoint(str(recipe.output)) is not None
-        folder = Path(str(recipe.output)) / ("eval_untrained" if trained else "eval")
+        run = Path(str(recipe.output))
+        folder = run / ("eval_untrained" if trained else "eval")
     else:
         found, output = find_checkpoint(checkpoint, encoders=True), values.pop("output", None)
         recipe, adapter = load_checkpoint(found, values)
         encoder = found if is_encoder(found) else None
-        folder = _results_of(found)
+        folder, run = _results_of(found), _run_of(found).resolve()  # the recipe has the name that it was trained under
         if _own(found, "eval.score") not in (None, recipe.eval.score):
             score = f"_{recipe.eval.score}"
         if _is_other(recipe.data.path, found):
@@ -88,15 +86,19 @@ def load_evaluation(checkpoint: str | None, settings: Mapping[str, str]) -> Eval
     mode = "" if recipe.eval.mode == "exact" else f"_{recipe.eval.mode}"
     sample = "" if num_queries is None else f"_{num_queries}"
     results = folder.with_name(folder.name + mode + score + sample)
-    return EvaluationJob(recipe, Path(output) if output else results, num_queries, adapter, encoder)
+    return EvaluationJob(run.name, recipe, Path(output) if output else results, num_queries, adapter, encoder)
 
 
 def _results_of(checkpoint: Path) -> Path:
     """Where a checkpoint's results go: `eval` in its run is for the last one."""
-    if not checkpoint.name.startswith("checkpoint-"):
-        return checkpoint / "eval"
-    is_last = last_checkpoint(checkpoint.parent) == checkpoint
-    return checkpoint.parent / ("eval" if is_last else f"eval_{checkpoint.name}")
+    run = _run_of(checkpoint)
+    is_last = run == checkpoint or last_checkpoint(run) == checkpoint
+    return run / ("eval" if is_last else f"eval_{checkpoint.name}")
+
+
+def _run_of(checkpoint: Path) -> Path:
+    """The run's directory; a model that is in no run, as one that was exported, is its own."""
+    return checkpoint.parent if checkpoint.name.startswith("checkpoint-") else checkpoint
 
 
 def _is_other(data: str, checkpoint: Path) -> bool:

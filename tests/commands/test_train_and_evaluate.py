@@ -276,6 +276,14 @@ def test_a_run_can_be_evaluated_from_its_directory_alone(trained: Path, cli: Cli
     assert json.loads((trained / "other" / "metrics.json").read_text()) == metrics
 
 
+def test_a_run_that_was_moved_is_called_by_its_new_name(trained: Path, cli: Cli, tmp_path: Path) -> None:
+    shutil.copytree(trained / "run", tmp_path / "final")
+    status, out, _ = cli("evaluate", f"checkpoint={tmp_path / 'final'}", "eval.num_queries=2")
+    assert status == 0
+    assert "\n| final " in out
+    assert (tmp_path / "final" / "eval_2" / "summary.md").read_text().startswith("# final on data/test")
+
+
 def test_an_evaluation_takes_settings_too(trained: Path, cli: Cli) -> None:
     words = [f"checkpoint={trained / 'run'}", f"output={trained / 'part'}", "eval.num_queries=2", "eval.recall_at=[2]"]
     assert cli("evaluate", *words)[0] == 0
