@@ -26,6 +26,7 @@ from stoical.data.files import load_manifest, split_sha256
 from stoical.data.negatives import NegativeSampler
 from stoical.encoding.generated_rows import RECORD_FILE, WithGenerated, read_provenance
 from stoical.encoding.packing import TrieTargetCollator
+from stoical.encoding.prompts import load_template
 from stoical.encoding.queries import EncodedDataset, QueryEncoder
 from stoical.encoding.tokenization import check_round_trip, pad_id
 from stoical.evaluation.evaluator import Evaluator
@@ -126,13 +127,21 @@ def training_split(recipe: Recipe) -> RankingDataset:
 
 
 def check_lists(recipe: Recipe, train: RankingDataset) -> None:
-    """Raise `ValueError` where a mitigation or a ranking loss makes nothing of the lists of the training data."""
+    """Raise `ValueError` where there is nothing to learn from the lists of the training data, or they tell the answer.
+
+    A mitigation or a ranking loss may make nothing of them; a prompt that lists the one document of a row shows it.
+    """
     longest = train.longest_list()
     recipe.mitigations.check_data(longest, train.weighted)
     if longest == 1 and recipe.loss.ranking is not None and not recipe.data.num_negatives:
         raise ValueError(
             f"loss.ranking={recipe.loss.ranking} compares the documents of a list, and every training row has one; set "
             "data.num_negatives (4, say), or use data with longer lists"
+        )
+    if longest == 1 and load_template(recipe.prompt.template).doc:
+        raise ValueError(
+            f"every row of {train.name} has one document, and prompt.template={recipe.prompt.template} shows it: the "
+            "model would copy its answer; use prompt.template=plain, which shows the query alone"
         )
 
 
