@@ -20,6 +20,7 @@ from stoical.common.text_files import kind, opened
 SEPARATORS = ",;\t|"  # of equals, the first
 QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*"')
 ROW = re.compile(rf'(?:[^"\t]*|{QUOTED.pattern})(?:\t(?:[^"\t]*|{QUOTED.pattern}))*')
+OPEN = re.compile(rf'(?:(?:[^"\t]*|{QUOTED.pattern})\t)*"[^"]*(?:""[^"]*)*')  # a line that ends within a quoted cell
 LONGEST_CELL = 2**31 - 1  # characters; the csv module stops at 131,072
 
 
@@ -69,14 +70,19 @@ def _start(text: io.TextIOWrapper) -> tuple[list[str], str, str]:
 
 def _quotes_cells(path: Path) -> bool:
     """True where all quotes of a .tsv file are a csv writer's, and some cell needs them for what it holds."""
-    needed, row = False, ""
+    needed, row = False, list[str]()
     with opened(path) as file:
         for line in io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline=""):
-            row += line
-            if row.count('"') % 2:  # a cell goes on in the next line
+            odd = line.count('"') % 2 == 1
+            if not row and '"' not in line:
                 continue
-            if not ROW.fullmatch(row.rstrip("\r\n")):
+            row.append(line)
+            if odd == (len(row) == 1):  # a cell goes on in the next line
+                if odd and not OPEN.fullmatch(line):
+                    return False
+                continue
+            whole, row = "".join(row), []
+            if not ROW.fullmatch(whole.rstrip("\r\n")):
                 return False
-            needed = needed or any(set(cell[1:-1]) & set('"\t\n') for cell in QUOTED.findall(row))
-            row = ""
+            needed = needed or any(set(cell[1:-1]) & set('"\t\n') for cell in QUOTED.findall(whole))
     return needed and not row

@@ -102,7 +102,8 @@ class Evaluator:
 
     def check(self) -> None:
         """Encode and pack all that is evaluated. Raises `ValueError`, naming the query, for what cannot be."""
-        for _ in self.batches(sample(len(self.dataset), self.num_queries)):
+        batches = self.batches(sample(len(self.dataset), self.num_queries))
+        for _ in progress(batches, "looking at the test queries, batches", PartialState().is_main_process):
             pass
 
     def _rows(
