@@ -25,7 +25,7 @@ $(VENV)/.dev: $(VENV)/.base
 
 install: $(VENV)/.base  ## make .venv with stoical in it
 
-quickstart: $(VENV)/.base  ## data, two small models, their metrics and curves: under 10 minutes on 2 cores
+quickstart: $(VENV)/.base  ## data, two small models, their metrics and curves: about 10 minutes on 2 cores
 	@$(BIN)/python -m examples.quickstart
 
 figures: $(VENV)/.base  ## the papers' figures, of the files that runs wrote, to runs/figures

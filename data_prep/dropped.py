@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +37,16 @@ class Dropped:
         columns = list(zip(*self.rows, strict=True)) or [(), (), ()]
         arrays = [pa.array(column, pa.string()) for column in columns]
         return pa.table(arrays, names=["reason", "where", "text"])
+
+
+@contextmanager
+def listed_on_error(dropped: Dropped) -> Iterator[None]:
+    """Print what was left out where a `ValueError` is raised for the little that is left."""
+    try:
+        yield
+    except ValueError:
+        print_dropped(dropped.summary())
+        raise
 
 
 def print_dropped(summary: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from stoical.data.rows import parse_row
 from stoical.docids.table import DocIDTable
 
 from .dataset_dir import Row, write_dataset
-from .dropped import Dropped, print_dropped
+from .dropped import Dropped, listed_on_error, print_dropped
 from .grades import Grades, Ranked, competition_ranks, known, rank_all, rank_run
 from .item_texts import ItemText, TextChoice
 from .list_options import DOCID_CHOICES, ListOptions
@@ -48,6 +48,18 @@ def choose_docids(choice: str, documents: Mapping[str, ItemText]) -> dict[str, s
             f"{next(iter(table), 'none')!r}, and here such as {next(iter(documents))!r}"
         )
     return {document: table.get(document) for document in documents}
+
+
+def choose_text(choice: TextChoice, documents: Mapping[str, ItemText]) -> TextChoice:
+    """What of the documents is written: as asked, but `none` where they have neither title nor text.
+
+    ValueError where none has the one that is asked for.
+    """
+    if any(item.chosen(choice) for item in documents.values()):
+        return choice
+    if documents and choice in ("title", "text"):
+        raise ValueError(f"text={choice}: no document has a {choice}; give text=both or text=none, or name its column")
+    return "none"
 
 
 def make_rows(ranked: Mapping[str, Ranked], collection: Collection, dropped: Dropped) -> list[Row]:
@@ -134,7 +146,7 @@ def build_lists(
     ValueError where no list is left.
     """
     queries = {query: item for query, item in queries.items() if item.chosen("both")}
-    text = options.text if any(item.chosen(options.text) for item in documents.values()) else "none"
+    text = choose_text(options.text, documents)
     marks = collect_marks(grades.values(), run, weights or {})
     collection = Collection(queries, documents, choose_docids(options.docids, documents), text, marks)
     run = known(run, queries, documents, dropped)
@@ -149,11 +161,12 @@ def build_lists(
     ranked = ranked or {"test": {query: rank_run(retrieved) for query, retrieved in run.items()}}
     splits = {split: make_rows(its, collection, dropped) for split, its in ranked.items()}
     empty = [split for split, rows in splits.items() if not rows]
-    if empty:
-        print_dropped(dropped.summary())
-        raise ValueError(f"no query of {' and '.join(empty)} is left; what was left out is listed above")
+    with listed_on_error(dropped):
+        if empty:
+            raise ValueError(f"no query of {' and '.join(empty)} is left; what was left out is listed above")
+        splits = _split(splits, options)
     not_used = sum(its.not_used for split in ranked.values() for its in split.values())
-    _write(options, tool, inputs, _split(splits, options), collection, dropped, not_used)
+    _write(options, tool, inputs, splits, collection, dropped, not_used)
 
 
 def _split(splits: dict[str, list[Row]], options: ListOptions) -> dict[str, list[Row]]:
@@ -221,16 +234,14 @@ def notes(rows: Sequence[Row]) -> list[str]:
     """What there is to say of rows that leave nothing to rank: one document alone, or all of them at one rank."""
     several = [row for row in rows if len(row["docs"]) > 1]
     tied = sum(row["docs"][-1]["rank"] == 1 for row in several)
+    more = "; irrelevant=last adds the negatives to the lists" * any(row["negatives"] for row in rows)
     found = []
     if len(several) < len(rows):
-        found.append(
-            f"{len(rows) - len(several):,} queries have one document, which leaves nothing to rank "
-            "(irrelevant=last adds more to it)"
-        )
+        found.append(f"{len(rows) - len(several):,} queries have one document, which leaves nothing to rank{more}")
     if several and tied == len(several):
         found.append(
             f"note: all documents of every query tie, as their grades or scores are equal ({tied:,} queries), so there "
-            "is nothing to rank. Is the score constant (a run's ranks are not read)? irrelevant=last adds others below"
+            f"is nothing to rank. Is the score constant (a run's ranks are not read)?{more}"
         )
     elif tied:
         found.append(f"{tied:,} of {len(several):,} queries with several documents have all of them at one rank")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
@@ -25,19 +25,16 @@ if TYPE_CHECKING:
 class EvaluationJob:
     """What to evaluate: recipe, directory for results, how many test queries (None: all), and an adapter if any.
 
-    encoder: of a lookup encoder's recipe its checkpoint; None for the untrained one.
+    name: the run's, for tables and figures. encoder: of a lookup encoder's recipe its checkpoint; None for the
+    untrained one.
     """
 
+    name: str
     recipe: Recipe
     output: Path
     num_queries: int | None
     adapter: Path | None
     encoder: Path | None = None
-
-    @property
-    def name(self) -> str:
-        """The run's, for tables and figures."""
-        return Path(str(self.recipe.output)).name
 
     @property
     def data(self) -> EvaluatedData:
@@ -63,46 +60,58 @@ def load_evaluation(checkpoint: str | None, settings: Mapping[str, str]) -> Eval
     """What to evaluate: a checkpoint with settings over its recipe, or the untrained model of `settings["recipe"]`.
 
     Results go to `eval` in the run's directory. Beside it and not over it: a checkpoint that is not the run's last
-    (`eval_checkpoint-500`), other data than the run's (`eval_mammal`), another mode than exact (`eval_greedy_path`), a
-    sample of the queries (`eval_200`), the untrained model of a recipe whose run has been trained (`eval_untrained`);
-    or to `settings["output"]`. Raises `ValueError` where neither or both of checkpoint= and recipe= are given, and for
-    a directory without a model.
+    (`eval_checkpoint-500`), other data than the run's (`eval_mammal`), another mode than exact (`eval_greedy_path`),
+    another score than the run's (`eval_sum`), a sample of the queries (`eval_200`), the untrained model of a recipe
+    whose run has been trained (`eval_untrained`); or to `settings["output"]`. Raises `ValueError` where neither or both
+    of checkpoint= and recipe= are given, and for a directory without a model.
     """
-    values, encoder = dict(settings), None
+    values, encoder, score = dict(settings), None, ""
     if (checkpoint is not None) == ("recipe" in values):
         raise ValueError("give either checkpoint=DIR (a run or a checkpoint) or recipe=NAME (its untrained model)")
     if checkpoint is None:
         recipe, adapter, output = load_recipe(*(f"{key}={value}" for key, value in values.items())), None, None
         trained = last_checkpoint(str(recipe.output)) is not None
-        folder = Path(str(recipe.output)) / ("eval_untrained" if trained else "eval")
+        run = Path(str(recipe.output))
+        folder = run / ("eval_untrained" if trained else "eval")
     else:
         found, output = find_checkpoint(checkpoint, encoders=True), values.pop("output", None)
         recipe, adapter = load_checkpoint(found, values)
         encoder = found if is_encoder(found) else None
-        folder = _results_of(found)
+        folder, run = _results_of(found), _run_of(found).resolve()  # the recipe has the name that it was trained under
+        if _own(found, "eval.score") not in (None, recipe.eval.score):
+            score = f"_{recipe.eval.score}"
         if _is_other(recipe.data.path, found):
             folder = folder.with_name(f"{folder.name}_{Path(recipe.data.path).resolve().name}")
     num_queries = recipe.eval.num_queries if "eval.num_queries" in values else None
     mode = "" if recipe.eval.mode == "exact" else f"_{recipe.eval.mode}"
     sample = "" if num_queries is None else f"_{num_queries}"
-    results = folder.with_name(folder.name + mode + sample)
-    return EvaluationJob(recipe, Path(output) if output else results, num_queries, adapter, encoder)
+    results = folder.with_name(folder.name + mode + score + sample)
+    return EvaluationJob(run.name, recipe, Path(output) if output else results, num_queries, adapter, encoder)
 
 
 def _results_of(checkpoint: Path) -> Path:
     """Where a checkpoint's results go: `eval` in its run is for the last one."""
-    if not checkpoint.name.startswith("checkpoint-"):
-        return checkpoint / "eval"
-    is_last = last_checkpoint(checkpoint.parent) == checkpoint
-    return checkpoint.parent / ("eval" if is_last else f"eval_{checkpoint.name}")
+    run = _run_of(checkpoint)
+    is_last = run == checkpoint or last_checkpoint(run) == checkpoint
+    return run / ("eval" if is_last else f"eval_{checkpoint.name}")
+
+
+def _run_of(checkpoint: Path) -> Path:
+    """The run's directory; a model that is in no run, as one that was exported, is its own."""
+    return checkpoint.parent if checkpoint.name.startswith("checkpoint-") else checkpoint
 
 
 def _is_other(data: str, checkpoint: Path) -> bool:
     """True where `data` is not the data set of the checkpoint's run: neither its directory nor its test split."""
-    own = OmegaConf.select(read_layer(checkpoint / "recipe.yaml")[1], "data.path")
+    own = _own(checkpoint, "data.path")
     if own is None or Path(data).resolve() == Path(str(own)).resolve():
         return False
     return split_sha256(data, "test") != _own_sha256(checkpoint.parent)
+
+
+def _own(checkpoint: Path, key: str) -> Any:
+    """A setting of the checkpoint's recipe; None where that says nothing."""
+    return OmegaConf.select(read_layer(checkpoint / "recipe.yaml")[1], key)
 
 
 def _own_sha256(run: Path) -> str | None:

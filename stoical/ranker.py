@@ -28,6 +28,7 @@ from stoical.models.layouts import Layout
 from stoical.models.self_check import check_loaded
 from stoical.runs.find import find_checkpoint, load_checkpoint
 
+UNREAD = ("data", "eval", "loss", "mitigations")  # sections of a recipe that say nothing about ranking
 Document = str | Mapping[str, str | None]
 """A docID, or {"docid": ..., "text": ...}."""
 
@@ -103,6 +104,7 @@ class Ranker:
         if dtype is not None:
             values["model.dtype"] = str(dtype).removeprefix("torch.")
         recipe, adapter = load_checkpoint(find_checkpoint(str(directory)), values)
+        _check_read(values)
         device = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
         check_device(device)
         tokenizer = build_tokenizer(recipe)
@@ -182,6 +184,13 @@ class Ranker:
                 f"prompt.max_length={self.encoder.max_length} tokens; give fewer documents or raise prompt.max_length"
             )
         return encoded
+
+
+def _check_read(settings: Iterable[str]) -> None:
+    """Raise `ValueError` for a setting that ranking does not read, such as eval.mode: its scores are exact."""
+    for key in settings:
+        if key.partition(".")[0] in UNREAD and key != "eval.score":
+            raise ValueError(f"{key} has no effect on ranking, which scores every docID exactly; drop it")
 
 
 def _row(query: str, docs: Sequence[Document]) -> RankingRow:

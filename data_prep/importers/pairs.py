@@ -103,7 +103,7 @@ class Pairs:
         """The judgements of a file. A row without query or document is noted. ValueError for a bad file or score."""
         columns = _columns(options)
         table, labels = read_columns(path, columns), options.labels()
-        known = {item.text: number for number, item in self.queries.items()}
+        known = {_one_line(item.text): number for number, item in self.queries.items()}
         id_key = "id" if "id" in columns else "document"
         cells = table.rows("query", "document", "score", id_key, *MARKS)
         for where, (query, document, score, number, *marks) in progress(cells, f"reading {path}"):
@@ -112,10 +112,10 @@ class Pairs:
             if not (all(texts) and item):
                 dropped.add("pair with an empty cell", where, " / ".join([*texts, item or ""]))
                 continue
-            query_id = known.setdefault(texts[0], f"q{len(known) + 1}")
+            query_id = known.setdefault(_one_line(texts[0]), f"q{len(known) + 1}")
             self.queries.setdefault(query_id, ItemText(None, texts[0], where))
             before = self.documents.setdefault(item, ItemText(None, texts[1], where))
-            if before.text != texts[1]:
+            if _one_line(before.text) != _one_line(texts[1]):
                 dropped.add("another text of the same document id", where, " / ".join([*texts, item]))
                 continue
             weight, teacher = self._marks(query_id, marks, where)
@@ -141,5 +141,11 @@ def _columns(options: PairOptions) -> dict[str, Column]:
 
 
 def _text(cell: Any, where: str, what: str) -> str:
-    """A cell as text, with runs of blanks made one. ValueError for a list, a yes or no, and the like."""
-    return as_id(cell, where, what) or ""
+    """A cell as text, without blanks at its ends. ValueError for a list, a yes or no, and the like."""
+    written = as_id(cell, where, what) or ""
+    return cell.strip() if isinstance(cell, str) else written
+
+
+def _one_line(text: str | None) -> str:
+    """A text with runs of blanks made one: those that differ in blanks alone are one query, or one document."""
+    return " ".join((text or "").split())

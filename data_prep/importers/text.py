@@ -28,7 +28,7 @@ from ..chat import Chat, are_alone, read_chat
 from ..checks import check_seed
 from ..columns import Column, chosen, read_any
 from ..dataset_dir import Row, check_replaceable, write_dataset
-from ..dropped import Dropped, print_dropped
+from ..dropped import Dropped, listed_on_error, print_dropped
 from ..lists import sums
 from ..tables import check_text
 
@@ -71,14 +71,14 @@ def build(options: TextOptions) -> None:
     read = {key: read_rows(path, options, dropped) for key, path in inputs.items()}
     alone = are_alone(row for rows in read.values() for row in rows if isinstance(row, Chat))
     pairs = {key: distinct(as_pairs(rows, alone), options, dropped) for key, rows in read.items()}
-    if "test_input" in pairs:
-        splits = {"train": without(pairs["input"], pairs["test_input"], dropped), "test": pairs["test_input"]}
-    else:
-        splits = split_prompts(pairs["input"], options)
-    for split, found in splits.items():
-        if not found:
-            print_dropped(dropped.summary())
-            raise ValueError(f"no row of {split} is left; what was left out is listed above")
+    with listed_on_error(dropped):
+        if "test_input" in pairs:
+            splits = {"train": without(pairs["input"], pairs["test_input"], dropped), "test": pairs["test_input"]}
+        else:
+            splits = split_prompts(pairs["input"], options)
+        for split, found in splits.items():
+            if not found:
+                raise ValueError(f"no row of {split} is left; what was left out is listed above")
     manifest = describe(options, inputs) | {"dropped": dropped.summary()}
     rows_of = make_rows(splits, options)
     tables = {split: pa.Table.from_pylist(rows, schema=row_schema()) for split, rows in rows_of.items()}

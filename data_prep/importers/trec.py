@@ -21,7 +21,7 @@ from stoical.common.options import option
 from stoical.common.progress import progress
 from stoical.common.text_files import text_lines
 
-from ..checks import check_least
+from ..checks import check_least, refuse
 from ..dropped import Dropped
 from ..grades import Grades, Judgement, group, parse_grade
 from ..item_texts import ItemText, read_texts
@@ -87,6 +87,10 @@ def _check(options: TrecOptions) -> None:
     if not options.queries:
         raise ValueError("queries= is missing: a file with the queries' texts")
     check_least(options, depth=1)
+    if not options.run:
+        refuse(options, ["depth"], "qrels= alone")
+    if not options.qrels:
+        refuse(options, ["irrelevant", "max_irrelevant", "relevant_above", "grades"], "run= alone")
     if not options.documents and options.docids == "title":
         raise ValueError("docids=title needs documents=, which has the titles")
 

@@ -12,15 +12,15 @@ from .graph import corpus_lines, ensure_corpus, has_corpus
 PARTS = ("noun", "verb", "adj", "adv")
 
 
-def gloss_texts(download: bool, setting: str) -> list[str]:
+def gloss_texts(download: bool, setting: str, way_out: str) -> list[str]:
     """The texts of all synsets, in the order of WordNet's files.
 
-    Raises ValueError, naming the `setting` that asked for them, where NLTK does not find WordNet and may not, or
-    cannot, download it.
+    Raises ValueError, naming the `setting` that asked for them and the `way_out` that allows the download, where NLTK
+    does not find WordNet and may not, or cannot, download it.
     """
     if not has_corpus() and not download:
         raise ValueError(
-            f"{setting} is trained on WordNet's glosses, which NLTK does not find: add model.download=true, or set "
+            f"{setting} is trained on WordNet's glosses, which NLTK does not find: add {way_out}, or set "
             "NLTK_DATA to the directory that has corpora/wordnet.zip, or name a model of your own"
         )
     ensure_corpus(download)

@@ -37,6 +37,7 @@ class Options:
     """What the user can set; `--help` prints it."""
 
     model: str = option("runs/glosses", "the frozen model: a directory; made by model.name=glosses if it is not there")
+    download: bool = option(False, "let NLTK download WordNet, which that model is trained on, if it is missing")
     out: str = option("runs/soft_prompts", "where runs, results.json and figures go")
     rows: str = option("; ".join(ROWS), "which rows, parted by semicolons")
     parts: str = option(",".join(PARTS), "which parts of the study")
@@ -53,7 +54,7 @@ def run(options: Options) -> None:
     if not (Path(options.model) / "config.json").is_file():
         from stoical.soft_prompts.gloss_model import train_gloss_model
 
-        train_gloss_model(Path(options.model), False, f"model={options.model}")
+        train_gloss_model(Path(options.model), options.download, f"model={options.model}", way_out="download=true")
     every = [job for own in parts.values() for jobs in own.values() for job in jobs]
     run_all(sorted(every, key=lambda job: job.seed), options.workers)  # a whole study of one seed, then the next
     found = {name: {row: [job.result() for job in jobs] for row, jobs in own.items()} for name, own in parts.items()}

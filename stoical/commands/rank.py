@@ -189,8 +189,16 @@ def _looked_up(docs: Any, items: DocIDTable, where: str) -> tuple[list[Document]
             f"{where}: {reprlib.repr(unknown[0])} is not an item of items=; with it, docs is a list of item ids"
         )
     names = [str(item) for item in asked]
-    found: list[Document] = [{"docid": items.docid_of[item], "text": items.text_of[item] or None} for item in names]
-    return found, {items.docid_of[item]: item for item in names}
+    item_of: dict[str, str] = {}
+    for item in names:
+        docid = items.docid_of[item]
+        other = item_of.setdefault(docid, item)
+        if other != item:
+            raise ValueError(
+                f"{where}: items {other!r} and {item!r} share the docID {docid!r}, which no model tells apart; give "
+                "one of them, or docIDs made with collisions=disambiguate"
+            )
+    return [{"docid": items.docid_of[item], "text": items.text_of[item] or None} for item in names], item_of
 
 
 def _object(result: RankedDoc, item_of: Mapping[str, str]) -> dict[str, Any]:

@@ -156,8 +156,7 @@ def _check_standard_metrics(recipe: Recipe) -> None:
             )
     if not math.isfinite(recipe.eval.relevant_above):
         raise ValueError(f"eval.relevant_above={recipe.eval.relevant_above} must be a finite number")
-    binary = ("mrr", "map", "precision@", "standard_recall@")
-    if recipe.eval.relevant_above and not any(metric.name.startswith(binary) for metric in asked):
+    if recipe.eval.relevant_above and not any(metric.by_relevance for metric in asked):
         raise ValueError(
             f"eval.relevant_above={recipe.eval.relevant_above} has no effect without a metric of relevant documents; "
             "add one: eval.metrics=[map]"

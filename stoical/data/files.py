@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 BATCH_ROWS = 1000
 HOW_TO_MAKE = (
     "for WordNet make it with: stoical prepare wordnet out={} (its plain-text task: stoical prepare chains); "
-    "stoical prepare --help says what else there is, and docs/data.md how to make your own"
+    "stoical prepare --help says what else there is, and docs/data.md how to make your own; data.path=DIR names one "
+    "that is elsewhere"
 )
 
 

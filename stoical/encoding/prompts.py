@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from string import Formatter
+from typing import TypeVar
 
 import yaml
 
@@ -17,6 +18,7 @@ from stoical.data.rows import Doc
 TEMPLATES = Path(__file__).parent / "templates"
 TEMPLATE_FILE = "template.yaml"  # the one that a checkpoint was trained with
 NULL = "tag:yaml.org,2002:null"
+T = TypeVar("T")
 CORRECTIONS = {
     "correction": {"prompt", "previous"},
     "correction_with_reference": {"prompt", "previous", "reference"},
@@ -145,7 +147,7 @@ def _text(name: str, value: yaml.Node) -> str:
     return text
 
 
-def shuffled(docs: Sequence[Doc], seed: int, epoch: int, query_id: str) -> list[Doc]:
+def shuffled(docs: Sequence[T], seed: int, epoch: int, query_id: str) -> list[T]:
     """The documents in a random order that depends on these three values alone (section 5.1: an unordered set)."""
     order = list(docs)
     random.Random(f"{seed}/{epoch}/{query_id}").shuffle(order)

@@ -100,6 +100,12 @@ class Evaluator:
         results = [by_index[index] for index in picked]
         return Evaluation(self._summary(results), self._settings(), results)
 
+    def check(self) -> None:
+        """Encode and pack all that is evaluated. Raises `ValueError`, naming the query, for what cannot be."""
+        batches = self.batches(sample(len(self.dataset), self.num_queries))
+        for _ in progress(batches, "looking at the test queries, batches", PartialState().is_main_process):
+            pass
+
     def _rows(
         self, model: nn.Module, indices: list[int], longest: int, spent: TimeSpent, shown: bool
     ) -> Iterator[tuple[int, QueryResult]]:

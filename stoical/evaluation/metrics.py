@@ -28,8 +28,9 @@ class Metric:
     values are. shown: in every table and line of results ("tables"), after those where runs are compared
     ("comparison"), as a training curve ("curves"), beside the progress bar ("bar"). exact_only: computed of the free
     run. over_ties: the expectation of `compute` over all orders of documents with equal scores, for rows that no model
-    makes. asked_only: computed where eval.metrics names it, of the user's grades where it needs_grades; some of these
-    are there with a cutoff and without (cutoff_optional). metrics.json and per_query.jsonl hold all metrics.
+    makes. asked_only: computed where eval.metrics names it, of the user's grades where it needs_grades, of which
+    documents are relevant where it is by_relevance; some of these are there with a cutoff and without
+    (cutoff_optional). metrics.json and per_query.jsonl hold all metrics.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Metric:
     over_ties: Callable[..., float | None] | None = None
     asked_only: bool = False
     needs_grades: bool = False
+    by_relevance: bool = False
     cutoff_optional: bool = False
 
     def at(self, k: int) -> Metric:
@@ -167,8 +169,8 @@ METRICS = (  # in the order of files and tables
         asked_only=True,
         needs_grades=True,
     ),
-    Metric("mrr", "MRR", _mrr, shown=("tables",), over_ties=_mrr_over_ties, asked_only=True),
-    Metric("map", "MAP", _map, shown=("tables",), over_ties=_map_over_ties, asked_only=True),
+    Metric("mrr", "MRR", _mrr, shown=("tables",), over_ties=_mrr_over_ties, asked_only=True, by_relevance=True),
+    Metric("map", "MAP", _map, shown=("tables",), over_ties=_map_over_ties, asked_only=True, by_relevance=True),
     Metric(
         "precision",
         "P",
@@ -177,6 +179,7 @@ METRICS = (  # in the order of files and tables
         has_cutoff=True,
         over_ties=_precision_over_ties,
         asked_only=True,
+        by_relevance=True,
     ),
     Metric(
         "standard_recall",
@@ -186,6 +189,7 @@ METRICS = (  # in the order of files and tables
         has_cutoff=True,
         over_ties=_standard_recall_over_ties,
         asked_only=True,
+        by_relevance=True,
     ),
     Metric("kendall_tau", "Kendall τ", _kendall_tau, shown=("tables",), over_ties=_kendall_tau, asked_only=True),
     Metric("valid_mass", "valid mass", _valid_mass, exact_only=True),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -47,7 +48,7 @@ def reference_rows(
     pairs = [(by_id[result.query_id], result) for result in results]
     scorers: dict[str, Scorer] = {
         RANDOM: lambda row, result: np.zeros(len(result.docids)),
-        INPUT: lambda row, result: input_scores(row, result, seed),
+        INPUT: lambda _, result: input_scores(result, seed),
     }
     bm25 = _bm25_words(pairs)
     if bm25 is not None and installed():
@@ -66,10 +67,14 @@ def judged(result: QueryResult, scores: Floats, grading: Grading) -> JudgedQuery
     return JudgedQuery(scores, np.asarray(result.ranks), result.num_negatives, grades=grades, grading=grading)
 
 
-def input_scores(row: RankingRow, result: QueryResult, seed: int) -> Floats:
-    """[D] by place in the prompt, which `encoding.queries` shuffles so; negatives, which it does not hold, tie last."""
-    listed = shuffled(row.docs[: result.num_listed], seed, 0, row.query_id)
-    place = {doc.docid: place for place, doc in enumerate(listed)}
+def input_scores(result: QueryResult, seed: int) -> Floats:
+    """[D] by place in the prompt, which `encoding.queries` shuffles so; negatives, which it does not hold, tie last.
+
+    A result lists the documents as the encoder has them before it shuffles: those of one rank in an order that it drew,
+    and none that did not fit.
+    """
+    listed = shuffled(result.docids[: result.num_listed], seed, 0, result.query_id)
+    place = {docid: place for place, docid in enumerate(listed)}
     return np.array([-float(place.get(docid, len(place))) for docid in result.docids])
 
 
@@ -93,6 +98,7 @@ def bm25_scorer(rows: Sequence[RankingRow]) -> Scorer:
     """
     import bm25s
 
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # its own level is DEBUG, whatever the root's is
     texts = {doc.text: None for row in rows for doc in (*row.docs, *row.negatives) if doc.text}
     place = {text: number for number, text in enumerate(texts)}
     index = bm25s.BM25(k1=K1, b=B, dtype="float64")

@@ -19,7 +19,6 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import use_adapter
 
 from stoical.build.encoder import build_encoder, build_tokenizer
-from stoical.build.evaluator import build_evaluator
 from stoical.build.model import load_model
 from stoical.config.recipe import Recipe
 from stoical.config.values import recipe_yaml
@@ -32,6 +31,7 @@ from stoical.preferences.start import Start
 from stoical.runs.model_card import CardMethod, CardSource
 from stoical.runs.resume import fingerprint
 from stoical.training.arguments import training_arguments
+from stoical.training.build import training_evaluator
 from stoical.training.run_trainer import RunTrainer
 from stoical.training.tracking import build_trackers
 
@@ -91,17 +91,16 @@ def build_preference_trainer(
 ) -> PreferenceTrainer:
     """Policy and reference, both the start's weights, ready for `.train()`; manifest and checkpoints get `record`.
 
-    Raises `ValueError` where TRL scores the start otherwise than it is, as adapters of the head.
-
     The reference of whole weights is a second copy of them. That of an adapter is made by TRL: the adapter once more,
-    frozen, over the same model below, never the bare model.
+    frozen, over the same model below, never the bare model. Raises `ValueError` where TRL scores the one or the other
+    otherwise than the start does.
     """
     arguments = preference_arguments(recipe, beta)
     trackers = build_trackers(recipe, arguments)
     tokenizer = build_tokenizer(recipe)
     encoder = build_encoder(recipe, tokenizer)
+    evaluator = training_evaluator(recipe, load_split(recipe.data.path, "test"), encoder)
     model = load_model(recipe, tokenizer, start.checkpoint if start.adapter else None, trainable=True)
-    evaluator = build_evaluator(recipe, load_split(recipe.data.path, "test"), encoder, recipe.eval.num_queries)
     if isinstance(model, PeftModel) and getattr(model.active_peft_config, "bias", "none") != "none":
         raise ValueError(f"{start.checkpoint} trains biases, of which peft holds one set, without a reference; {MERGE}")
     with _as_trl_can(start):

@@ -5,7 +5,7 @@ Dimension letters: N queries, K metrics.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from stoical.reporting.evaluation_dir import SHOWN, evaluated_data, read_evaluat
 from stoical.reporting.generation import generation_table, summarise_generation
 from stoical.reporting.tables import data_label, header, markdown, percent, reference_cells, score_unit
 
-GRADE_READERS = {  # key of metrics.json -> the metrics that it changes
-    "gains": ("graded_ndcg",),
-    "relevant_above": ("mrr", "map", "precision", "standard_recall"),
+GRADE_READERS: dict[str, Callable[[Metric], bool]] = {  # key of metrics.json -> which metrics it changes
+    "gains": lambda metric: metric.needs_grades,
+    "relevant_above": lambda metric: metric.by_relevance,
 }
 
 
@@ -110,8 +110,8 @@ def compare_generations(runs: Sequence[Run]) -> str:
 def _read_alike(runs: Sequence[Run], shown: Sequence[Metric]) -> tuple[list[Metric], str]:
     """The metrics whose reading of grades is the same in all runs, and the note's words on those left out."""
     kept, note = list(shown), ""
-    for key, starts in GRADE_READERS.items():
-        readers = [metric for metric in kept if metric.name.partition("@")[0] in starts]
+    for key, reads in GRADE_READERS.items():
+        readers = [metric for metric in kept if reads(metric)]
         found = {str(run.metrics.get(key)) for run in runs if any(metric.name in run.metrics for metric in readers)}
         if len(found) > 1:
             kept = [metric for metric in kept if metric not in readers]
@@ -174,7 +174,8 @@ def _check_same_queries(first: Run, other: Run) -> None:
         if _judged(row) != _judged(other.rows[query_id]):
             raise ValueError(
                 f"query {query_id!r} has other documents in {other.path} than in {first.path}; compare runs that were "
-                "evaluated on the same data with the same prompt.max_length"
+                "evaluated on the same data with the same prompt.max_length, and the same seed: it draws which of the "
+                "documents of one rank are in a prompt that is too short for all"
             )
 
 

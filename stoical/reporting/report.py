@@ -91,8 +91,19 @@ def metrics_file(evaluation: Evaluation) -> dict[str, Any]:
         "intervals": found,
         "bootstrap": BOOTSTRAP,
         "qrels": "grades" if are_grades(evaluation.rows) else "ranks",
+        **_relevant_negatives(evaluation),
         **_references(evaluation.references),
     }
+
+
+def _relevant_negatives(evaluation: Evaluation) -> dict[str, int]:
+    """How many negatives count as relevant by their grades, where there are some and a metric reads that."""
+    if not any(metric.by_relevance for metric in metrics_among(evaluation.metrics)):
+        return {}
+    above = float(evaluation.settings.get("relevant_above", 0.0))
+    grades = [grade for row in evaluation.rows for grade in (row.grades or ())[row.num_listed :]]
+    found = sum(grade is not None and grade > above for grade in grades)
+    return {"relevant_negatives": found} if found else {}
 
 
 def _references(found: References | None) -> dict[str, Any]:

@@ -27,11 +27,18 @@ def reference_cells(metrics: Mapping[str, Any], columns: Sequence[Metric]) -> li
 
 
 def meaning(metrics: Mapping[str, Any]) -> list[str]:
-    """A line on how high nDCG is for any order, where metrics.json has the random one."""
+    """Lines on what metrics.json cannot be read without: how high nDCG is for any order, and negatives with a grade."""
     random = (metrics.get("references") or {}).get("random order", {}).get("ndcg")
-    if random is None:
-        return []
-    return [f"nDCG has the paper's logarithmic gains: a random order of these lists has {percent(random)}."]
+    said = []
+    if random is not None:
+        said.append(f"nDCG has the paper's logarithmic gains: a random order of these lists has {percent(random)}.")
+    if metrics.get("relevant_negatives"):
+        above = metrics.get("relevant_above", 0)
+        said.append(
+            f"{metrics['relevant_negatives']:,} negatives count as relevant, as their grades are above "
+            f"eval.relevant_above={above:g}: data imported with another relevant_above= need the same here."
+        )
+    return said
 
 
 def data_label(found: Sequence[Mapping[str, Any]]) -> str:

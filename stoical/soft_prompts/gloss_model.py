@@ -49,12 +49,18 @@ class GlossModel:
     seed: int = 0
 
 
-def train_gloss_model(directory: Path, download: bool, setting: str, shape: GlossModel = GlossModel()) -> None:
+def train_gloss_model(
+    directory: Path,
+    download: bool,
+    setting: str,
+    shape: GlossModel = GlossModel(),
+    way_out: str = "model.download=true",
+) -> None:
     """Train the model and save it with its tokenizer, whole or not at all; the directory's README says what it is.
 
-    Raises `ValueError`, naming `setting`, where there is no WordNet.
+    Raises `ValueError`, naming `setting` and the `way_out` that sets `download`, where there is no WordNet.
     """
-    texts = data_prep("wordnet.glosses").gloss_texts(download, setting)
+    texts = data_prep("wordnet.glosses").gloss_texts(download, setting, way_out)
     tokenizer = train_bpe(texts, shape.vocab_size)
     stream = token_stream(tokenizer, texts)
     model = random_model(tokenizer, shape)

@@ -26,8 +26,10 @@ from stoical.data.files import load_manifest, split_sha256
 from stoical.data.negatives import NegativeSampler
 from stoical.encoding.generated_rows import RECORD_FILE, WithGenerated, read_provenance
 from stoical.encoding.packing import TrieTargetCollator
+from stoical.encoding.prompts import load_template
 from stoical.encoding.queries import EncodedDataset, QueryEncoder
 from stoical.encoding.tokenization import check_round_trip, pad_id
+from stoical.evaluation.evaluator import Evaluator
 from stoical.models.adapters import adapts_tied
 from stoical.objectives.build import build_objectives
 from stoical.objectives.objective import Objective
@@ -63,6 +65,7 @@ def build_trainer(recipe: Recipe, began: float | None = None) -> StoicalTrainer:
     encoder = build_encoder(recipe, tokenizer)
     objectives = build_objectives(recipe.loss, recipe.mitigations, recipe.eval.score)
     dataset, collator = training_rows(recipe, train, encoder), training_collator(recipe, objectives, tokenizer)
+    evaluator = training_evaluator(recipe, test, encoder)
     config = build_config(recipe, tokenizer)
     check_round_trip(tokenizer, config)
     recipe.mitigations.check_model(config, sharding(recipe.training))
@@ -98,7 +101,7 @@ def build_trainer(recipe: Recipe, began: float | None = None) -> StoicalTrainer:
         optimizer_cls_and_kwargs=_adafactor(arguments) if recipe.optimizer == "adafactor" else None,
         objectives=objectives,
         loss_normalizer=recipe.loss.normalizer,
-        evaluator=build_evaluator(recipe, test, encoder, recipe.eval.num_queries),
+        evaluator=evaluator,
         layout=recipe.layout,
         recipe_yaml=recipe_yaml(recipe),
         card=CardSource(
@@ -113,6 +116,17 @@ def build_trainer(recipe: Recipe, began: float | None = None) -> StoicalTrainer:
     )
 
 
+def training_evaluator(recipe: Recipe, test: RankingDataset, encoder: QueryEncoder) -> Evaluator:
+    """The evaluator of a run. Raises `ValueError` for a query that it could not evaluate, where training would end."""
+    evaluator = build_evaluator(recipe, test, encoder, recipe.eval.num_queries)
+    if recipe.training.get("eval_strategy") != "no":
+        try:
+            evaluator.check()
+        except ValueError as error:
+            raise ValueError(f"{test.name}: {error}") from None
+    return evaluator
+
+
 def training_split(recipe: Recipe) -> RankingDataset:
     """The training split, with a teacher's score of every document where the loss learns from them."""
     ranking = recipe.loss.ranking_loss
@@ -120,13 +134,21 @@ def training_split(recipe: Recipe) -> RankingDataset:
 
 
 def check_lists(recipe: Recipe, train: RankingDataset) -> None:
-    """Raise `ValueError` where a mitigation or a ranking loss makes nothing of the lists of the training data."""
+    """Raise `ValueError` where there is nothing to learn from the lists of the training data, or they tell the answer.
+
+    A mitigation or a ranking loss may make nothing of them; a prompt that lists the one document of a row shows it.
+    """
     longest = train.longest_list()
     recipe.mitigations.check_data(longest, train.weighted)
     if longest == 1 and recipe.loss.ranking is not None and not recipe.data.num_negatives:
         raise ValueError(
             f"loss.ranking={recipe.loss.ranking} compares the documents of a list, and every training row has one; set "
             "data.num_negatives (4, say), or use data with longer lists"
+        )
+    if longest == 1 and load_template(recipe.prompt.template).doc:
+        raise ValueError(
+            f"every row of {train.name} has one document, and prompt.template={recipe.prompt.template} shows it: the "
+            "model would copy its answer; use prompt.template=plain, which shows the query alone"
         )
 
 

@@ -16,7 +16,7 @@ from stoical.encoding.tokenization import MISTRAL_V3_MODELS, pad_id
 from stoical.objectives.build import build_objectives
 from stoical.runs.processes import join_processes
 from stoical.training.arguments import micro_batches
-from stoical.training.build import check_lists, training_collator, training_rows, training_split
+from stoical.training.build import check_lists, training_collator, training_evaluator, training_rows, training_split
 from stoical.training.memory_fit import largest_batch, run_memory, shortage
 
 SHOWN_IDS = 60
@@ -32,7 +32,9 @@ def show(recipe: Recipe) -> str:
     check_lists(recipe, train)
     test, manifest = load_split(recipe.data.path, "test"), load_manifest(recipe.data.path)
     tokenizer = build_tokenizer(recipe, train, recipe.tokenizer.name in MISTRAL_V3_MODELS)
-    dataset = training_rows(recipe, train, build_encoder(recipe, tokenizer))
+    encoder = build_encoder(recipe, tokenizer)
+    dataset = training_rows(recipe, train, encoder)
+    training_evaluator(recipe, test, encoder)
     collate = TrieTargetCollator(recipe.loss, pad_id(tokenizer), prune=False)
     parts = [
         f"{train.name}: {len(train)} queries, {test.name}: {len(test)}, manifest of {manifest.get('name', 'no name')}; "

@@ -148,6 +148,14 @@ def test_item_ids_are_looked_up_however_they_are_written(loaded: Ranker) -> None
         list(rank_lines(loaded, lines({"query": "q", "docs": [1, 3]}), "file", items=items))
 
 
+def test_items_that_share_a_docid_are_told_by_their_ids(loaded: Ranker) -> None:
+    items = DocIDTable(["1", "2", "3"], ["ba", "do", "ba"], ["", "", ""])
+    asked = lines({"query": "q", "docs": [1, 2, 3]}, {"query": "q", "docs": [3, 2]})
+    bad, good = rank_lines(loaded, asked, "file", items=items, on_error="record")
+    assert bad["error"].startswith("file:1: items '1' and '3' share the docID 'ba', which no model tells apart")
+    assert {each["item_id"] for each in good["results"]} == {"2", "3"}
+
+
 class Pipe:
     """`stoical rank` in a process of its own, which is written to and read from line by line."""
 

@@ -73,6 +73,7 @@ BAD_SETTINGS = {
         "data.path=/nowhere/data",
         "there is no dataset directory /nowhere/data; for WordNet make it with: stoical prepare wordnet",
     ),
+    "dataset elsewhere": ("data.path=/nowhere/data", "data.path=DIR names one that is elsewhere"),
     "prompt over the limit": ("prompt.max_length=8", "raise prompt.max_length or shorten the document"),
     "flash attention": ("model.attn_implementation=flash_attention_2", "use one of trie_sdpa, sdpa, eager"),
     "sliding window": ("model.config.sliding_window=8", "attends to a sliding window of 8 tokens, shorter than prompt"),
@@ -124,6 +125,31 @@ def test_docids_with_the_same_token_ids_are_told_with_the_query(
     write_rows(tmp_path / "data" / "train.jsonl", ROW | {"docs": [{"docid": "mammal"}, {"docid": " mammal"}]})
     error = error_of(cli("train", *tiny(f"dry_run={dry_run}")))
     assert "query 'q1': docIDs 'mammal' and ' mammal' have the same token ids" in error
+
+
+BAD_TEST_ROWS: dict[str, tuple[dict[str, Any], str]] = {
+    "too long": ({"query": "deer " * 500}, "query 'q1': the prompt with its top document alone is"),
+    "same tokens": ({"docs": [{"docid": "mammal"}, {"docid": " mammal"}]}, "have the same token ids"),
+}
+
+
+@pytest.mark.parametrize("dry_run", ["true", "false"])
+@pytest.mark.parametrize("case", BAD_TEST_ROWS)
+def test_a_query_that_cannot_be_evaluated_stops_the_run_before_it_trains(
+    case: str, dry_run: str, cli: Cli, tiny: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    change, message = BAD_TEST_ROWS[case]
+    write_rows(tmp_path / "data" / "test.jsonl", ROW | {"query_id": "q0"}, ROW | change)
+    error = error_of(cli("train", *tiny(f"dry_run={dry_run}")))
+    assert "error: data/test: " in error and message in error
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_without_evaluations_the_test_split_is_not_looked_at(
+    cli: Cli, tiny: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "data" / "test.jsonl", ROW | BAD_TEST_ROWS["too long"][0])
+    assert cli("train", *tiny("training.eval_strategy=no"))[0] == 0
 
 
 def test_a_docid_that_tokenizes_to_nothing_is_told_with_the_query(
@@ -250,6 +276,14 @@ def test_a_run_can_be_evaluated_from_its_directory_alone(trained: Path, cli: Cli
     assert json.loads((trained / "other" / "metrics.json").read_text()) == metrics
 
 
+def test_a_run_that_was_moved_is_called_by_its_new_name(trained: Path, cli: Cli, tmp_path: Path) -> None:
+    shutil.copytree(trained / "run", tmp_path / "final")
+    status, out, _ = cli("evaluate", f"checkpoint={tmp_path / 'final'}", "eval.num_queries=2")
+    assert status == 0
+    assert "\n| final " in out
+    assert (tmp_path / "final" / "eval_2" / "summary.md").read_text().startswith("# final on data/test")
+
+
 def test_an_evaluation_takes_settings_too(trained: Path, cli: Cli) -> None:
     words = [f"checkpoint={trained / 'run'}", f"output={trained / 'part'}", "eval.num_queries=2", "eval.recall_at=[2]"]
     assert cli("evaluate", *words)[0] == 0
@@ -267,10 +301,11 @@ def test_an_evaluation_takes_settings_too(trained: Path, cli: Cli) -> None:
         (["eval.num_queries=2"], "eval_2"),
         (["eval.mode=greedy_path"], "eval_greedy_path"),
         (["eval.mode=greedy_path", "eval.num_queries=3"], "eval_greedy_path_3"),
+        (["eval.score=sum", "eval.num_queries=2"], "eval_sum_2"),
         (["checkpoint={run}/checkpoint-2"], "eval_checkpoint-2"),
     ],
 )
-def test_another_mode_sample_or_checkpoint_does_not_overwrite_the_full_evaluation(
+def test_another_mode_score_sample_or_checkpoint_does_not_overwrite_the_full_evaluation(
     words: list[str], folder: str, trained: Path, cli: Cli
 ) -> None:
     shutil.copytree(trained / "run" / "checkpoint-3", trained / "run" / "checkpoint-2", dirs_exist_ok=True)
@@ -282,7 +317,7 @@ def test_another_mode_sample_or_checkpoint_does_not_overwrite_the_full_evaluatio
     assert f"written to {trained / 'run' / folder}" in out
     assert (trained / "run" / "eval" / "metrics.json").read_text() == before
     metrics = json.loads((trained / "run" / folder / "metrics.json").read_text())
-    assert metrics["num_queries"] == {"eval_2": 2, "eval_greedy_path_3": 3}.get(folder, 6)
+    assert metrics["num_queries"] == {"eval_2": 2, "eval_sum_2": 2, "eval_greedy_path_3": 3}.get(folder, 6)
     assert metrics["mode"] == ("greedy_path" if "greedy_path" in folder else "exact")
     assert (json.loads(before)["num_queries"], json.loads(before)["mode"]) == (6, "exact")
 

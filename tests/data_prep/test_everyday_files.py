@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.dropped import Dropped
+from data_prep.item_texts import read_texts
 from stoical.data.files import load_manifest
 from stoical.docids.table import DocIDTable
 from tests.support.commands import run
@@ -124,6 +126,29 @@ def test_a_quoted_tsv_and_a_long_cell(tmp_path: Path) -> None:
     path = write(tmp_path / "text.tsv", f'"prompt"\t"target"\n"a ""b"""\t"{long}"\n"c"\t"d\te"\n')
     assert run("prepare", "text", f"input={path}", "out=out") == 0
     assert {docid for ranks, _ in lists(Path("out")).values() for docid in ranks} == {long, "d\te"}
+
+
+HEAD = "id\ttext\n"
+TSV = {  # lines of texts -> the texts: quotes are a csv writer's where all of them are, else text
+    'd1\t"he said ""hi"""\nd2\t5 feet\n': ['he said "hi"', "5 feet"],
+    'd1\t"he said ""hi"""\nd2\t"5 feet"\n': ['he said "hi"', "5 feet"],
+    'd1\t"one\n\n""two"""\nd2\t"a\tb"\n': ['one\n\n"two"', "a\tb"],
+    'd1\t"he said ""hi"""\nd2\t5" wide\n': ['"he said ""hi"""', '5" wide'],
+    'd1\t"he said ""hi"" twice\nd2\t5 feet\n': ['"he said ""hi"" twice', "5 feet"],
+    'd1\t"a phrase"\nd2\t5 feet\n': ['"a phrase"', "5 feet"],
+    'd1\ta "word"\nd2\t5 feet\n': ['a "word"', "5 feet"],
+}
+
+
+@pytest.mark.parametrize("head", [HEAD, ""])
+@pytest.mark.parametrize("dress", DRESSED)
+@pytest.mark.parametrize("content", TSV)
+def test_quotes_of_a_tsv_are_text_unless_all_are_a_csv_writers(
+    tmp_path: Path, content: str, dress: str, head: str
+) -> None:
+    path = tmp_path / "texts.tsv"
+    path.write_bytes(DRESSED[dress]((head + content).encode()))
+    assert [item.text for item in read_texts(path, "document", None, Dropped()).values()] == TSV[content]
 
 
 def test_a_tsv_of_texts_with_a_header(tmp_path: Path) -> None:

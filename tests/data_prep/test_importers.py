@@ -270,6 +270,9 @@ def test_bad_trec_input(tmp_path: Path, texts: list[str], capsys: pytest.Capture
         ([], "give qrels=FILE, run=FILE, or both"),
         ([f"run={path}", f"test_qrels={path}"], "test_qrels= goes with qrels="),
         ([f"qrels={path}", "depth=0"], "depth=0: must be at least 1"),
+        ([f"qrels={path}", "depth=5"], "depth=5 has no effect with qrels= alone"),
+        ([f"run={path}", "irrelevant=last"], "irrelevant=last has no effect with run= alone"),
+        ([f"run={path}", "relevant_above=1"], "relevant_above=1.0 has no effect with run= alone"),
         ([f"qrels={tmp_path / 'nowhere'}"], "nowhere: no such file"),
     ]:
         assert message in refused(capsys, "trec", *words, *texts, out)
@@ -284,6 +287,25 @@ def test_pairs_with_texts_alone(tmp_path: Path) -> None:
     path = write(tmp_path / "pairs.csv", PAIRS)
     assert run("prepare", "pairs", f"input={path}", f"out={tmp_path / 'out'}") == 0
     assert lists(tmp_path / "out") == {"q1": ({"y, z": 1, "x": 2}, ["w"]), "q2": ({"x": 1, "y z": 1}, [])}
+
+
+def test_pairs_keep_the_lines_of_their_texts(tmp_path: Path) -> None:
+    """Code has lines. Texts that differ in blanks alone are one query, or one document."""
+    code = "def f():\n    return 1"
+    rows = [{"query": "q\n\na", "document": f" {code}\n", "pid": 1, "score": 1}]
+    rows += [{"query": "q a", "document": "def f(): return 1", "pid": 1, "score": 1}]
+    rows += [
+        {"query": "q a", "document": "x", "pid": 2, "score": 2},
+        {"query": "b", "document": "x", "pid": 2, "score": 1},
+    ]
+    path = write(tmp_path / "pairs.jsonl", rows)
+    for options, docid in ((["id_column=pid"], "1"), ([], "def f(): return 1")):
+        out = tmp_path / f"out{len(options)}"
+        assert run("prepare", "pairs", f"input={path}", f"out={out}", *options) == 0
+        found = {row.query: row.docs for split in ("train", "test") for row in load_split(out, split)}
+        assert found.keys() == {"q\n\na", "b"}
+        assert {doc.docid: doc.text for doc in found["q\n\na"]}[docid] == code
+        assert dropped(out) == [("pair again", "pairs.jsonl:2", f"q1 {docid} 1; first at pairs.jsonl:1")]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "save_to_disk"])
@@ -365,6 +387,15 @@ def test_bad_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "text_column=a has no effect with input= alone" in refused(
         capsys, "pairs", f"input={path}", out, "text_column=a"
     )
+    assert "text=title: no document has a title; give text=both" in refused(
+        capsys, "pairs", f"input={path}", out, "text=title"
+    )
+    write(path, "query,document,score\na,b,1\nb,c,0\n")
+    capsys.readouterr()
+    assert run("prepare", "pairs", f"input={path}", out) == 2
+    said = capsys.readouterr()
+    assert "there are 1 queries" in said.err
+    assert "left out: 1 x query without a relevant document, such as pairs.csv:3: q2" in said.out
     write(path, "query,document,score\na,,1\na,b,1\nb,c,1\nc,d,-3\n")
     assert run("prepare", "pairs", f"input={path}", out) == 0
     assert dropped(tmp_path / "out") == [

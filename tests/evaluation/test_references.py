@@ -17,6 +17,7 @@ from stoical.evaluation.metrics import asked_metrics, mean_metrics, query_metric
 from stoical.evaluation.references import bm25_scorer, input_scores, reference_rows, words
 from stoical.evaluation.result import QueryResult
 from tests.support.small_rows import result
+from tests.support.word_encoder import encoder
 
 TITLES = ["red running shoe", "blue shoe for running, size 7", "shoe", "red red wine", "garden chair"]
 ROWS = [
@@ -68,12 +69,12 @@ def test_random_order_is_the_mean_of_drawn_ones() -> None:
 def test_input_order_is_that_of_the_prompt(seed: int) -> None:
     """Without the documents that did not fit, and with negatives, which no prompt holds, last."""
     for row, own in zip(ROWS, results(ROWS), strict=True):
-        scores = input_scores(row, own, seed)
+        scores = input_scores(own, seed)
         best_first = [own.docids[place] for place in np.argsort(-scores)]
         listed = [doc.docid for doc in shuffled(row.docs, seed, 0, row.query_id)]
         assert best_first == listed + [doc.docid for doc in row.negatives]
     cut = replace(results(ROWS)[0], docids=["a0", "a1"], ranks=[1, 2], grades=[3.0, 2.0])
-    best_first = np.argsort(-input_scores(ROWS[0], cut, seed))
+    best_first = np.argsort(-input_scores(cut, seed))
     assert [cut.docids[place] for place in best_first] == [
         doc.docid for doc in shuffled(ROWS[0].docs[:2], seed, 0, "q1")
     ]
@@ -81,6 +82,28 @@ def test_input_order_is_that_of_the_prompt(seed: int) -> None:
     first = [shuffled(row.docs, seed, 0, row.query_id)[0].docid == row.docs[0].docid for row in ROWS]
     assert found["recall@1"] == sum(first) / 2
     assert found["cvr"] == 0
+
+
+@pytest.mark.parametrize("max_length", [100, 14])
+def test_input_order_of_tied_documents_is_that_of_the_prompt(max_length: int) -> None:
+    """Documents of one rank come in a drawn order before the prompt shuffles them, and which are dropped is drawn."""
+    tied = tuple(Doc(f"d{i}", rank=1 if i < 5 else 5) for i in range(1, 7))
+    own_encoder, dropped = encoder(max_length), 0
+    for number in range(20):
+        row = RankingRow(f"q{number}", "deer", tied, (Doc("stone"),))
+        query = own_encoder.encode(row, negatives=True)
+        dropped += query.num_dropped
+        own = result(query_id=row.query_id, docids=query.docids, ranks=query.ranks, num_negatives=1)
+        best_first = [query.docids[place] for place in np.argsort(-input_scores(own, own_encoder.seed))]
+        prompt = own_encoder.tokenizer.decode(query.prompt_ids)
+        assert best_first == [*sorted(query.docids[:-1], key=prompt.index), "stone"], prompt
+    assert bool(dropped) == (max_length < 100)
+
+
+def test_bm25_says_nothing_of_itself(caplog: pytest.LogCaptureFixture) -> None:
+    """A program's messages go to whatever handles them, and bm25s' are of the level of a debugger's."""
+    bm25_scorer(ROWS)
+    assert not caplog.records
 
 
 def test_bm25_by_its_formula() -> None:

@@ -137,6 +137,9 @@ def test_settings_are_the_recipes_unless_given(trained: Path, loaded: Ranker) ->
         Ranker.from_pretrained(trained, dtype=torch.float16)
     with pytest.raises(ValueError, match=r"setting 'evl\.score' does not exist\. Did you mean 'eval\.score'"):
         Ranker.from_pretrained(trained, {"evl.score": "sum"})
+    for key, value in {"eval.mode": "greedy_path", "eval.batch_size": "2", "data.path": "/nowhere"}.items():
+        with pytest.raises(ValueError, match=rf"{key} has no effect on ranking"):
+            Ranker.from_pretrained(trained, {key: value})
     with pytest.raises(ValueError, match="checkpoint=/nowhere: no such directory"):
         Ranker.from_pretrained("/nowhere")
 

@@ -133,6 +133,12 @@ def test_walks_within_a_list_are_refused_where_every_list_is_one_text(
         build_trainer(recipe)
 
 
+def test_a_prompt_that_shows_the_one_document_is_refused(folder: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(*words(folder, "recipe=text_sft,small", f"output={tmp_path}"))
+    with pytest.raises(ValueError, match=r"data/train has one document, and prompt\.template=compact shows it"):
+        build_trainer(recipe)
+
+
 def test_the_longest_list_is_counted_over_all_rows(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data")
     rows = load_split(tmp_path / "data", "train")

@@ -14,9 +14,9 @@ from matplotlib import pyplot as plt
 from stoical.evaluation.result import Evaluation, QueryResult, References
 from stoical.reporting.compare import compare_runs, load_run
 from stoical.reporting.curves import plot_curves, read_curve
-from stoical.reporting.report import FIGURES, results_table, write_report
+from stoical.reporting.report import FIGURES, metrics_file, results_table, write_report
 from stoical.reporting.tables import markdown, meaning, metrics_table
-from tests.support.small_rows import make_evaluation
+from tests.support.small_rows import make_evaluation, result
 
 FULL = {
     "num_queries": 5000,
@@ -257,6 +257,18 @@ def test_the_reference_rows_are_in_every_table(tmp_path: Path) -> None:
     rows = [cells(line) for line in compared if line.startswith("|")]
     assert [row[0] for row in rows[-2:]] == ["random order", "BM25"]
     assert rows[-2][1:5] == ["", "50.00", "87.50", "25.00"]
+
+
+@pytest.mark.parametrize(("asked", "above", "counted"), [("map", 0.0, 2), ("map", 1.0, 1), ("graded_ndcg", 0.0, 0)])
+def test_negatives_that_count_as_relevant_are_told(tmp_path: Path, asked: str, above: float, counted: int) -> None:
+    """Where a metric reads which documents are relevant, and the data was imported with a higher threshold."""
+    shared = {"docids": ["a", "b", "c", "d"], "ranks": [1, 2, 2, 2], "scores": [0.0] * 4, "docid_tokens": [1] * 4}
+    row = result(**shared, grades=[3.0, 2.0, 1.0, None], num_negatives=3, metrics={asked: 0.5})
+    settings = make_evaluation().settings | ({"relevant_above": above} if above else {})
+    metrics = metrics_file(Evaluation({asked: 0.5}, settings, [row]))
+    assert metrics.get("relevant_negatives", 0) == counted
+    words = f"{counted} negatives count as relevant, as their grades are above eval.relevant_above={above:g}:"
+    assert [line.startswith(words) for line in meaning(metrics)] == [True] * bool(counted)
 
 
 def test_metrics_that_read_grades_otherwise_are_not_compared(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_a_text_by_hand():
 
 @pytest.mark.skipif("NLTK_DATA" not in os.environ, reason="needs NLTK's WordNet: set NLTK_DATA")
 def test_every_synset_has_a_text():
-    texts = glosses.gloss_texts(False, "a test")
+    texts = glosses.gloss_texts(False, "a test", "nothing")
     assert len(texts) == 117_659
     assert texts[0].startswith("entity: that which is perceived")
 
@@ -59,7 +59,7 @@ def vars_of(shape):
 
 
 def test_it_is_saved_with_a_page_that_says_what_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.wordnet.glosses.gloss_texts", lambda download, setting: [*TEXTS] * 30)
+    monkeypatch.setattr("data_prep.wordnet.glosses.gloss_texts", lambda download, setting, way_out: [*TEXTS] * 30)
     train_gloss_model(tmp_path / "glosses", False, "model.name=glosses", TINY)
     page = (tmp_path / "glosses" / "README.md").read_text()
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "glosses")
@@ -77,7 +77,7 @@ def gloss_model_frozen(directory):
 
 
 def test_what_was_killed_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.wordnet.glosses.gloss_texts", lambda download, setting: [*TEXTS] * 30)
+    monkeypatch.setattr("data_prep.wordnet.glosses.gloss_texts", lambda download, setting, way_out: [*TEXTS] * 30)
 
     def fail(*_):
         raise KeyboardInterrupt
