@@ -148,9 +148,7 @@ def is_done(checkpoint: Path, recipe: Recipe) -> bool:
     """True where a checkpoint has done all steps that the recipe asks for: max_steps, or as many epochs as its own."""
     if recipe.training["max_steps"] > 0:
         return steps_done(checkpoint) >= recipe.training["max_steps"]
-    saved, state = (
-        build_recipe([read_layer(checkpoint / "recipe.yaml")]),
-        json_object(checkpoint / "trainer_state.json"),
-    )
-    same = saved.training.get("num_train_epochs") == recipe.training.get("num_train_epochs")
-    return same and steps_done(checkpoint) >= int(state["max_steps"])
+    saved = build_recipe([read_layer(checkpoint / "recipe.yaml")])
+    if saved.training.get("num_train_epochs") != recipe.training.get("num_train_epochs"):
+        return False
+    return steps_done(checkpoint) >= int(json_object(checkpoint / "trainer_state.json")["max_steps"])

@@ -47,8 +47,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words(folder: Path, overlay: str, output: Path, *settings: str) -> list[str]:
-    data = "texts" if overlay in ("bash_literal", "rac_text") else "data"
-    own = [f"data.path={folder / data}", f"output={output}", *EVERY, *settings]
+    texts = overlay in ("bash_literal", "rac_text")
+    data = [f"data.path={folder / 'texts'}", "prompt.template=plain"] if texts else [f"data.path={folder / 'data'}"]
+    own = [*data, f"output={output}", *EVERY, *settings]
     chosen = {word.partition("=")[0]: word for word in [f"recipe=wordnet_beta2,small,{overlay}", *TINY, *own]}
     return list(chosen.values())
 
@@ -304,7 +305,8 @@ def test_rows_do_not_go_with_another_kind_of_loss(folder: Path, looped: Callable
 def test_tokens_of_tries_with_one_docid_are_refused(
     folder: Path, looped: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    own = [f"data.path={folder / 'texts'}", f"self_training.start={looped('bash_literal') / 'iteration-0'}"]
+    start = f"self_training.start={looped('bash_literal') / 'iteration-0'}"
+    own = [f"data.path={folder / 'texts'}", "prompt.template=plain", start]
     for overlay in ("bash", "rac"):
         given = words(folder, overlay, tmp_path / overlay, *own)
         refused(given, rf"{overlay}.source=constrained has no effect on texts/train, where every row has one document")
