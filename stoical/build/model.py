@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -45,7 +46,8 @@ from stoical.models.adapters import (
 from stoical.models.attention import register
 from stoical.models.checks import check_model
 from stoical.models.layouts import MASKABLE
-from stoical.models.weight_files import check_floats, left_out, quoted
+from stoical.models.text_part import freeze_other_parts
+from stoical.models.weight_files import left_out, quoted, refuse_whole, whole_numbers
 
 logger = logging.getLogger(__name__)
 register()  # configs and recipes name trie_sdpa before any forward pass
@@ -171,12 +173,12 @@ def build_model(recipe: Recipe, config: PreTrainedConfig) -> PreTrainedModel:
         return model
     if recipe.quantization is not None:
         options["quantization_config"] = quantization_config(recipe.quantization)
-    _check_kinds(Path(recipe.model.name))
     with model_errors(recipe):
         model, loaded = AutoModelForCausalLM.from_pretrained(
             recipe.model.name, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     _check_loaded(recipe, model, loaded)
+    _check_kinds(Path(recipe.model.name), model, loaded["unexpected_keys"])
     if recipe.quantization is not None:
         keep_gradients(model)
     return model
@@ -232,28 +234,51 @@ def model_errors(recipe: Recipe) -> Iterator[None]:
         raise ValueError(f"{name}: {_first_sentence(error)}") from error
 
 
-def _check_kinds(directory: Path) -> None:
-    """Raise `ValueError` for a directory whose files of weights hold whole numbers, which would be taken as they are.
+def _check_kinds(directory: Path, model: PreTrainedModel, unused: Collection[str]) -> None:
+    """Raise `ValueError` for a directory whose files of weights hold whole numbers, which were taken as they are.
 
-    Only a config with a quantization may have them.
+    Only a config with a quantization may have them. Others are not weights: buffers of the model, or of an earlier
+    transformers' (the masks of GPT-NeoX), which are not loaded.
     """
     config = directory / "config.json"
     if config.is_file() and json_object(config).get("quantization_config"):
         return
+    past = model._keys_to_ignore_on_load_unexpected or []
+    others = {*unused, *(name for name, buffer in model.named_buffers() if not buffer.is_floating_point())}
     for path in sorted(directory.glob("*.safetensors")):
-        check_floats(path)
+        names = [name for name in whole_numbers(path) if name not in others]
+        refuse_whole(path, [name for name in names if not any(re.search(pattern, name) for pattern in past)])
 
 
 def build_trainable(recipe: Recipe, config: PreTrainedConfig) -> nn.Module:
     """The model as it is trained: all of its weights, or LoRA adapters or a soft prompt over it, new or saved ones."""
+    whole = recipe.lora is None and recipe.soft_prompt is None
+    if whole:
+        check_loadable(recipe, meta_model(recipe, config))
     model = build_model(recipe, config)
     _make_savable(recipe, model)
-    if recipe.lora is None and recipe.soft_prompt is None:
+    if whole:
+        parts = freeze_other_parts(model)
+        if parts and PartialState().is_main_process:
+            logger.warning(f"text does not run through {quoted(parts)}, which stay as they are")
         return model
     wrapped = _with_soft_prompt(recipe, model) if recipe.lora is None else _with_lora(recipe, model, recipe.lora)
     if PartialState().is_main_process:
         logger.warning(describe_trainable(wrapped))
     return wrapped
+
+
+def check_loadable(recipe: Recipe, model: PreTrainedModel) -> None:
+    """Raise `ValueError` where the model would be saved as a kind that `AutoModelForCausalLM` does not know.
+
+    So are some models of text that transformers takes out of one that sees pictures, too (Mllama).
+    """
+    if type(model.config) not in AutoModelForCausalLM._model_mapping:
+        raise ValueError(
+            f"model.name={recipe.model.name} would be saved as {model.config.model_type!r}, which transformers has no "
+            "causal language model for, so that nothing could load it again; train adapters (recipe=...,lora), which "
+            "are saved by themselves, or another model"
+        )
 
 
 def _with_lora(recipe: Recipe, model: PreTrainedModel, lora: Mapping[str, Any]) -> PeftModel:
@@ -284,6 +309,8 @@ def load_model(
     if trainable:
         _make_savable(recipe, model)
     if adapter is None:
+        if trainable:
+            freeze_other_parts(model)
         return model
     wrapped = read_adapter(model, str(adapter), trainable)
     config = wrapped.active_peft_config

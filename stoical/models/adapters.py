@@ -20,6 +20,7 @@ from peft import (
     TaskType,
     get_peft_model,
     get_peft_model_state_dict,
+    set_peft_model_state_dict,
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
@@ -29,6 +30,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from stoical.common.fields import unknown
+from stoical.models.text_part import layers_within, other_parts
 from stoical.models.weight_files import check_floats, left_out, quoted, weight_file
 
 
@@ -57,15 +59,51 @@ def keep_gradients(model: nn.Module) -> None:
 def add_lora(model: PreTrainedModel, lora: Mapping[str, Any], seed: int) -> PeftModel:
     """The model with new float32 adapters, all else frozen. Raises `ValueError` where peft cannot place them.
 
-    Nor may `lora` name a layer that the model has not: peft would adapt the others and say nothing. The same `seed`
-    gives the same adapters: on every process, and when a run starts again.
+    Nor may `lora` name a layer that the model has not: peft would adapt the others and say nothing. Parts that text
+    does not run through get none, unless `exclude_modules` says otherwise. The same `seed` gives the same adapters: on
+    every process, and when a run starts again.
     """
     modules = [name for name, _ in model.named_modules()]
     parameters = [name for name, _ in model.named_parameters()]
+    parts = other_parts(model)
+    without = {"exclude_modules": layers_within(parts)} if parts else {}
     with _errors_of("lora"):
-        wrapped = _new(model, LoraConfig(task_type=TaskType.CAUSAL_LM, **lora), seed)
+        wrapped = _new(model, LoraConfig(task_type=TaskType.CAUSAL_LM, **{**without, **lora}), seed)
     _check_names(wrapped.active_peft_config, lora, [*modules, *parameters])
+    _check_products(wrapped)
+    _check_kept(wrapped)
     return wrapped
+
+
+@torch.no_grad()
+def _check_products(wrapped: PeftModel) -> None:
+    """Raise `ValueError` for an adapted linear layer that gives more than its product: peft can add to that alone."""
+    for name, module in wrapped.get_base_model().named_modules():
+        layer = getattr(module, "base_layer", None)
+        if isinstance(layer, nn.Linear) and type(layer).__module__.startswith("transformers.models."):
+            row = torch.zeros(1, layer.in_features, device=layer.weight.device, dtype=layer.weight.dtype)
+            if not isinstance(layer(row), torch.Tensor):
+                last = name.rpartition(".")[2]
+                raise ValueError(
+                    f"lora adapts {name}, a {type(layer).__name__}, which gives more than a linear layer does; "
+                    f"set lora.exclude_modules=[{last}]"
+                )
+
+
+def _check_kept(wrapped: PeftModel) -> None:
+    """Raise `ValueError` for adapters that peft would save and not find again: it turns names to a later transformers'.
+
+    A resumed run would go on with new ones in their place.
+    """
+    found = set_peft_model_state_dict(wrapped, get_peft_model_state_dict(wrapped))
+    trained = {name for name, parameter in wrapped.named_parameters() if parameter.requires_grad}
+    lost = trained & set(found.missing_keys)
+    if lost:
+        layers = {name.partition(".lora_")[0].rpartition(".")[2] for name in lost}
+        raise ValueError(
+            f"lora: peft cannot load what it would save of {quoted(lost)}; leave them out by "
+            f"lora.exclude_modules=[{','.join(sorted(layers))}]"
+        )
 
 
 def _check_names(used: PeftConfig, lora: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -27,8 +27,17 @@ def weight_file(path: Path) -> Iterator[Any]:
 
 def check_floats(path: Path) -> None:
     """Raise `ValueError` for a file that holds whole numbers in place of weights, which would be taken as they are."""
+    refuse_whole(path, whole_numbers(path))
+
+
+def whole_numbers(path: Path) -> list[str]:
+    """The names of the tensors in a file that are not of floating-point numbers."""
     with weight_file(path) as file:
-        whole = [name for name in file.keys() if not file.get_slice(name).get_dtype().startswith(FLOATS)]  # noqa: SIM118
+        return [name for name in file.keys() if not file.get_slice(name).get_dtype().startswith(FLOATS)]  # noqa: SIM118
+
+
+def refuse_whole(path: Path, whole: Collection[str]) -> None:
+    """Raise `ValueError` where there are such names."""
     if whole:
         raise ValueError(f"{path} holds whole numbers in place of weights: {quoted(whole)}")
 

@@ -134,7 +134,8 @@ def _as_trl_can(start: Start) -> Iterator[None]:
     try:
         yield
     except AttributeError as error:
-        raise ValueError(f"{start.checkpoint} cannot be trained by TRL ({error}); {MERGE}") from error
+        way = f"; {MERGE}" * start.adapter
+        raise ValueError(f"{start.checkpoint} cannot be trained by TRL ({error}){way}") from error
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from stoical.build.encoder import build_tokenizer
-from stoical.build.model import load_model
+from stoical.build.model import check_loadable, load_model
 from stoical.common.files import check_writable, staged, writing
 from stoical.config.recipe import DType, ModelSettings, Recipe
 from stoical.config.values import recipe_yaml
@@ -46,6 +46,7 @@ def export(checkpoint: Path, output: Path, dtype: DType = "float32") -> float:
     expected = _logprobs(model, batch, recipe.layout)
     with staged(output) as draft:
         whole = merge(model).to(dtype=getattr(torch, dtype))
+        check_loadable(recipe, whole)
         with writing(output):
             whole.save_pretrained(draft)
             save_tokenizer(tokenizer, draft)

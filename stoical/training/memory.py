@@ -6,7 +6,8 @@ intermediate size, V vocabulary, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -107,8 +108,6 @@ INNER = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")  # as con
 def model_shape(model: nn.Module, config: PreTrainedConfig) -> ModelShape:
     """The shape of a model of the Llama kind, which may be on the meta device and hold LoRA adapters."""
     config = config.get_text_config()
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     ends = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
     linear = [m for name, m in model.named_modules() if isinstance(m, nn.Linear) and "lm_head" not in name]
     counts = [(p.requires_grad, p.numel()) for p in model.parameters()]
@@ -118,12 +117,31 @@ def model_shape(model: nn.Module, config: PreTrainedConfig) -> ModelShape:
         ends=ends,
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
-        query_width=head_dim * heads,
-        key_width=head_dim * (getattr(config, "num_key_value_heads", None) or heads),
-        intermediate=next((size for name in INNER if (size := getattr(config, name, None))), 4 * config.hidden_size),
+        query_width=_over_layers(config, lambda layer: _head_dim(layer) * layer.num_attention_heads),
+        key_width=_over_layers(config, lambda layer: _head_dim(layer) * _key_heads(layer)),
+        intermediate=_over_layers(config, _inner),
         vocabulary=config.vocab_size,
         linear_sizes=sum(m.in_features + m.out_features for m in linear),
     )
+
+
+def _over_layers(config: PreTrainedConfig, size: Callable[[PreTrainedConfig], float]) -> int:
+    """The mean of a size over the layers, rounded up: they may differ (Gemma 3n and 4)."""
+    layers = config.per_layer_config
+    return math.ceil(sum(map(size, layers)) / len(layers))
+
+
+def _head_dim(layer: PreTrainedConfig) -> int:
+    return getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
+
+
+def _key_heads(layer: PreTrainedConfig) -> int:
+    return getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
+
+
+def _inner(layer: PreTrainedConfig) -> float:
+    size = next((size for name in INNER if (size := getattr(layer, name, None))), 4 * layer.hidden_size)
+    return sum(size) / len(size) if isinstance(size, list) else size  # a list has the size of every layer
 
 
 def step_memory(shape: ModelShape, batch: MicroBatch, setup: TrainingSetup) -> Mapping[str, float]:

@@ -20,6 +20,7 @@ from stoical.models.adapters import add_lora
 from stoical.models.flat_row import FlatRow, is_flat
 from stoical.models.layouts import Layout
 from stoical.models.reading import plain_head
+from stoical.models.text_part import freeze_other_parts
 from stoical.objectives.build import build_objectives
 from stoical.runs.processes import sharding
 from stoical.training.memory import (
@@ -100,7 +101,10 @@ def _shape(recipe: Recipe, model: PreTrainedModel, config: PreTrainedConfig) -> 
     if recipe.soft_prompt is not None:
         shape = model_shape(model.requires_grad_(False), config)
         return replace(shape, trainable=recipe.soft_prompt["num_virtual_tokens"] * shape.hidden)
-    return model_shape(model if recipe.lora is None else add_lora(model, recipe.lora, recipe.seed), config)
+    if recipe.lora is not None:
+        return model_shape(add_lora(model, recipe.lora, recipe.seed), config)
+    freeze_other_parts(model)
+    return model_shape(model, config)
 
 
 def needs_reference(recipe: Recipe) -> bool:

@@ -132,8 +132,8 @@ def refuse_without_gradient(names: list[str], total: Tensor) -> None:
     if missing:
         raise ValueError(
             f"no gradient reached {len(missing)} of {len(names)} trainable tensors in the first 2 steps, so that they "
-            f"would never move: {_listed(missing)}. Leave them out of lora.target_modules and lora.modules_to_save; "
-            "with activation checkpointing, use_reentrant must stay false"
+            f"would never move: {_listed(missing)}. Leave them out of lora.target_modules and lora.modules_to_save (or "
+            "name them in lora.exclude_modules); with activation checkpointing, use_reentrant must stay false"
         )
 
 

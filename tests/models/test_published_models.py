@@ -8,10 +8,13 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.trainer_utils import align_special_tokens
 
-from stoical.build.model import build_config, build_trainable
+from stoical.build.model import build_config, build_model, build_trainable
 from stoical.config.loading import load_recipe
 from stoical.config.recipe import Recipe
 from stoical.encoding.tokenization import load_tokenizer, train_bpe
@@ -114,6 +117,40 @@ def test_a_text_model_inside_another_has_its_own_vocabulary_and_positions(
     AutoConfig.for_model("gemma3", text_config=text | {"vocab_size": 10}).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has ids for 266 tokens but the model's vocabulary only 10"):
         build_config(recipe_of(tmp_path), bpe)
+
+
+def test_masks_that_an_earlier_transformers_saved_are_not_taken_for_weights(
+    tmp_path: Path, bpe: PreTrainedTokenizerFast
+) -> None:
+    """Pythia's files hold them, as U8; whole numbers where weights should be are refused (tests.runs.test_damage)."""
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt_neox", vocab_size=len(bpe), **shape)).save_pretrained(
+        tmp_path
+    )
+    held = load_file(tmp_path / "model.safetensors")
+    mask = {"gpt_neox.layers.0.attention.bias": torch.ones(1, 1, 8, 8, dtype=torch.uint8)}
+    save_file(held | mask, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    recipe = recipe_of(tmp_path)
+    model = build_model(recipe, build_config(recipe, bpe))
+    assert torch.equal(model.get_output_embeddings().weight, held["embed_out.weight"])
+
+
+def test_a_model_that_nothing_could_load_again_is_refused_before_it_trains(
+    tmp_path: Path, bpe: PreTrainedTokenizerFast
+) -> None:
+    """transformers takes the text model out of Mllama, and has no AutoModelForCausalLM for what that is saved as."""
+    text = {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "pad_token_id": 0}
+    text |= {"num_attention_heads": 2, "num_key_value_heads": 2, "cross_attention_layers": []}
+    config = AutoConfig.for_model("mllama", text_config=text)
+    config.save_pretrained(tmp_path)
+    recipe = recipe_of(tmp_path)
+    said = r"would be saved as 'mllama_text_model', which transformers has no causal language model for.*train adapters"
+    with pytest.raises(ValueError, match=said):
+        build_trainable(recipe, build_config(recipe, bpe))
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    config.save_pretrained(tmp_path)  # as published: the text model inside
+    recipe.lora = {"r": 2, "target_modules": "all-linear"}
+    assert isinstance(build_trainable(recipe, build_config(recipe, bpe)), PeftModel)
 
 
 def test_the_directory_of_a_run_is_answered_with_a_checkpoint_in_it(

@@ -29,7 +29,7 @@ from stoical.models.forward import node_logprobs
 from stoical.preferences.dpo import METHOD
 from stoical.preferences.run import kept_pairs, make_pairs
 from stoical.preferences.settings import DPO_TRAINING, DPOSettings, PairSettings
-from stoical.preferences.start import load_start
+from stoical.preferences.start import Start, load_start
 from stoical.ranker import Ranker
 from stoical.trie.node_weights import TargetSettings
 from tests.support.small_data import TINY
@@ -114,6 +114,15 @@ def test_adapters_that_trl_scores_otherwise_are_refused(case: str, trained: Path
     config = LoraConfig(task_type=TaskType.CAUSAL_LM, r=2, init_lora_weights=False, **settings)
     with pytest.raises(ValueError, match=said):
         build(save_adapter(trained, tmp_path / "adapted", config), tmp_path / "run")
+
+
+def test_whole_weights_that_trl_cannot_train_are_not_told_to_merge_adapters(tmp_path: Path) -> None:
+    """Such as Llama 4's, whose inner model TRL does not find."""
+    from stoical.preferences.trainer import _as_trl_can
+
+    said = r"cannot be trained by TRL \(it has no last_hidden_state\)$"
+    with pytest.raises(ValueError, match=said), _as_trl_can(Start(tmp_path, adapter=False)):
+        raise AttributeError("it has no last_hidden_state")
 
 
 def test_experts_are_trained_by_dpo_alone(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM, PreTrainedModel
 
 from stoical.build.model import build_model
 from stoical.commands import evaluate
@@ -185,6 +185,34 @@ def test_a_layer_that_the_model_has_not_is_refused(lora: dict[str, Any], said: s
     """peft would adapt the others, and say nothing or warn."""
     with pytest.raises(ValueError, match=said):
         add_lora(tiny_model(), {"target_modules": ["q_proj"], "r": 2} | lora, seed=0)
+
+
+MOE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
+
+
+def test_a_layer_that_gives_more_than_its_product_is_refused() -> None:
+    """Llama 4's router is a linear layer to peft, which would fail in the first forward pass."""
+    own = {"intermediate_size": 24, "intermediate_size_mlp": 24, "num_local_experts": 2}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama4_text", vocab_size=30, **MOE, **own))
+    said = r"lora adapts model.layers.0.feed_forward.router, a Llama4Router, .* set lora.exclude_modules=\[router\]"
+    with pytest.raises(ValueError, match=said):
+        add_lora(model, {"target_modules": "all-linear"}, seed=0)
+
+
+def test_falcons_linear_layers_which_are_of_its_own_take_adapters() -> None:
+    own = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("falcon", vocab_size=30, **own))
+    assert len(weights(add_lora(model, {"target_modules": "all-linear"}, seed=0), "lora")) == 2 * 4
+
+
+def test_adapters_that_peft_would_not_find_again_are_refused() -> None:
+    """It takes their names for those of an earlier transformers, and a resumed run would begin them anew."""
+    own = {"intermediate_size": 24, "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8}
+    own |= {"shared_expert_intermediate_size": 8, "mlp_layer_types": ["sparse"], "num_attention_heads_per_layer": [2]}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("laguna", vocab_size=30, **MOE, **own))
+    left_out = "down_proj,gate_proj,up_proj"
+    with pytest.raises(ValueError, match=rf"^lora: peft cannot load .* lora.exclude_modules=\[{left_out}\]"):
+        add_lora(model, {"target_modules": "all-linear"}, seed=0)
 
 
 def test_names_and_patterns_of_layers_pass() -> None:

@@ -76,6 +76,31 @@ def test_the_width_of_the_inner_layer_whatever_a_config_calls_it(kind: str, give
         assert model_shape(AutoModelForCausalLM.from_config(config), config).intermediate == inner
 
 
+def test_layers_of_different_widths_count_by_their_mean() -> None:
+    """Gemma 4's full layers have wider heads, and fewer of keys; Gemma 3n lists a width for every layer."""
+    own = {"vocab_size": 100, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    kinds = ["sliding_attention", "full_attention"]
+    wide = {
+        "attention_k_eq_v": True,
+        "global_head_dim": 16,
+        "num_global_key_value_heads": 1,
+        "vocab_size_per_layer_input": 100,
+    }
+    gemma4 = AutoConfig.for_model("gemma4_text", num_hidden_layers=2, layer_types=kinds, **wide, **own)
+    gemma3n = AutoConfig.for_model(
+        "gemma3n_text",
+        num_hidden_layers=2,
+        intermediate_size=[48, 96],
+        num_kv_shared_layers=0,
+        layer_types=kinds,
+        **own,
+    )
+    with torch.device("meta"):
+        first, second = (model_shape(AutoModelForCausalLM.from_config(config), config) for config in (gemma4, gemma3n))
+    assert (first.query_width, first.key_width) == ((4 * 8 + 4 * 16) / 2, (2 * 8 + 1 * 16) / 2)
+    assert (second.query_width, second.key_width, second.intermediate) == (4 * 8, 2 * 8, (48 + 96) / 2)
+
+
 def test_a_model_without_some_of_the_small_ones_settings_trains(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data")
     nulls = (f"model.config.{key}=null" for key in ("intermediate_size", "num_key_value_heads", "sliding_window"))
