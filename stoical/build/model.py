@@ -28,7 +28,6 @@ from transformers import (
 )
 
 from stoical.common.fields import unknown
-from stoical.common.files import json_object
 from stoical.common.places import shipped
 from stoical.config.loading import read_layer
 from stoical.config.recipe import Recipe
@@ -173,12 +172,16 @@ def build_model(recipe: Recipe, config: PreTrainedConfig) -> PreTrainedModel:
         return model
     if recipe.quantization is not None:
         options["quantization_config"] = quantization_config(recipe.quantization)
+    held, packed = _whole_numbers(Path(recipe.model.name)), getattr(config, "quantization_config", None)
     with model_errors(recipe):
         model, loaded = AutoModelForCausalLM.from_pretrained(
             recipe.model.name, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     _check_loaded(recipe, model, loaded)
-    _check_kinds(Path(recipe.model.name), model, loaded["unexpected_keys"])
+    if packed is None:
+        _check_kinds(held, model, loaded["unexpected_keys"])
+    elif not model.is_quantized:
+        model._weight_conversions = None  # else it is saved as it was loaded, under the names of packed weights
     if recipe.quantization is not None:
         keep_gradients(model)
     return model
@@ -234,20 +237,21 @@ def model_errors(recipe: Recipe) -> Iterator[None]:
         raise ValueError(f"{name}: {_first_sentence(error)}") from error
 
 
-def _check_kinds(directory: Path, model: PreTrainedModel, unused: Collection[str]) -> None:
-    """Raise `ValueError` for a directory whose files of weights hold whole numbers, which were taken as they are.
+def _whole_numbers(directory: Path) -> dict[Path, list[str]]:
+    """The tensors of whole numbers in every file of weights. Raises `ValueError` for a damaged one."""
+    return {path: whole_numbers(path) for path in sorted(directory.glob("*.safetensors"))}
 
-    Only a config with a quantization may have them. Others are not weights: buffers of the model, or of an earlier
-    transformers' (the masks of GPT-NeoX), which are not loaded.
+
+def _check_kinds(held: Mapping[Path, list[str]], model: PreTrainedModel, unused: Collection[str]) -> None:
+    """Raise `ValueError` where tensors of whole numbers, which transformers takes as they are, became weights.
+
+    Others may be held: buffers of the model, or of an earlier transformers' (the masks of GPT-NeoX), not loaded now.
     """
-    config = directory / "config.json"
-    if config.is_file() and json_object(config).get("quantization_config"):
-        return
     past = model._keys_to_ignore_on_load_unexpected or []
     others = {*unused, *(name for name, buffer in model.named_buffers() if not buffer.is_floating_point())}
-    for path in sorted(directory.glob("*.safetensors")):
-        names = [name for name in whole_numbers(path) if name not in others]
-        refuse_whole(path, [name for name in names if not any(re.search(pattern, name) for pattern in past)])
+    for path, names in held.items():
+        wrong = [name for name in names if name not in others]
+        refuse_whole(path, [name for name in wrong if not any(re.search(pattern, name) for pattern in past)])
 
 
 def build_trainable(recipe: Recipe, config: PreTrainedConfig) -> nn.Module:

@@ -130,10 +130,12 @@ def refuse_without_gradient(names: list[str], total: Tensor) -> None:
     """Raise `ValueError` for the tensors of which no element was sampled: none had a gradient."""
     missing = [name for name, sampled in zip(names, total[:, 0].tolist(), strict=True) if not sampled]
     if missing:
+        way = "Train adapters instead (recipe=...,lora)"
+        if any("lora_" in name for name in names):
+            way = "Name their layers in lora.exclude_modules, or leave them out of what else lora names"
         raise ValueError(
             f"no gradient reached {len(missing)} of {len(names)} trainable tensors in the first 2 steps, so that they "
-            f"would never move: {_listed(missing)}. Leave them out of lora.target_modules and lora.modules_to_save (or "
-            "name them in lora.exclude_modules); with activation checkpointing, use_reentrant must stay false"
+            f"would never move: {_listed(missing)}. {way}; with activation checkpointing, use_reentrant must stay false"
         )
 
 

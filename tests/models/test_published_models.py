@@ -135,6 +135,64 @@ def test_masks_that_an_earlier_transformers_saved_are_not_taken_for_weights(
     assert torch.equal(model.get_output_embeddings().weight, held["embed_out.weight"])
 
 
+def in_four_bits(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """GPT-OSS as it is published: the experts in blocks of 32 weights of 4 bits, with a scale each."""
+    packed: dict[str, torch.Tensor] = {}
+    for name, tensor in weights.items():
+        if name.endswith(("gate_up_proj", "down_proj")):
+            experts, inputs, outputs = tensor.shape
+            blocks = (experts, outputs, inputs // 32)
+            packed[f"{name}_blocks"] = torch.randint(0, 255, (*blocks, 16), dtype=torch.uint8)
+            packed[f"{name}_scales"] = torch.full(blocks, 125, dtype=torch.uint8)
+        else:
+            packed[name] = tensor.bfloat16()
+    return packed
+
+
+def in_eight_bits(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Qwen 3 and DeepSeek as they are published, too: float8, with a scale for 128 by 128 weights."""
+    packed = dict(weights)
+    for name, tensor in weights.items():
+        if name.endswith("proj.weight"):
+            packed[name] = tensor.to(torch.float8_e4m3fn)
+            packed[f"{name}_scale_inv"] = torch.ones(1, 1)
+    return packed
+
+
+PACKED = {
+    "gpt_oss": ("eager", in_four_bits, {"num_local_experts": 2}, {"quant_method": "mxfp4"}),
+    "qwen3_moe": (
+        "sdpa",
+        in_eight_bits,
+        {"num_experts": 2, "moe_intermediate_size": 32},
+        {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_weights_that_are_unpacked_to_be_trained_are_saved_as_what_they_are(
+    kind: str, tmp_path: Path, bpe: PreTrainedTokenizerFast
+) -> None:
+    """transformers 5.23 saves them under the packed ones' names, where it does not find them, or fails to save them."""
+    attention, pack, own, quantization = PACKED[kind]
+    shape = {**SHAPE, **own, "hidden_size": 32, "intermediate_size": 32, "num_experts_per_tok": 1}
+    shape = {key: value for key, value in shape.items() if key != "sliding_window"}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=len(bpe), **shape))
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    save_file(pack(load_file(path)), path, metadata={"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": quantization}))
+    recipe = recipe_of(tmp_path)
+    recipe.model.attn_implementation = attention
+    trained = build_trainable(recipe, build_config(recipe, bpe))
+    trained.save_pretrained(tmp_path / "saved")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    for name, weight in trained.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight), name
+
+
 def test_a_model_that_nothing_could_load_again_is_refused_before_it_trains(
     tmp_path: Path, bpe: PreTrainedTokenizerFast
 ) -> None:

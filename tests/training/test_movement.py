@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stoical.runs.resume import resume_from
 from stoical.training.build import build_trainer
-from stoical.training.movement import SAMPLE, MovementCheck, take_sample, warn_of_rounding
+from stoical.training.movement import SAMPLE, MovementCheck, refuse_without_gradient, take_sample, warn_of_rounding
 from tests.support.tiny_recipe import tiny_lora, tiny_recipe
 
 WARNING = "WARNING:"
@@ -83,10 +83,15 @@ def test_a_tensor_that_nothing_reaches_stops_the_run(tmp_path: Path) -> None:
     trainer = build_trainer(tiny_recipe(tmp_path, *steps(5)))
     trainer.model.register_parameter("dangling", nn.Parameter(torch.ones(3)))
     with pytest.raises(
-        ValueError, match=r"no gradient reached 1 of \d+ trainable tensors in the first 2 .*: dangling\."
+        ValueError, match=r"no gradient reached 1 of \d+ trainable tensors in the first 2 .*: dangling\. Train adapters"
     ):
         trainer.train()
     assert trainer.state.global_step == 1, "the second step was not counted: it raised"
+
+
+def test_adapters_that_nothing_reaches_are_answered_with_the_setting() -> None:
+    with pytest.raises(ValueError, match=r": layers\.0\.dt_proj\.lora_A\. Name their layers in lora\.exclude_modules"):
+        refuse_without_gradient(["layers.0.dt_proj.lora_A", "layers.0.q_proj.lora_A"], torch.tensor([[0, 0], [5, 5]]))
 
 
 def test_a_resumed_run_is_looked_at_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
