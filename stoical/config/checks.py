@@ -14,7 +14,7 @@ from stoical.config.recipe import Recipe
 from stoical.config.self_training import SelfTrainingSettings
 from stoical.config.training_fields import ADAM, METRIC_DRIVEN, NOT_ADAM, OPTIM_ARGS, OWNED, REFUSED
 from stoical.evaluation.grading import Gains
-from stoical.evaluation.metrics import asked_metrics
+from stoical.evaluation.metrics import Metric, asked_metrics, metrics_of
 from stoical.models.layouts import MASKABLE
 
 TRACKERS = ("wandb", "trackio", "tensorboard")
@@ -257,16 +257,15 @@ def _check_best(recipe: Recipe) -> None:
         return
     if training.get("eval_strategy") == "no":
         raise ValueError(f"training.metric_for_best_model={metric} has no effect with training.eval_strategy=no")
-    known = measured(recipe)
+    known = [each.name for each in measured(recipe)]
     if metric.removeprefix("eval_") not in known:
         raise unknown("metric", f"training.metric_for_best_model={metric}", known, f" Use one of {', '.join(known)}.")
 
 
-def measured(recipe: Recipe) -> list[str]:
+def measured(recipe: Recipe) -> list[Metric]:
     """The metrics that evaluations during training log."""
-    exact = ["free_run_ndcg", "invalid_rate", "valid_mass"] * (recipe.eval.mode == "exact")
-    asked = [metric.name for metric in asked_metrics(recipe.eval.metrics)]
-    return ["cvr", "ndcg", *(f"recall@{k}" for k in recipe.eval.recall_at), *asked, *exact]
+    asked = asked_metrics(recipe.eval.metrics)
+    return [*metrics_of(recipe.eval.recall_at, asked, free_run=recipe.eval.mode == "exact")]
 
 
 def tracker_names(report_to: str | Sequence[str] | None) -> list[str]:
