@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from stoical.common.lazy import torch
 from stoical.common.options import option
 from stoical.decoding.choices import Reduction
-from stoical.decoding.walks import family_argmax, gold_child, gumbel, trie_logprobs, visited
+from stoical.decoding.walks import family_argmax, gold_child, gumbel, visited
 from stoical.encoding.packed_batch import PackedBatch
+from stoical.objectives.mitigations.consistency import free_run
 from stoical.objectives.objective import Method, Objective, ObjectiveOutput, StepContext, check_at_least, check_weight
 from stoical.trie.node_weights import TargetSettings
 
@@ -81,12 +82,6 @@ def led_walk(batch: PackedBatch, teacher: Literal["target", "gold"]) -> Tensor:
     return visited(batch, gold_child(batch) if teacher == "gold" else family_argmax(batch, drawn))[0]
 
 
-def free_walk(batch: PackedBatch, node_logprobs: Tensor) -> Tensor:
-    """[M] the nodes of one walk a query, drawn from the model within the trie."""
-    with torch.no_grad():
-        return visited(batch, family_argmax(batch, gumbel(trie_logprobs(batch, node_logprobs), walks=1)))[0]
-
-
 def walk_states(context: StepContext, walk: Tensor) -> tuple[Tensor, Tensor]:
     """[B, T, H] the hidden states that the tokens of `walk` [M] are read from, 0 after its end, and its lengths [B]."""
     batch = context.batch
@@ -113,7 +108,7 @@ class ProfessorForcing(Objective):
         """Sum over the micro-batch's queries, in nats; 0 while the discriminator is too weak to be learnt from."""
         batch, settings = context.batch, self.settings
         led = walk_states(context, led_walk(batch, settings.teacher))
-        free = walk_states(context, free_walk(batch, context.node_logprobs))
+        free = walk_states(context, free_run(batch, context.node_logprobs, "sampled"))
         opponent = self._opponent = self._opponent or self._make_opponent(led[0])
         lost = 0.0 if batch.filler else opponent.learn(*led, *free)
         logs = {"discriminator_loss": lost, "discriminator_accuracy": opponent.accuracy}
