@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from stoical.common.files import check_writable, json_object, write_whole
 from stoical.common.progress import progress
@@ -29,7 +28,6 @@ from stoical.studies.mismatch.exact import (
 from stoical.studies.mismatch.methods import NAMES, methods
 from stoical.studies.mismatch.settings import MismatchSettings
 
-Floats = npt.NDArray[np.float64]
 SETTINGS = "settings.json"
 PARTS = "parts"
 FREE = ("output", "quick", "blocks", "methods")  # what may differ between runs into one directory
