@@ -14,7 +14,7 @@ from torch import nn
 from stoical.build.encoder import build_encoder, build_tokenizer
 from stoical.build.model import load_model
 from stoical.common.devices import check_device
-from stoical.data.rows import RankingRow, parse_row
+from stoical.data.rows import RankingRow, as_objects, parse_row
 from stoical.decoding.choices import Reduction
 from stoical.decoding.scores import doc_scores
 from stoical.encoding.packed_batch import PackedBatch
@@ -196,9 +196,7 @@ def _check_read(settings: Iterable[str]) -> None:
 def _row(query: str, docs: Sequence[Document]) -> RankingRow:
     """A validated row, its documents by docID; its query_id, which decides the shuffle, is the query."""
     where = f"query {query!r}"
-    if isinstance(docs, str | Mapping) or not isinstance(docs, Iterable):
-        raise ValueError(f"{where}: the documents must be a list of docIDs or of {{'docid': ..., 'text': ...}}")
-    listed = [{"docid": doc} if isinstance(doc, str) else doc for doc in docs]
+    listed = as_objects(docs, where)
     for place, doc in enumerate(listed):
         unknown = set(doc) - {"docid", "text"} if isinstance(doc, Mapping) else set()
         if unknown:

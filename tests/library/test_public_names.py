@@ -60,6 +60,9 @@ def test_a_row_of_docids_is_the_row_of_a_file() -> None:
     assert stoical.RankingRow.of("deer", ["ruminant"], query_id="q1").query_id == "q1"
     with pytest.raises(ValueError, match="query 'deer': the docid 'mammal' occurs twice"):
         stoical.RankingRow.of("deer", ["mammal", "mammal"])
+    for no_list in (None, 5, "mammal", {"docid": "mammal"}):
+        with pytest.raises(ValueError, match="query 'deer': the documents must be a list of docIDs"):
+            stoical.RankingRow.of("deer", no_list)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
