@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,8 @@ def test_every_name_is_what_its_module_defines(name: str) -> None:
     found = getattr(stoical, name)
     assert found is getattr(importlib.import_module(HOME[name]), name)
     assert found.__module__ == HOME[name], "imported from where it is defined"
-    assert (found.__doc__ or "").strip()
+    words = "\n".join(inspect.getdoc(each) or "" for each in (found, getattr(found, "of", None)))
+    assert re.search(rf"^    .*\b{name}\b", words, re.MULTILINE), "its docstring shows how it is used"
 
 
 def test_the_lists_of_names_agree() -> None:
