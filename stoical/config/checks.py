@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stoical.common.fields import check_fields, unknown
+from stoical.common.numbers import at_least
 from stoical.config.adapters import check_adapters
 from stoical.config.encoders import check_training as check_encoder_training
 from stoical.config.libraries import library_fields
@@ -128,8 +129,8 @@ def _check_numbers(recipe: Recipe) -> None:
         "eval.recall_at": min(recipe.eval.recall_at, default=None),
     }
     for key, value in numbers.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{key}={value} must be at least 1")
+        if value is not None:
+            at_least(key, value, 1)
     if not 0 <= recipe.seed < 2**32:
         raise ValueError(f"seed={recipe.seed} must be from 0 to 4294967295")
 

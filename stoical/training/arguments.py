@@ -11,6 +11,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
+from stoical.common.numbers import at_least
 from stoical.config.checks import measured
 from stoical.config.recipe import Recipe
 from stoical.runs.processes import join_processes, no_accelerator
@@ -30,8 +31,7 @@ def micro_batches(recipe: Recipe, processes: int) -> tuple[int, int]:
             f"global_batch_size={recipe.global_batch_size} cannot be shared evenly by {processes} processes"
         )
     limit = int(recipe.training["per_device_train_batch_size"])
-    if limit < 1:
-        raise ValueError(f"training.per_device_train_batch_size={limit} must be at least 1")
+    at_least("training.per_device_train_batch_size", limit, 1)
     micro = max(size for size in range(1, min(share, limit) + 1) if share % size == 0)
     return (micro, share // micro) if recipe.max_tokens_per_micro_batch is None else (share, 1)
 

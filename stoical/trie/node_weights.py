@@ -8,7 +8,6 @@ Dimension letters: D docIDs, N trie nodes (root first). All arrays are float64; 
 
 from __future__ import annotations
 
-import math
 import typing
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from stoical.common.arrays import Floats, Ints
+from stoical.common.numbers import not_negative
 from stoical.common.options import option
 from stoical.trie.prefix_tree import DocIDTrie
 
@@ -67,8 +67,8 @@ class TargetSettings:
                 raise ValueError(f"loss.{key} must be set with {user}")
             if not used and value is not None:
                 raise ValueError(f"loss.{key}={value} has no effect: only {user} reads it; remove one of the two")
-            if isinstance(value, int | float) and not 0 <= value < math.inf:
-                raise ValueError(f"loss.{key}={value} must be a finite number, 0 or more")
+            if isinstance(value, int | float):
+                not_negative(f"loss.{key}", value)
         if self.token == "every_node" and self.item != "indicator":
             raise ValueError(
                 f"loss.item={self.item} conflicts with loss.token=every_node, whose weights come from loss.beta and "

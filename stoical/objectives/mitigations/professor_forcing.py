@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stoical.common.lazy import torch
+from stoical.common.numbers import above_zero, within
 from stoical.common.options import option
 from stoical.decoding.choices import Reduction
 from stoical.decoding.walks import family_argmax, gold_child, gumbel, visited
@@ -57,15 +58,13 @@ class ProfessorForcingSettings(Method):
         check_weight("professor_forcing", self.weight)
         check_at_least("professor_forcing", "width", self.width, 2)
         for key in ("floor", "ceiling"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise ValueError(f"mitigations.professor_forcing.{key}={getattr(self, key)} must lie between 0 and 1")
+            within(f"mitigations.professor_forcing.{key}", getattr(self, key))
         if self.floor > self.ceiling:
             raise ValueError(
                 f"mitigations.professor_forcing.floor={self.floor} is above ceiling={self.ceiling}: the discriminator "
                 "would stop learning before it may teach the model; swap them"
             )
-        if not 0 < self.learning_rate < float("inf"):
-            raise ValueError(f"mitigations.professor_forcing.learning_rate={self.learning_rate} must be above 0")
+        above_zero("mitigations.professor_forcing.learning_rate", self.learning_rate)
 
     def within_list(self) -> str | None:
         """Always: it draws docIDs of the list."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from stoical.common.lazy import torch
+from stoical.common.numbers import at_least
 from stoical.common.options import option
 from stoical.decoding.choices import Reduction, Source
 from stoical.decoding.walks import counted, has_children, visited
@@ -78,8 +79,8 @@ class ScheduledSamplingSettings(ScheduleSettings, Method):
         self.check_schedule(name)
         if (self.method == "parallel") != (self.passes is not None):
             raise ValueError(f"{name}.passes goes with method=parallel: set it there, and only there")
-        if self.passes is not None and self.passes < 1:
-            raise ValueError(f"{name}.passes={self.passes} must be at least 1")
+        if self.passes is not None:
+            at_least(f"{name}.passes", self.passes, 1)
         if self.target == "gold_position" and self.method != "parallel":
             raise ValueError(
                 f"{name}.target=gold_position conflicts with method={self.method}: its prefixes leave the trie, so "
