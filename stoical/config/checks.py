@@ -33,9 +33,8 @@ def check_recipe(recipe: Recipe) -> None:
     _check_numbers(recipe)
     _check_training(recipe)
     _check_eval(recipe)
-    for key, rows in (("data.generated", recipe.data.generated), ("self_training", recipe.self_training)):
-        if recipe.data.num_negatives and rows is not None:
-            raise ValueError(f"data.num_negatives conflicts with {key}, whose rows are trained on as made; drop one")
+    if recipe.data.num_negatives and (key := _made_rows(recipe)):
+        raise ValueError(f"data.num_negatives conflicts with {key}, whose rows are trained on as made; drop one")
     if recipe.self_training is not None:
         _check_self_training(recipe, recipe.self_training)
     check_adapters(recipe)
@@ -49,6 +48,14 @@ def check_recipe(recipe: Recipe) -> None:
             "loss.visits=reach conflicts with loss.normalizer=weights: its weights are not known before the forward "
             "pass; use loss.normalizer=points or queries"
         )
+    _check_layout(recipe)
+    if (recipe.tokenizer.name == "bpe") != (recipe.tokenizer.vocab_size is not None):
+        raise ValueError("tokenizer.vocab_size goes with tokenizer.name=bpe: set both, or neither")
+    if recipe.tokenizer.terminator == "none" and not recipe.tokenizer.count_terminator:
+        raise ValueError("tokenizer.count_terminator=false conflicts with tokenizer.terminator=none: drop one of them")
+
+
+def _check_layout(recipe: Recipe) -> None:
     for name, method in recipe.mitigations.methods.items():
         if recipe.layout == "pointwise" and method.packed_only is not None:
             raise ValueError(
@@ -60,10 +67,6 @@ def check_recipe(recipe: Recipe) -> None:
             "layout=pointwise conflicts with max_tokens_per_micro_batch, which counts the tokens of tries; use "
             "layout=sequence or cache, or training.per_device_train_batch_size"
         )
-    if (recipe.tokenizer.name == "bpe") != (recipe.tokenizer.vocab_size is not None):
-        raise ValueError("tokenizer.vocab_size goes with tokenizer.name=bpe: set both, or neither")
-    if recipe.tokenizer.terminator == "none" and not recipe.tokenizer.count_terminator:
-        raise ValueError("tokenizer.count_terminator=false conflicts with tokenizer.terminator=none: drop one of them")
     for key in ("activation_checkpointing", "gradient_checkpointing"):  # new name and old
         if recipe.layout == "cache" and recipe.training.get(key):
             raise ValueError(
@@ -88,15 +91,18 @@ def _check_encoder(recipe: Recipe) -> None:
     check_encoder_training(recipe.training)
 
 
+def _made_rows(recipe: Recipe) -> str | None:
+    """The setting by which the recipe trains on rows that a model made, if it does."""
+    made = {"data.generated": recipe.data.generated, "self_training": recipe.self_training}
+    return next((key for key, rows in made.items() if rows is not None), None)
+
+
 def _check_ranking(recipe: Recipe) -> None:
     loss = recipe.loss
     if loss.ranking is None:
         return
-    for key, rows in (("data.generated", recipe.data.generated), ("self_training", recipe.self_training)):
-        if rows is not None:
-            raise ValueError(
-                f"loss.ranking={loss.ranking} conflicts with {key}, whose rows hold other prefixes; drop one"
-            )
+    if key := _made_rows(recipe):
+        raise ValueError(f"loss.ranking={loss.ranking} conflicts with {key}, whose rows hold other prefixes; drop one")
     own = {"item": loss.item != "indicator", "token": loss.token != "one_hot"}
     if loss.ranking_alone and not recipe.mitigations.chosen and any(own.values()):
         key = next(key for key, given in own.items() if given)
@@ -139,7 +145,7 @@ def _check_eval(recipe: Recipe) -> None:
     for key in ("diagnostics", "generation", "calibration"):
         if getattr(recipe.eval, key) and recipe.eval.mode != "exact":
             raise ValueError(f"eval.{key}=true needs exact scores; drop eval.mode={recipe.eval.mode}")
-    if recipe.eval.generation and not _counts_terminator(recipe):
+    if recipe.eval.generation and not recipe.tokenizer.counts_terminator:
         raise ValueError(
             "eval.generation=true needs a model that was trained to end what it writes: tokenizer.terminator=eos and "
             "tokenizer.count_terminator=true"
@@ -162,10 +168,6 @@ def _check_standard_metrics(recipe: Recipe) -> None:
             f"eval.relevant_above={recipe.eval.relevant_above} has no effect without a metric of relevant documents; "
             "add one: eval.metrics=[map]"
         )
-
-
-def _counts_terminator(recipe: Recipe) -> bool:
-    return recipe.tokenizer.terminator != "none" and recipe.tokenizer.count_terminator
 
 
 def _check_training(recipe: Recipe) -> None:

@@ -229,7 +229,7 @@ def _evaluation(recipe: Recipe, name: str, log_history: Sequence[Mapping[str, fl
         return "Not evaluated during training."
     metrics = {key.removeprefix("eval_"): value for key, value in found[-1].items() if key.startswith("eval_")}
     metrics["num_queries"] = int(metrics["num_queries"])
-    counted = recipe.tokenizer.terminator != "none" and recipe.tokenizer.count_terminator
+    counted = recipe.tokenizer.counts_terminator
     return (
         f"{metrics_table([(name, metrics)])}\n\n%, at step {int(found[-1]['step'])}, on {metrics['num_queries']} "
         f"queries of the test split. Documents are scored {SCORED[recipe.eval.mode]}, by the {recipe.eval.score} "
