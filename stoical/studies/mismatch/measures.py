@@ -33,7 +33,6 @@ from stoical.trie.node_weights import TargetSettings
 
 LAST = 2**40  # the rank of documents off the list, where decoding is to know them
 CHUNK = 5  # replications that are packed at once
-CURVES = ("kl_tf", "kl_ar", "alive", "mismatch_at", "tv", "off_corpus")
 CUTOFFS = (1, 5)
 
 
