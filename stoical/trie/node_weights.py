@@ -33,6 +33,8 @@ class TargetSettings:
     TargetSettings()                                                  # next-token prediction on the top docID
     TargetSettings(item="fractional", alpha=2.0)                      # every docID, by 1/r^2
     TargetSettings(token="every_node", beta=2.0, visits="uniform")    # a target at every node of the trie
+
+    `check` raises `ValueError` for settings that do not go together; whatever takes these settings calls it.
     """
 
     item: ItemWeight = option(
