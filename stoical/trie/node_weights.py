@@ -30,9 +30,9 @@ UNLISTED = np.iinfo(np.int64).max  # the rank of negatives: no target ever leads
 class TargetSettings:
     """Which row of the weight table to train on; the `loss:` section of a recipe.
 
-    TargetSettings()                                                  # next-token prediction on the top docID
-    TargetSettings(item="fractional", alpha=2.0)                      # every docID, by 1/r^2
-    TargetSettings(token="every_node", beta=2.0, visits="uniform")    # a target at every node of the trie
+        TargetSettings()                                                  # next-token prediction on the top docID
+        TargetSettings(item="fractional", alpha=2.0)                      # every docID, by 1/r^2
+        TargetSettings(token="every_node", beta=2.0, visits="uniform")    # a target at every node of the trie
 
     `check` raises `ValueError` for settings that do not go together; whatever takes these settings calls it.
     """
