@@ -70,6 +70,7 @@ def beam_search(
 
         trie = DeviceTrie.from_trie(build_trie(docid_ids), device=model.device)
         beam_search(model, prompt_ids, trie, num_beams=5)[0].doc  # the best one's place in docid_ids
+
     Pruning: of the nodes at one depth that have children, the `num_beams` with the highest summed log-probability are
     kept. They are equally long, so the mean would choose the same. A docID that ends takes no beam from them: it is
     set aside with its final score, and only final scores, mean or sum, rank docIDs. Hence the result is the best

@@ -188,6 +188,7 @@ class EncodedDataset:
 
         queries = EncodedDataset(load_split("data/wordnet", "train"), encoder)  # a list of RankingRows will do
         batch = TrieTargetCollator()([queries[0], queries[1]])["batch"]
+
     negatives: with those of the rows, as evaluation scores them. sampler: with negatives drawn again every epoch, as
     training may compare with them; they change neither the prompt nor which documents fit.
     """

@@ -78,6 +78,7 @@ def node_logprobs(
 
         batch = TrieTargetCollator(prune=False)(queries)["batch"].to(model.device)
         logprobs = node_logprobs(model, batch).logprobs
+
     The model is called as `model(...)`, so that DDP, FSDP and peft wrappers see every forward (`cache` calls it twice).
     Logits are made at the S read-out slots only, then reduced in float32. `mixture`: fed in places of node tokens.
     keep: log-probabilities alone, or with the `likeliest` tokens of the vocabulary, or with all its `logits`. Unless
