@@ -71,6 +71,8 @@ class CompatSettings:
         _within("compat.minimum", self.minimum, 0, 1)
         for key in ("beta", "init_scale", "consistency_weight"):
             _finite(f"compat.{key}", getattr(self, key))
+        if self.model == "recurrent" and self.init_scale != CompatSettings.init_scale:
+            raise ValueError(f"compat.init_scale={self.init_scale} has no effect with compat.model=recurrent; drop it")
         _positive("compat.learning_rate", self.learning_rate)
 
 
