@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from stoical.evaluation.result import EvaluatedData, Evaluation
 
 
+APART = {  # settings that make other results of a run -> how these are called
+    "eval.score": "_{}",
+    "prompt.template": "_{}",
+    "prompt.max_length": "_max_length_{}",
+    "seed": "_seed_{}",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class EvaluationJob:
     """What to evaluate: recipe, directory for results, how many test queries (None: all), and an adapter if any.
@@ -61,11 +69,12 @@ def load_evaluation(checkpoint: str | None, settings: Mapping[str, str]) -> Eval
 
     Results go to `eval` in the run's directory. Beside it and not over it: a checkpoint that is not the run's last
     (`eval_checkpoint-500`), other data than the run's (`eval_mammal`), another mode than exact (`eval_greedy_path`),
-    another score than the run's (`eval_sum`), a sample of the queries (`eval_200`), the untrained model of a recipe
-    whose run has been trained (`eval_untrained`); or to `settings["output"]`. Raises `ValueError` where neither or both
-    of checkpoint= and recipe= are given, and for a directory without a model.
+    another score, prompt or seed than the run's (`eval_sum`, `eval_max_length_512`), a sample of the queries
+    (`eval_200`), the untrained model of a recipe whose run has been trained (`eval_untrained`); or to
+    `settings["output"]`. Raises `ValueError` where neither or both of checkpoint= and recipe= are given, and for a
+    directory without a model.
     """
-    values, encoder, score = dict(settings), None, ""
+    values, encoder, changed = dict(settings), None, ""
     if (checkpoint is not None) == ("recipe" in values):
         raise ValueError("give either checkpoint=DIR (a run or a checkpoint) or recipe=NAME (its untrained model)")
     if checkpoint is None:
@@ -78,14 +87,13 @@ def load_evaluation(checkpoint: str | None, settings: Mapping[str, str]) -> Eval
         recipe, adapter = load_checkpoint(found, values)
         encoder = found if is_encoder(found) else None
         folder, run = _results_of(found), _run_of(found).resolve()  # the recipe has the name that it was trained under
-        if _own(found, "eval.score") not in (None, recipe.eval.score):
-            score = f"_{recipe.eval.score}"
+        changed = _changed(found, values)
         if _is_other(recipe.data.path, found):
             folder = folder.with_name(f"{folder.name}_{Path(recipe.data.path).resolve().name}")
     num_queries = recipe.eval.num_queries if "eval.num_queries" in values else None
     mode = "" if recipe.eval.mode == "exact" else f"_{recipe.eval.mode}"
     sample = "" if num_queries is None else f"_{num_queries}"
-    results = folder.with_name(folder.name + mode + score + sample)
+    results = folder.with_name(folder.name + mode + changed + sample)
     return EvaluationJob(run.name, recipe, Path(output) if output else results, num_queries, adapter, encoder)
 
 
@@ -107,6 +115,16 @@ def _is_other(data: str, checkpoint: Path) -> bool:
     if own is None or Path(data).resolve() == Path(str(own)).resolve():
         return False
     return split_sha256(data, "test") != _own_sha256(checkpoint.parent)
+
+
+def _changed(checkpoint: Path, values: Mapping[str, str]) -> str:
+    """The end of the results' name where `values` are not the run's own: they would be other results."""
+    end = ""
+    for key, form in APART.items():
+        own = _own(checkpoint, key)
+        if key in values and own is not None and values[key] != str(own):
+            end += form.format(Path(values[key]).stem)
+    return end
 
 
 def _own(checkpoint: Path, key: str) -> Any:

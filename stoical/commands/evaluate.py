@@ -8,8 +8,9 @@ From a checkout, evaluate.py is the same. Writes metrics.json, per_query.jsonl, 
 qrels.txt, and figures to <checkpoint's run>/eval, or to output=DIR, in the place of an earlier evaluation on the same
 data. Evaluates the whole test split; with eval.num_queries=200 a sample of it, into eval_200. eval.mode=greedy_path
 scores along one greedy path in the trie, into eval_greedy_path; eval.mode=free_greedy_path is the paper's proxy,
-without a trie. eval.score=sum goes into eval_sum. A checkpoint that is not the run's last one is evaluated into
-eval_checkpoint-N, other data than the run's (data.path=data/other) into eval_other.
+without a trie. Another score, prompt or seed than the run's goes into a directory of its name, such as eval_sum or
+eval_max_length_512, a checkpoint that is not the run's last one into eval_checkpoint-N, other data than the run's
+(data.path=data/other) into eval_other.
 
 eval.metrics=[graded_ndcg@10,map,...] adds the field's metrics, on the grades that the data has. The rows below the
 model's are the same metrics of a random order, of the order that the prompts have, and of BM25 where documents have

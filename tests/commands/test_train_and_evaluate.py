@@ -309,10 +309,12 @@ def test_an_evaluation_takes_settings_too(trained: Path, cli: Cli) -> None:
         (["eval.mode=greedy_path"], "eval_greedy_path"),
         (["eval.mode=greedy_path", "eval.num_queries=3"], "eval_greedy_path_3"),
         (["eval.score=sum", "eval.num_queries=2"], "eval_sum_2"),
+        (["seed=7", "prompt.max_length=400"], "eval_max_length_400_seed_7"),
+        (["prompt.template=codes"], "eval_codes"),
         (["checkpoint={run}/checkpoint-2"], "eval_checkpoint-2"),
     ],
 )
-def test_another_mode_score_sample_or_checkpoint_does_not_overwrite_the_full_evaluation(
+def test_other_settings_or_another_checkpoint_do_not_overwrite_the_full_evaluation(
     words: list[str], folder: str, trained: Path, cli: Cli
 ) -> None:
     shutil.copytree(trained / "run" / "checkpoint-3", trained / "run" / "checkpoint-2", dirs_exist_ok=True)
