@@ -205,18 +205,7 @@ def _write(
     items = [document for document, docid in collection.docid_of.items() if docid in used]
     texts = [collection.documents[document].chosen("both") or "" for document in items]
     table = DocIDTable(items, [str(collection.docid_of[document]) for document in items], texts)
-    elsewhere = {"out", "source", "seed", "licence", *inputs}  # the manifest says it otherwise, and holds no paths
-    manifest: dict[str, Any] = {
-        "name": Path(options.out).name,
-        "tool": tool,
-        "source": {key: path.name for key, path in inputs.items()},
-        "version": {key: sums(path) for key, path in inputs.items()},
-        "licence": options.licence,
-        "seed": options.seed,
-        "options": {key: value for key, value in asdict(options).items() if key not in elsewhere},
-        "dropped": dropped.summary(),
-        "irrelevant_not_used": not_used,
-    }
+    manifest = describe(options, tool, inputs) | {"dropped": dropped.summary(), "irrelevant_not_used": not_used}
     tables = {split: pa.Table.from_pylist(list(rows), schema=row_schema()) for split, rows in splits.items()}
     extra = {"items": table.to_arrow(), "dropped": dropped.to_arrow()}
     manifest = write_dataset(Path(options.out), tables, f"{options.licence}\n", manifest, extra)
@@ -228,6 +217,20 @@ def _write(
     for note in notes([row for rows in splits.values() for row in rows]):
         print(f"  {note}")
     print(f"wrote {options.out}")
+
+
+def describe(options: Any, tool: str, inputs: Mapping[str, Path]) -> dict[str, Any]:
+    """The head of a manifest: a `tool`'s options, and the files that were read, by the option that named them."""
+    elsewhere = {"out", "source", "seed", "licence", *inputs}  # the manifest says it otherwise, and holds no paths
+    return {
+        "name": Path(options.out).name,
+        "tool": tool,
+        "source": {key: path.name for key, path in inputs.items()},
+        "version": {key: sums(path) for key, path in inputs.items()},
+        "licence": options.licence,
+        "seed": options.seed,
+        "options": {key: value for key, value in asdict(options).items() if key not in elsewhere},
+    }
 
 
 def notes(rows: Sequence[Row]) -> list[str]:

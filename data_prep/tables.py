@@ -116,15 +116,16 @@ def _read_csv(path: Path, required: Sequence[str], optional: Sequence[str]) -> T
     check_columns(named, required, str(path))
     if len(set(named)) < len(named):
         raise ValueError(f"{path}:1: a column's name comes twice: {', '.join(named)}")
-    lines, rows = [], []
+    places = {wanted: names.index(name) for wanted, name in matched(named, (*required, *optional)).items()}
+    lines: list[int] = []
+    columns: dict[str, list[Any]] = {wanted: [] for wanted in places}
     for number, row in progress(cells, f"reading {path}"):
         if len(row) < len(names) or any(row[len(names) :]):
             raise ValueError(f"{path}:{number}: {len(row)} cells, but the header has {len(names)}; is a quote missing?")
         lines.append(number)
-        rows.append(row)
-    found = matched(named, (*required, *optional))
-    columns = {wanted: [row[names.index(name)] for row in rows] for wanted, name in found.items()}
-    return Table(path.name, named, columns, len(rows), lines)
+        for wanted, place in places.items():
+            columns[wanted].append(row[place])
+    return Table(path.name, named, columns, len(lines), lines)
 
 
 def matched(names: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:

@@ -14,7 +14,8 @@ from torch import nn
 from stoical.build.encoder import build_encoder, build_tokenizer
 from stoical.build.model import load_model
 from stoical.common.devices import check_device
-from stoical.data.rows import RankingRow, parse_row
+from stoical.common.numbers import above_zero, at_least, within
+from stoical.data.rows import RankingRow, as_objects, parse_row
 from stoical.decoding.choices import Reduction
 from stoical.decoding.scores import doc_scores
 from stoical.encoding.packed_batch import PackedBatch
@@ -79,8 +80,7 @@ class Ranker:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature={self.temperature} must be a finite number above 0")
+        above_zero("temperature", self.temperature)
         check_model(self.model, self.encoder.max_length)
 
     @classmethod
@@ -157,10 +157,10 @@ class Ranker:
         self, prepared: Prepared, top_k: int | None = None, min_probability: float | None = None
     ) -> list[list[RankedDoc]]:
         """The second half of `rank_batch`."""
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k={top_k} must be at least 1")
-        if min_probability is not None and not 0 <= min_probability <= 1:
-            raise ValueError(f"min_probability={min_probability} must be from 0 to 1")
+        if top_k is not None:
+            at_least("top_k", top_k, 1)
+        if min_probability is not None:
+            within("min_probability", min_probability)
         device = next(self.model.parameters()).device
         rows, batch = prepared.rows, prepared.batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
@@ -196,9 +196,7 @@ def _check_read(settings: Iterable[str]) -> None:
 def _row(query: str, docs: Sequence[Document]) -> RankingRow:
     """A validated row, its documents by docID; its query_id, which decides the shuffle, is the query."""
     where = f"query {query!r}"
-    if isinstance(docs, str | Mapping) or not isinstance(docs, Iterable):
-        raise ValueError(f"{where}: the documents must be a list of docIDs or of {{'docid': ..., 'text': ...}}")
-    listed = [{"docid": doc} if isinstance(doc, str) else doc for doc in docs]
+    listed = as_objects(docs, where)
     for place, doc in enumerate(listed):
         unknown = set(doc) - {"docid", "text"} if isinstance(doc, Mapping) else set()
         if unknown:

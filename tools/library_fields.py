@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+from dataclasses import asdict
 
-from stoical.config.libraries import CLASSES, FILE, read_fields, to_json
+from stoical.config.libraries import CLASSES, FILE, read_fields
 
 
 def main() -> None:
     """Write the file for the versions that are installed."""
     versions = {library: importlib.metadata.version(library) for library, _ in CLASSES.values()}
-    fields = {name: {key: to_json(field) for key, field in read_fields(name).items()} for name in CLASSES}
+    fields = {name: {key: asdict(field) for key, field in read_fields(name).items()} for name in CLASSES}
     FILE.write_text(json.dumps({"versions": versions, "fields": fields}, indent=1) + "\n", encoding="utf-8")
     print(f"{FILE}: {versions}")
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from stoical.common.arrays import Bools, Ints
 from stoical.common.lazy import pa, pq
+from stoical.common.progress import report
 from stoical.docids.report import docid_report
 from stoical.docids.sparse_codes import docid_texts
 from stoical.docids.table import DocIDTable
@@ -49,21 +50,21 @@ def build(options: EsciOptions) -> None:
         read_separate(options.queries, options.titles) if separate else read_source(options.source, options.revision)
     )
     queries, titles = collect_queries(source.queries, dropped), collect_titles(source.titles, options.corpus, dropped)
-    clock = _report(clock, f"read {source.name}: {len(queries):,} queries and {len(titles):,} titles to use")
+    clock = report(clock, f"read {source.name}: {len(queries):,} queries and {len(titles):,} titles to use")
     if options.texts:
         return write_texts(Path(options.texts), queries, titles)
     check_enough(len(titles), ranks)
     counts = count_source(source)
     embeddings = embed(options, queries, titles)
-    clock = _report(clock, f"embedded them: {embeddings.facts}")
+    clock = report(clock, f"embedded them: {embeddings.facts}")
     blank = zero_rows(embeddings.queries, queries.where, "query embeddings")
     paths, usable = make_paths(options, embeddings.titles, titles.texts, titles.where, dropped)
-    clock = _report(clock, f"made docIDs ({options.docids})")
+    clock = report(clock, f"made docIDs ({options.docids})")
     found = top_ranks(embeddings.queries, embeddings.titles, ranks, usable, options.device)
     lists = make_lists(queries, titles, found, usable, blank, dropped)
-    clock = _report(clock, f"ranked the titles for {len(lists.queries):,} queries")
+    clock = report(clock, f"ranked the titles for {len(lists.queries):,} queries")
     items, paths = subset(titles, np.flatnonzero(usable)), paths[usable]
-    report = docid_report(paths, lists.items)
+    shapes = docid_report(paths, lists.items)
     lists, paths, taken = settle_collisions(lists, items, paths, options.collisions, dropped)
     docids = items.texts if options.docids == "text" else docid_texts(paths)
     splits = make_splits(options, lists, docids, items)
@@ -72,19 +73,12 @@ def build(options: EsciOptions) -> None:
         "counts": counts,
         "dropped": dropped.summary(),
         "collisions": {"policy": options.collisions, **taken},
-        "docid_report": report,
+        "docid_report": shapes,
     }
     extra = {"items": DocIDTable(items.ids, docids, items.texts).to_arrow(), "dropped": dropped.to_arrow()}
     manifest = write_dataset(Path(options.out), splits, LICENCE_FILE.read_text(encoding="utf-8"), manifest, extra)
     _print_summary(manifest)
-    _report(clock, f"wrote {options.out}")
-
-
-def _report(since: float, done: str) -> float:
-    """Print what was done and the seconds it took; the time now."""
-    now = time.perf_counter()
-    print(f"{done} ({now - since:.1f} s)", flush=True)
-    return now
+    report(clock, f"wrote {options.out}")
 
 
 def _print_summary(manifest: dict[str, Any]) -> None:
@@ -92,10 +86,10 @@ def _print_summary(manifest: dict[str, Any]) -> None:
         if isinstance(count, dict) and "published" in count:
             print(f"  {what}: {count['found']:,} in the source, {count['published']:,} published for all of ESCI")
     print_dropped(manifest["dropped"])
-    report, collisions = manifest["docid_report"], manifest["collisions"]
+    shapes, collisions = manifest["docid_report"], manifest["collisions"]
     print(
-        f"  docIDs: {report['distinct_docids']:,} distinct for {report['items']:,} titles; "
-        f"{report['lists_with_duplicates']:,} of {report['lists']:,} lists hold one twice; "
+        f"  docIDs: {shapes['distinct_docids']:,} distinct for {shapes['items']:,} titles; "
+        f"{shapes['lists_with_duplicates']:,} of {shapes['lists']:,} lists hold one twice; "
         f"{collisions['policy']} took {collisions['documents_dropped']:,} documents out"
     )
     for split, counts in manifest["splits"].items():

@@ -14,9 +14,8 @@ docs/data.md.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -29,7 +28,7 @@ from ..checks import check_seed
 from ..columns import Column, chosen, read_any
 from ..dataset_dir import Row, check_replaceable, write_dataset
 from ..dropped import Dropped, listed_on_error, print_dropped
-from ..lists import sums
+from ..lists import describe
 from ..tables import check_text
 
 TOOL = "stoical prepare text"
@@ -79,7 +78,7 @@ def build(options: TextOptions) -> None:
         for split, found in splits.items():
             if not found:
                 raise ValueError(f"no row of {split} is left; what was left out is listed above")
-    manifest = describe(options, inputs) | {"dropped": dropped.summary()}
+    manifest = describe(options, TOOL, inputs) | {"dropped": dropped.summary()}
     rows_of = make_rows(splits, options)
     tables = {split: pa.Table.from_pylist(rows, schema=row_schema()) for split, rows in rows_of.items()}
     extra = {"dropped": dropped.to_arrow()}
@@ -183,17 +182,3 @@ def make_rows(splits: dict[str, list[Pair]], options: TextOptions) -> dict[str, 
 
 def _row(pair: Pair) -> Row:
     return {"query_id": pair.where, "query": pair.prompt, "docs": [{"docid": pair.target}]}
-
-
-def describe(options: TextOptions, inputs: dict[str, Path]) -> dict[str, Any]:
-    """The manifest, without counts, sums and what was dropped."""
-    elsewhere = {"out", "seed", "licence", *inputs}  # the manifest says it otherwise, and holds no paths
-    return {
-        "name": Path(options.out).name,
-        "tool": TOOL,
-        "source": {key: path.name for key, path in inputs.items()},
-        "version": {key: sums(path) for key, path in inputs.items()},
-        "licence": options.licence,
-        "seed": options.seed,
-        "options": {key: value for key, value in asdict(options).items() if key not in elsewhere},
-    }

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from stoical.common.fields import alike
 
 HERE = Path(__file__).parent
 GRAPH_FILE = "wordnet_nouns.txt.gz"
@@ -40,6 +42,14 @@ def bundled_graph() -> NounGraph:
     """The graph that ships with stoical: WordNet 3.0, read once a process."""
     text = gzip.decompress((HERE / GRAPH_FILE).read_bytes()).decode()
     return parse_graph(text, (HERE / LICENCE_FILE).read_text(encoding="utf-8"))
+
+
+def check_subtree(subtree: str, parents: Collection[str]) -> None:
+    """Raise ValueError, with the nearest name, for a synset that is not in the graph."""
+    if subtree not in parents:
+        close = alike(subtree, parents)
+        hint = f"; did you mean {close}?" if close else ""
+        raise ValueError(f"subtree={subtree}: WordNet has no such noun synset{hint}")
 
 
 def nltk_graph(download: bool) -> NounGraph:

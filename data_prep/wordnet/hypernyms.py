@@ -19,13 +19,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stoical.common.fields import alike
 from stoical.common.options import option
-from stoical.common.progress import progress
+from stoical.common.progress import progress, report
 
 from ..checks import check_least, check_seed
 from ..dataset_dir import Row, check_replaceable, write_dataset
-from .graph import ROOT, NounGraph, bundled_graph, nltk_graph
+from .graph import ROOT, NounGraph, bundled_graph, check_subtree, nltk_graph
 
 TOOL = "stoical prepare wordnet"
 Parents = Mapping[str, tuple[str, ...]]
@@ -67,23 +66,16 @@ def build(options: WordNetOptions) -> None:
     clock = time.perf_counter()
     _check(options)
     graph = bundled_graph() if options.source == "bundled" else nltk_graph(options.download)
-    clock = _report(clock, f"read the noun graph of WordNet {graph.version}: {len(graph.parents):,} synsets")
+    clock = report(clock, f"read the noun graph of WordNet {graph.version}: {len(graph.parents):,} synsets")
     chosen = choose_parents(graph.parents, options.path)
     queries = find_queries(graph.parents, chosen, options.subtree)
-    clock = _report(clock, f"found {len(queries):,} queries below {options.subtree} on {options.path} paths")
+    clock = report(clock, f"found {len(queries):,} queries below {options.subtree} on {options.path} paths")
     splits = make_splits(graph.parents, chosen, queries, options)
-    clock = _report(clock, "split them, listed their documents and sampled negatives")
+    clock = report(clock, "split them, listed their documents and sampled negatives")
     manifest = write_dataset(Path(options.out), splits, graph.licence, describe(graph, options))
     for split, counts in manifest["splits"].items():
         print(f"  {split}: " + ", ".join(f"{key} {value:,}" for key, value in counts.items()))
-    _report(clock, f"wrote {options.out}")
-
-
-def _report(since: float, done: str) -> float:
-    """Print what was done and the seconds it took; the time now."""
-    now = time.perf_counter()
-    print(f"{done} ({now - since:.1f} s)", flush=True)
-    return now
+    report(clock, f"wrote {options.out}")
 
 
 def _check(options: WordNetOptions) -> None:
@@ -119,10 +111,7 @@ def climb(chosen: Mapping[str, str], name: str) -> list[str]:
 
 def find_queries(parents: Parents, chosen: Mapping[str, str], subtree: str) -> list[str]:
     """The synsets with `subtree` on their path, in file order; ValueError if unknown or if there are none."""
-    if subtree not in parents:
-        close = alike(subtree, parents)
-        hint = f"; did you mean {close}?" if close else ""
-        raise ValueError(f"subtree={subtree}: WordNet has no such noun synset{hint}")
+    check_subtree(subtree, parents)
     queries = [name for name in parents if subtree in climb(chosen, name)]
     if not queries:
         raise ValueError(f"subtree={subtree}: no synset has it on its path; give a more general one")

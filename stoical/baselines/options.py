@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
+from stoical.common.numbers import above_zero, at_least
 from stoical.common.options import option
 
 Space = Literal["euclidean", "poincare"]
@@ -33,9 +33,7 @@ class ReconstructOptions:
     def check(self) -> None:
         """Raise `ValueError` where a value makes no sense."""
         for key in ("dim", "epochs", "batch_size", "negatives", "measure_every"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key}={getattr(self, key)} must be at least 1")
-        if not 0 < self.rate < math.inf:
-            raise ValueError(f"rate={self.rate} must be above 0")
-        if self.burn_in < 0 or self.seed < 0:
-            raise ValueError(f"burn_in={self.burn_in} and seed={self.seed} must be 0 or more")
+            at_least(key, getattr(self, key), 1)
+        above_zero("rate", self.rate)
+        at_least("burn_in", self.burn_in, 0)
+        at_least("seed", self.seed, 0)

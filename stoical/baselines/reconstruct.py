@@ -15,7 +15,6 @@ from torch import Tensor
 
 from stoical.baselines.options import ReconstructOptions
 from stoical.baselines.taxonomy import Closure, Embedding, reconstruction
-from stoical.common.fields import alike
 from stoical.common.files import check_writable, write_whole, writing
 from stoical.common.places import data_prep
 from stoical.runs.lock import LOCK, only_run
@@ -59,11 +58,9 @@ def _check_own(out: Path) -> None:
 
 
 def _closure(subtree: str) -> Closure:
-    parents = data_prep("wordnet.graph").bundled_graph().parents
-    if subtree not in parents:
-        close = alike(subtree, parents)
-        hint = f"; did you mean {close}?" if close else ""
-        raise ValueError(f"subtree={subtree}: WordNet has no such noun synset{hint}")
+    graph = data_prep("wordnet.graph")
+    parents = graph.bundled_graph().parents
+    graph.check_subtree(subtree, parents)
     closure = Closure.of(parents, subtree)
     if not len(closure.child):
         raise ValueError(f"subtree={subtree} has nothing below it; give a more general one")

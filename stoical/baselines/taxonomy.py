@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from stoical.baselines.items import shuffle
 from stoical.baselines.options import Space
+from stoical.common.arrays import Bools, Ints
 from stoical.common.progress import progress
 
 EDGE = 1e-5  # how close to the ball's edge a node may come
@@ -31,8 +31,8 @@ class Closure:
     """The names of V nodes, and P pairs of (node, ancestor), sorted, as places among the names."""
 
     names: list[str]
-    child: npt.NDArray[np.int64]
-    ancestor: npt.NDArray[np.int64]
+    child: Ints
+    ancestor: Ints
 
     @classmethod
     def of(cls, parents: Mapping[str, Iterable[str]], root: str) -> Closure:
@@ -52,7 +52,7 @@ class Closure:
         return cls(names, found[:, 0], found[:, 1])
 
     @property
-    def keys(self) -> npt.NDArray[np.int64]:
+    def keys(self) -> Ints:
         """[P] a number a pair, ascending, by which a pair is looked up."""
         return self.child * len(self.names) + self.ancestor
 
@@ -122,10 +122,10 @@ class Embedding:
 
     def _update(
         self,
-        child: npt.NDArray[np.int64],
-        ancestor: npt.NDArray[np.int64],
-        negative: npt.NDArray[np.int64],
-        masked: npt.NDArray[np.bool_],
+        child: Ints,
+        ancestor: Ints,
+        negative: Ints,
+        masked: Bools,
         rate: float,
     ) -> float:
         """A step on the rows that a batch touches, each by the sum of its gradients; the summed loss."""

@@ -11,9 +11,8 @@ from stoical.config.encoders import NO_LANGUAGE_MODEL
 from stoical.config.recipe import Recipe
 from stoical.data.dataset import RankingDataset, load_split
 from stoical.data.rows import RankingRow
-from stoical.encoding.prompts import load_template
 from stoical.encoding.queries import QueryEncoder
-from stoical.encoding.tokenization import DocIDTokenizer, load_tokenizer, train_bpe
+from stoical.encoding.tokenization import load_tokenizer, train_bpe
 
 BPE_SAMPLE = 20_000  # queries that a BPE is trained on: more change its merges little
 
@@ -46,7 +45,6 @@ def _texts(rows: Iterable[RankingRow]) -> Iterator[str]:
 
 def build_encoder(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> QueryEncoder:
     """Rows to token ids, as the recipe's prompt and tokenizer sections say."""
-    docid_tokenizer = DocIDTokenizer(tokenizer, recipe.tokenizer.terminator, recipe.tokenizer.count_terminator)
-    return QueryEncoder(
-        load_template(recipe.prompt.template), tokenizer, docid_tokenizer, recipe.prompt.max_length, recipe.seed
-    )
+    prompt, docids = recipe.prompt, recipe.tokenizer
+    own = prompt.template, prompt.max_length, recipe.seed, docids.terminator, docids.count_terminator
+    return QueryEncoder.of(tokenizer, *own)

@@ -24,7 +24,6 @@ looked up there, and results have their "item_id".
 from __future__ import annotations
 
 import json
-import math
 import reprlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,6 +37,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 from stoical.commands.shell import Command, Given, quiet_libraries
 from stoical.commands.stream import arriving, batches
 from stoical.common.ids import as_id
+from stoical.common.numbers import above_zero, at_least, within
 from stoical.common.options import option
 from stoical.common.progress import progress
 from stoical.common.text_files import opened
@@ -233,12 +233,11 @@ class RankOptions:
         """Raise `ValueError` for values out of range, and for files that are not there or the same."""
         for key in ("top_k", "batch_size"):
             value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key}={value} must be a whole number of at least 1")
-        if self.min_probability is not None and not 0 <= self.min_probability <= 1:
-            raise ValueError(f"min_probability={self.min_probability} must be from 0 to 1")
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature={self.temperature} must be a finite number above 0")
+            if value is not None:
+                at_least(key, value, 1)
+        if self.min_probability is not None:
+            within("min_probability", self.min_probability)
+        above_zero("temperature", self.temperature)
         if self.input != "-" and (Path(self.input).is_dir() or not Path(self.input).exists()):
             raise ValueError(f"input={self.input}: no such file")
         if "-" not in (self.input, self.output) and Path(self.input).resolve() == Path(self.output).resolve():

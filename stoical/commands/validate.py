@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stoical.commands.shell import Command, Given
+from stoical.common.numbers import at_least
 from stoical.common.options import option
 from stoical.common.progress import progress
 from stoical.config.loading import load_recipe
@@ -87,8 +88,7 @@ def run(given: Given) -> int:
     """Check the one file or directory that is given."""
     if len(given.words) != 1:
         raise ValueError(f"give one file or directory to validate, not {len(given.words)}")
-    if given.options.limit < 1:
-        raise ValueError(f"limit={given.options.limit} must be a whole number of at least 1")
+    at_least("limit", given.options.limit, 1)
     settings = [f"{key}={value}" for key, value in given.settings.items()]
     return validate(Path(given.words[0]), given.options.limit, settings)
 

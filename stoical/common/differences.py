@@ -21,12 +21,12 @@ def _short(value: Any) -> str:
     return "(not set)" if value is None else f"{value[:12]}..." if len(str(value)) == 64 else str(value)
 
 
-def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+def flat(values: Any) -> dict[str, Any]:
     """Nested mappings to one, with dotted keys."""
-    return dict(_pairs(values, prefix))
+    return dict(_pairs(values))
 
 
-def _pairs(values: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+def _pairs(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _pairs(value, f"{prefix}{name}.")

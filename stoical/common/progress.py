@@ -29,6 +29,13 @@ def progress(
     return _with_lines(items, what, note, first)
 
 
+def report(since: float, done: str) -> float:
+    """Print what was done and the seconds it took; the time now. Both times are `time.perf_counter`'s."""
+    now = time.perf_counter()
+    print(f"{done} ({now - since:.1f} s)", flush=True)
+    return now
+
+
 def _with_bar(items: Iterable[T], what: str, note: Callable[[], str], first: int) -> Iterator[T]:
     total = len(items) + first if isinstance(items, Sized) else None
     with tqdm(desc=what, total=total, initial=first, delay=DELAY, leave=False) as bar:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stoical.common.fields import check_fields, unknown
+from stoical.common.numbers import at_least
 from stoical.config.libraries import library_fields
 from stoical.config.recipe import Recipe
 
@@ -77,8 +78,7 @@ def _check_lora(lora: Mapping[str, Any]) -> None:
             f"lora.init_lora_weights={start} changes the model's own weights at the start, and a checkpoint holds the "
             "adapter alone; use true, false, gaussian or orthogonal"
         )
-    if lora.get("r", 1) < 1:
-        raise ValueError(f"lora.r={lora['r']} must be at least 1")
+    at_least("lora.r", lora.get("r", 1), 1)
 
 
 def _check_reference(recipe: Recipe, lora: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stoical.common.fields import check_fields, unknown
+from stoical.common.numbers import at_least
 from stoical.config.adapters import check_adapters
 from stoical.config.encoders import check_training as check_encoder_training
 from stoical.config.libraries import library_fields
@@ -14,7 +15,7 @@ from stoical.config.recipe import Recipe
 from stoical.config.self_training import SelfTrainingSettings
 from stoical.config.training_fields import ADAM, METRIC_DRIVEN, NOT_ADAM, OPTIM_ARGS, OWNED, REFUSED
 from stoical.evaluation.grading import Gains
-from stoical.evaluation.metrics import asked_metrics
+from stoical.evaluation.metrics import Metric, asked_metrics, metrics_of
 from stoical.models.layouts import MASKABLE
 
 TRACKERS = ("wandb", "trackio", "tensorboard")
@@ -32,9 +33,8 @@ def check_recipe(recipe: Recipe) -> None:
     _check_numbers(recipe)
     _check_training(recipe)
     _check_eval(recipe)
-    for key, rows in (("data.generated", recipe.data.generated), ("self_training", recipe.self_training)):
-        if recipe.data.num_negatives and rows is not None:
-            raise ValueError(f"data.num_negatives conflicts with {key}, whose rows are trained on as made; drop one")
+    if recipe.data.num_negatives and (key := _made_rows(recipe)):
+        raise ValueError(f"data.num_negatives conflicts with {key}, whose rows are trained on as made; drop one")
     if recipe.self_training is not None:
         _check_self_training(recipe, recipe.self_training)
     check_adapters(recipe)
@@ -48,6 +48,14 @@ def check_recipe(recipe: Recipe) -> None:
             "loss.visits=reach conflicts with loss.normalizer=weights: its weights are not known before the forward "
             "pass; use loss.normalizer=points or queries"
         )
+    _check_layout(recipe)
+    if (recipe.tokenizer.name == "bpe") != (recipe.tokenizer.vocab_size is not None):
+        raise ValueError("tokenizer.vocab_size goes with tokenizer.name=bpe: set both, or neither")
+    if recipe.tokenizer.terminator == "none" and not recipe.tokenizer.count_terminator:
+        raise ValueError("tokenizer.count_terminator=false conflicts with tokenizer.terminator=none: drop one of them")
+
+
+def _check_layout(recipe: Recipe) -> None:
     for name, method in recipe.mitigations.methods.items():
         if recipe.layout == "pointwise" and method.packed_only is not None:
             raise ValueError(
@@ -59,10 +67,6 @@ def check_recipe(recipe: Recipe) -> None:
             "layout=pointwise conflicts with max_tokens_per_micro_batch, which counts the tokens of tries; use "
             "layout=sequence or cache, or training.per_device_train_batch_size"
         )
-    if (recipe.tokenizer.name == "bpe") != (recipe.tokenizer.vocab_size is not None):
-        raise ValueError("tokenizer.vocab_size goes with tokenizer.name=bpe: set both, or neither")
-    if recipe.tokenizer.terminator == "none" and not recipe.tokenizer.count_terminator:
-        raise ValueError("tokenizer.count_terminator=false conflicts with tokenizer.terminator=none: drop one of them")
     for key in ("activation_checkpointing", "gradient_checkpointing"):  # new name and old
         if recipe.layout == "cache" and recipe.training.get(key):
             raise ValueError(
@@ -87,15 +91,18 @@ def _check_encoder(recipe: Recipe) -> None:
     check_encoder_training(recipe.training)
 
 
+def _made_rows(recipe: Recipe) -> str | None:
+    """The setting by which the recipe trains on rows that a model made, if it does."""
+    made = {"data.generated": recipe.data.generated, "self_training": recipe.self_training}
+    return next((key for key, rows in made.items() if rows is not None), None)
+
+
 def _check_ranking(recipe: Recipe) -> None:
     loss = recipe.loss
     if loss.ranking is None:
         return
-    for key, rows in (("data.generated", recipe.data.generated), ("self_training", recipe.self_training)):
-        if rows is not None:
-            raise ValueError(
-                f"loss.ranking={loss.ranking} conflicts with {key}, whose rows hold other prefixes; drop one"
-            )
+    if key := _made_rows(recipe):
+        raise ValueError(f"loss.ranking={loss.ranking} conflicts with {key}, whose rows hold other prefixes; drop one")
     own = {"item": loss.item != "indicator", "token": loss.token != "one_hot"}
     if loss.ranking_alone and not recipe.mitigations.chosen and any(own.values()):
         key = next(key for key, given in own.items() if given)
@@ -128,8 +135,8 @@ def _check_numbers(recipe: Recipe) -> None:
         "eval.recall_at": min(recipe.eval.recall_at, default=None),
     }
     for key, value in numbers.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{key}={value} must be at least 1")
+        if value is not None:
+            at_least(key, value, 1)
     if not 0 <= recipe.seed < 2**32:
         raise ValueError(f"seed={recipe.seed} must be from 0 to 4294967295")
 
@@ -138,7 +145,7 @@ def _check_eval(recipe: Recipe) -> None:
     for key in ("diagnostics", "generation", "calibration"):
         if getattr(recipe.eval, key) and recipe.eval.mode != "exact":
             raise ValueError(f"eval.{key}=true needs exact scores; drop eval.mode={recipe.eval.mode}")
-    if recipe.eval.generation and not _counts_terminator(recipe):
+    if recipe.eval.generation and not recipe.tokenizer.counts_terminator:
         raise ValueError(
             "eval.generation=true needs a model that was trained to end what it writes: tokenizer.terminator=eos and "
             "tokenizer.count_terminator=true"
@@ -161,10 +168,6 @@ def _check_standard_metrics(recipe: Recipe) -> None:
             f"eval.relevant_above={recipe.eval.relevant_above} has no effect without a metric of relevant documents; "
             "add one: eval.metrics=[map]"
         )
-
-
-def _counts_terminator(recipe: Recipe) -> bool:
-    return recipe.tokenizer.terminator != "none" and recipe.tokenizer.count_terminator
 
 
 def _check_training(recipe: Recipe) -> None:
@@ -257,16 +260,15 @@ def _check_best(recipe: Recipe) -> None:
         return
     if training.get("eval_strategy") == "no":
         raise ValueError(f"training.metric_for_best_model={metric} has no effect with training.eval_strategy=no")
-    known = measured(recipe)
+    known = [each.name for each in measured(recipe)]
     if metric.removeprefix("eval_") not in known:
         raise unknown("metric", f"training.metric_for_best_model={metric}", known, f" Use one of {', '.join(known)}.")
 
 
-def measured(recipe: Recipe) -> list[str]:
+def measured(recipe: Recipe) -> list[Metric]:
     """The metrics that evaluations during training log."""
-    exact = ["free_run_ndcg", "invalid_rate", "valid_mass"] * (recipe.eval.mode == "exact")
-    asked = [metric.name for metric in asked_metrics(recipe.eval.metrics)]
-    return ["cvr", "ndcg", *(f"recall@{k}" for k in recipe.eval.recall_at), *asked, *exact]
+    asked = asked_metrics(recipe.eval.metrics)
+    return [*metrics_of(recipe.eval.recall_at, asked, free_run=recipe.eval.mode == "exact")]
 
 
 def tracker_names(report_to: str | Sequence[str] | None) -> list[str]:

@@ -6,13 +6,13 @@ refused where a recipe, an overlay or the command line gives them, and left out 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
 from stoical.common.fields import check_fields
+from stoical.common.numbers import above_zero, not_negative
 from stoical.common.options import option
 from stoical.config.libraries import library_fields
 
@@ -53,8 +53,7 @@ class DualEncoderSettings:
     def check(self) -> None:
         """Raise `ValueError` where a value makes no sense."""
         _check_counts({"dual_encoder.dim": self.dim})
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"dual_encoder.temperature={self.temperature} must be above 0")
+        above_zero("dual_encoder.temperature", self.temperature)
         if not 0 <= self.momentum < 1:
             raise ValueError(f"dual_encoder.momentum={self.momentum} must be from 0 to below 1")
 
@@ -80,8 +79,7 @@ class CrossEncoderSettings:
     def check(self) -> None:
         """Raise `ValueError` where a value makes no sense."""
         _check_counts({"cross_encoder.dim": self.dim, "cross_encoder.hidden_layers": self.hidden_layers})
-        if not 0 < self.embedding_std < math.inf:
-            raise ValueError(f"cross_encoder.embedding_std={self.embedding_std} must be above 0")
+        above_zero("cross_encoder.embedding_std", self.embedding_std)
 
 
 EncoderSettings = DualEncoderSettings | CrossEncoderSettings
@@ -108,9 +106,8 @@ def check_training(training: Mapping[str, Any]) -> None:
     _check_counts(
         {f"training.{key}": training[key] for key in ("max_steps", "logging_steps", "eval_steps", "save_steps")}
     )
-    for key, least in (("learning_rate", 0.0), ("weight_decay", 0.0)):
-        if not least <= training[key] < math.inf:
-            raise ValueError(f"training.{key}={training[key]} must be a finite number, 0 or more")
+    for key in ("learning_rate", "weight_decay"):
+        not_negative(f"training.{key}", training[key])
     if training["eval_strategy"] not in ("steps", "no"):
         raise ValueError(f"training.eval_strategy={training['eval_strategy']} must be steps or no for an encoder")
 

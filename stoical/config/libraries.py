@@ -71,11 +71,6 @@ def _plain(each: dataclasses.Field[Any]) -> Any:
     return value if isinstance(value, str | int | float | bool | list | dict | None) else str(value)
 
 
-def to_json(field: Field) -> dict[str, Any]:
-    """A field for the file."""
-    return dataclasses.asdict(field)
-
-
 def from_json(value: dict[str, Any]) -> Field:
-    """A field out of the file."""
+    """A field out of the file, which holds it as `dataclasses.asdict` gives it."""
     return Field(tuple(value["kinds"]), tuple(value["words"]), value["default"], value["help"])

@@ -230,4 +230,4 @@ def read_layer(path: Path) -> Layer:
 
 def origins(layers: Sequence[Layer]) -> dict[str, str]:
     """Dotted key to the layer that set it last; a key that is not here has its default."""
-    return {key: origin for origin, layer in layers for key in flat(OmegaConf.to_container(layer))}
+    return {key: origin for origin, layer in layers for key in _keys(layer)}

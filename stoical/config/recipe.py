@@ -60,6 +60,11 @@ class TokenizerSettings:
     terminator: Terminator = option("eos", "what ends a docID, so that `cat` is a leaf beside `cats`")
     count_terminator: bool = option(True, "whether the terminator counts in the loss and in the mean log-probability")
 
+    @property
+    def counts_terminator(self) -> bool:
+        """True where docIDs have a terminator that counts."""
+        return self.terminator != "none" and self.count_terminator
+
 
 @dataclass
 class ModelSettings:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from stoical.common.numbers import above_zero, at_least, not_negative, within
 from stoical.common.options import option
 from stoical.decoding.choices import Per, Source
 from stoical.encoding.tokenized import Terminator
@@ -42,9 +42,8 @@ class BashSettings:
     def check(self, loss: TargetSettings, mitigations: Sequence[str]) -> None:
         """Raise `ValueError` where a setting is out of range or does not go with another."""
         name = "self_training.bash"
-        if not 0 <= self.beta <= 1:
-            raise ValueError(f"{name}.beta={self.beta} must lie between 0 and 1: it is the share of the model's tokens")
-        check_temperature(name, self.temperature)
+        within(f"{name}.beta", self.beta)
+        not_negative(f"{name}.temperature", self.temperature)
         if self.target == "gold_position" and self.source != "free":
             raise ValueError(f"{name}.target=gold_position leaves the trie whatever is drawn: set {name}.source=free")
         if loss.item != "indicator" or loss.token == "every_node":
@@ -88,13 +87,13 @@ class RacSettings:
     def check(self) -> None:
         """Raise `ValueError` where a setting is out of range or does not go with another."""
         name = "self_training.rac"
-        check_temperature(name, self.temperature)
+        not_negative(f"{name}.temperature", self.temperature)
         if not 0 <= self.keep_right < 1:
             raise ValueError(f"{name}.keep_right={self.keep_right} must be at least 0 and below 1: a share of the rows")
         if (self.source == "free") != (self.max_tokens is not None):
             raise ValueError(f"{name}.max_tokens goes with {name}.source=free: set it there, and only there")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValueError(f"{name}.max_tokens={self.max_tokens} must be at least 1")
+        if self.max_tokens is not None:
+            at_least(f"{name}.max_tokens", self.max_tokens, 1)
 
 
 @dataclass
@@ -130,8 +129,7 @@ class SelfTrainingSettings:
             raise ValueError(
                 f"self_training.iterations={self.iterations} must be at least 1; stoical train trains without"
             )
-        if not 0 < self.share < math.inf:
-            raise ValueError(f"self_training.share={self.share} must be a number above 0")
+        above_zero("self_training.share", self.share)
         if terminator == "none":
             raise ValueError(
                 "self_training conflicts with tokenizer.terminator=none: a model that writes must know where a docID "
@@ -146,9 +144,3 @@ class SelfTrainingSettings:
             self.bash.check(loss, mitigations)
         if self.rac is not None:
             self.rac.check()
-
-
-def check_temperature(section: str, temperature: float) -> None:
-    """Raise `ValueError` for what no distribution can be divided by; 0 stands for the likeliest token."""
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"{section}.temperature={temperature} must be a finite number, 0 or more")

@@ -83,7 +83,6 @@ ACTS = frozenset(
 )
 HARMLESS = frozenset({"skip_memory_metrics", "local_rank"})  # nothing here depends on them
 METRIC_DRIVEN = ("reduce_lr_on_plateau", "greedy")  # schedules for which evaluations are part of the training
-LOWER_IS_BETTER = ("cvr", "invalid_rate")  # metrics that metric_for_best_model may name
 
 
 def effect(name: str) -> str:

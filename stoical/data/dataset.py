@@ -81,6 +81,9 @@ def _weighs(batch: pa.Table) -> bool:
 def load_split(directory: str | Path, split: str, teacher: bool = False) -> RankingDataset:
     """The split of a dataset directory, every row of it validated; with `teacher`, all documents have its scores.
 
+        rows = load_split("data/wordnet", "test")
+        rows[0].query, [doc.docid for doc in rows[0].docs]
+
     Reads `<directory>/<split>.jsonl` (or `.jsonl.gz`), `<split>.parquet` or `<split>/` (from `datasets`'
     `save_to_disk`).
     Raises ValueError where none or several of these exist, for a bad row (naming file and line), for a query_id that

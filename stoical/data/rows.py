@@ -7,7 +7,7 @@ import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from typing import Any, Self
+from typing import Any
 
 from stoical.common.fields import alike
 
@@ -48,15 +48,14 @@ class RankingRow:
     negatives: tuple[Doc, ...] = ()
     weight: float | None = None
 
-    @classmethod
+    @staticmethod
     def of(
-        cls,
         query: str,
         docs: Iterable[str | Mapping[str, Any]],
         negatives: Iterable[str | Mapping[str, Any]] = (),
         query_id: str | None = None,
         weight: float | None = None,
-    ) -> Self:
+    ) -> RankingRow:
         """A row of documents, best first; its id is the query unless one is given.
 
             RankingRow.of("deer", ["ruminant", "mammal"], negatives=["solarization"])
@@ -66,10 +65,9 @@ class RankingRow:
         `teacher_score`. Raises `ValueError` as `parse_row` does.
         """
         where = f"query {query!r}"
-        listed = {"docs": _objects(docs, where), "negatives": _objects(negatives, where)}
+        listed = {"docs": as_objects(docs, where), "negatives": as_objects(negatives, where)}
         own = {"query_id": query if query_id is None else query_id, "query": query, "weight": weight}
-        row = parse_row(own | listed, where)
-        return cls(row.query_id, row.query, row.docs, row.negatives, row.weight)
+        return parse_row(own | listed, where)
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -77,8 +75,9 @@ class RankingRow:
         return tuple(i if doc.rank is None else doc.rank for i, doc in enumerate(self.docs, 1))
 
 
-def _objects(docs: Iterable[str | Mapping[str, Any]], where: str) -> list[Any]:
-    if isinstance(docs, str | Mapping):
+def as_objects(docs: Iterable[str | Mapping[str, Any]], where: str) -> list[Any]:
+    """Documents as a row has them, docIDs as `{"docid": ...}`. Raises `ValueError` for what is not a list of them."""
+    if isinstance(docs, str | Mapping) or not isinstance(docs, Iterable):
         raise ValueError(f"{where}: the documents must be a list of docIDs or of {{'docid': ..., 'text': ...}}")
     return [{"docid": doc} if isinstance(doc, str) else doc for doc in docs]
 

@@ -15,6 +15,7 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
+from stoical.common.numbers import at_least
 from stoical.decoding.choices import Reduction
 from stoical.decoding.device_trie import DeviceTrie
 from stoical.models.checks import check_model
@@ -67,6 +68,9 @@ def beam_search(
 ) -> list[Hypothesis]:
     """The `num_beams` best docIDs that the search finds, best first; all D of them where there are no more.
 
+        trie = DeviceTrie.from_trie(build_trie(docid_ids), device=model.device)
+        beam_search(model, prompt_ids, trie, num_beams=5)[0].doc  # the best one's place in docid_ids
+
     Pruning: of the nodes at one depth that have children, the `num_beams` with the highest summed log-probability are
     kept. They are equally long, so the mean would choose the same. A docID that ends takes no beam from them: it is
     set aside with its final score, and only final scores, mean or sum, rank docIDs. Hence the result is the best
@@ -79,8 +83,7 @@ def beam_search(
     prompt, a trie on another device, a model that `models.checks.check_model` refuses, and for scores that are not
     numbers.
     """
-    if num_beams < 1:
-        raise ValueError(f"num_beams={num_beams} must be at least 1")
+    at_least("num_beams", num_beams, 1)
     return _search(model, prompt_ids, trie, num_beams, reduction, ends_compete=False)
 
 

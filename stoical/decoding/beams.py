@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stoical.common.lazy import torch
+from stoical.decoding.walks import has_children
 from stoical.encoding.packed_batch import PackedBatch
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def beam_on_nodes(
     parent.
     """
     beams = batch.node_token < 0
-    candidates = _has_children(batch) if among is None else _has_children(batch) & among
+    candidates = has_children(batch) if among is None else has_children(batch) & among
     place = torch.zeros_like(batch.node_parent)
     for depth in range(1, int(batch.node_depth.max()) + 1):
         level = ((batch.node_depth == depth) & beams[batch.node_parent] & candidates).nonzero()[:, 0]
@@ -51,10 +52,3 @@ def beam_on_nodes(
         place[level] = rank_in_group(batch.node_row[level], *(key[level] for key in keys))
         beams[level] = place[level] < num_beams
     return beams
-
-
-def _has_children(batch: PackedBatch) -> Tensor:
-    """[M] True at inner nodes."""
-    inner = torch.zeros_like(batch.node_token, dtype=torch.bool)
-    inner[batch.node_parent[batch.node_token >= 0]] = True
-    return inner

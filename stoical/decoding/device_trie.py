@@ -23,6 +23,8 @@ from stoical.trie.prefix_tree import DocIDTrie
 class DeviceTrie:
     """CSR tensors of one trie: 16 bytes a node and 4 a docID, whatever the size of the vocabulary.
 
+        trie = DeviceTrie.from_trie(build_trie(docid_ids), device=model.device)
+
     token [N] leads to a node (-1 at the root); child_start [N + 1]: the children of node u are nodes child_start[u] up
     to child_start[u + 1], by ascending token; doc [N] is the place in the list of the docID that ends at a node, or -1;
     counted [D] is how many of a docID's tokens its score counts. All are int32 but child_start, which every step

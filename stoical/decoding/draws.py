@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from stoical.common.arrays import Bools, Floats
 from stoical.common.lazy import torch
 from stoical.decoding.choices import Per
 
@@ -27,8 +27,8 @@ class Draws:
     own [L] is True where the token at that position is the model's own; uniform [L], from 0 up to 1, draws it.
     """
 
-    own: npt.NDArray[np.bool_]
-    uniform: npt.NDArray[np.float64]
+    own: Bools
+    uniform: Floats
 
 
 def row_draws(seeds: Sequence[int], length: int, beta: float = 1.0, per: Per = "token") -> Draws:

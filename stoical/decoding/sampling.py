@@ -65,7 +65,12 @@ def write_freely(
             if ended.all():
                 break
     rows: list[list[int]] = torch.stack(written, dim=1).tolist()
-    return rows if end is None else [row[: row.index(end) + 1] if end in row else row for row in rows]
+    return rows if end is None else [up_to(row, end) for row in rows]
+
+
+def up_to(tokens: list[int], end: int) -> list[int]:
+    """The tokens up to the first `end` and with it; all where there is none."""
+    return tokens[: tokens.index(end) + 1] if end in tokens else tokens
 
 
 def greedy_tokens(model: nn.Module, batch: PackedBatch, steps: int, end: int) -> list[list[int]]:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 def doc_scores(batch: PackedBatch, node_logprobs: Tensor, reduction: Reduction = "mean") -> Tensor:
     """[D] each docID's log-probability in nats, the mean over its counted tokens (section 5.1) or the sum (Eq. 1).
 
+        doc_scores(batch, node_logprobs(model, batch).logprobs, "sum")
+
     Raises `ValueError` for another reduction, and for a pruned batch: `TrieTargetCollator(prune=False)` packs whole
     tries.
     """

@@ -37,6 +37,13 @@ def counted(batch: PackedBatch) -> Tensor:
     return on_path
 
 
+def has_children(batch: PackedBatch) -> Tensor:
+    """[M] True at inner nodes, roots among them."""
+    inner = torch.zeros_like(batch.node_token, dtype=torch.bool)
+    inner[batch.node_parent[batch.node_token >= 0]] = True
+    return inner
+
+
 def valid_logmass(batch: PackedBatch, node_logprobs: Tensor) -> Tensor:
     """[M] log of the probability that the model, standing at a node's parent, steps to a listed node; 0 at roots.
 

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from stoical.common.arrays import Floats, Ints
 from stoical.common.lazy import torch
 from stoical.encoding.packed_batch import PackedBatch
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.trie.mixed_prefix import fed_tokens, prefix_weights
 from stoical.trie.node_weights import (
     UNLISTED,
-    Floats,
     TargetSettings,
     best_ranks,
     node_targets,
     node_weights,
     num_points,
 )
-from stoical.trie.prefix_tree import DocIDTrie, DuplicateDocIDError, Ints, build_trie, first_docids
+from stoical.trie.prefix_tree import DocIDTrie, DuplicateDocIDError, build_trie, first_docids
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -260,7 +260,7 @@ def _concatenate(parts: Sequence[dict[str, npt.NDArray[Any]]]) -> dict[str, Tens
     return joined
 
 
-def _widened(paths: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.int64]:
+def _widened(paths: Ints, width: int) -> Ints:
     """What `np.pad` would make, at a tenth of its cost for arrays this small."""
     wide = np.full((len(paths), width), -1)
     wide[:, : paths.shape[1]] = paths

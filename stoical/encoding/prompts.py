@@ -72,12 +72,10 @@ class PromptTemplate:
         return prompt if attempt is None else self._correction(prompt, attempt)
 
     def _correction(self, prompt: str, attempt: Attempt) -> str:
-        shown = attempt.reference is not None
-        key, wording = "correction", self.correction
-        if shown:
-            key, wording = "correction_with_reference", self.correction_with_reference
+        key = "correction" if attempt.reference is None else "correction_with_reference"
+        wording: str | None = getattr(self, key)
         if wording is None:
-            raise ValueError(f"the prompt template has no {key}; write one, as stoical/templates/wordnet.yaml does")
+            raise ValueError(f"the prompt template has no {key}; write one, as {TEMPLATES / 'wordnet.yaml'} does")
         return wording.format(prompt=prompt, previous=attempt.previous, reference=attempt.reference)
 
 

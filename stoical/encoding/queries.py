@@ -186,6 +186,9 @@ FILLER = -1  # the index of a query that counts nothing, for a process that has 
 class EncodedDataset:
     """Rows as a data loader takes them, a map-style dataset; `set_epoch` (which accelerate calls) picks the shuffle.
 
+        queries = EncodedDataset(load_split("data/wordnet", "train"), encoder)  # a list of RankingRows will do
+        batch = TrieTargetCollator()([queries[0], queries[1]])["batch"]
+
     negatives: with those of the rows, as evaluation scores them. sampler: with negatives drawn again every epoch, as
     training may compare with them; they change neither the prompt nor which documents fit.
     """

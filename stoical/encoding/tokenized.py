@@ -42,3 +42,8 @@ class TokenizedQuery:
     def num_listed(self) -> int:
         """How many of the docIDs, the first ones, are not negatives."""
         return len(self.docids) - self.num_negatives
+
+    @property
+    def num_tops(self) -> int:
+        """How many of the docIDs, the first ones, share the first one's rank."""
+        return list(self.ranks[: self.num_listed]).count(self.ranks[0])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -126,14 +126,9 @@ def measure(queries: Sequence[Listed], temperatures: Sequence[float]) -> dict[st
         "first_ece": calibration_error(first),
         "total_variation": float(np.mean([total_variation(own, query.target) for own, query in pairs])),
         "cross_entropy": float(np.mean(entropies)),
-        "bins": [vars_of(own) for own in all_bins],
-        "first_bins": [vars_of(own) for own in first],
+        "bins": [asdict(own) for own in all_bins],
+        "first_bins": [asdict(own) for own in first],
     }
-
-
-def vars_of(found: Bin) -> dict[str, float]:
-    """A bin as JSON has it."""
-    return {"count": found.count, "probability": found.probability, "outcome": found.outcome}
 
 
 def calibrate(rows: Sequence[QueryResult], target: TargetSettings) -> dict[str, Any]:

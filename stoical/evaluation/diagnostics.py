@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stoical.decoding.walks import gold_child, listed, path_sums, reach, visited
+from stoical.decoding.walks import gold_child, has_children, listed, path_sums, reach, visited
 from stoical.encoding.packed_batch import PackedBatch
 
 
@@ -85,9 +85,7 @@ def _by_position(batch: PackedBatch, prefixes: Tensor, values: Tensor) -> Tensor
 
 def _distance(batch: PackedBatch, gap: Tensor) -> Tensor:
     """[B, L] `gap` [M] of listed nodes summed by the tokens they have, those of docIDs from their end on."""
-    nodes = ((batch.node_token >= 0) & listed(batch)).nonzero()[:, 0]
-    ends = torch.ones_like(batch.node_token, dtype=torch.bool)
-    ends[batch.node_parent] = False
+    nodes, ends = ((batch.node_token >= 0) & listed(batch)).nonzero()[:, 0], ~has_children(batch)
     place = batch.node_row[nodes], batch.node_depth[nodes] - 1
     empty = gap.new_zeros(len(batch.query_ids), int(batch.node_depth.max()))
     ended = empty.index_put(place, torch.where(ends, gap, 0.0)[nodes], accumulate=True)

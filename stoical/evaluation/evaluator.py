@@ -242,11 +242,11 @@ def grading_words(asked: Sequence[Metric], grading: Grading) -> dict[str, str | 
     return words
 
 
-def sample(total: int, wanted: int | None) -> list[int]:
-    """Places of the rows of a split that are evaluated, ascending: all, or `wanted` of them, the same every time."""
+def sample(total: int, wanted: int | None, seed: int | str = 0) -> list[int]:
+    """Places of the rows of a split that are taken, ascending: all, or `wanted` of them, the same for the same seed."""
     if wanted is None or wanted >= total:
         return list(range(total))
-    return sorted(random.Random(0).sample(range(total), wanted))
+    return sorted(random.Random(seed).sample(range(total), wanted))
 
 
 def _slices(items: list[int], size: int) -> Iterator[list[int]]:
@@ -255,7 +255,7 @@ def _slices(items: list[int], size: int) -> Iterator[list[int]]:
 
 def _tops(query: TokenizedQuery) -> Sequence[Sequence[int]]:
     """The token ids of the first document, and of those that share its rank: they follow it."""
-    return query.docid_ids[: list(query.ranks[: query.num_listed]).count(query.ranks[0])]
+    return query.docid_ids[: query.num_tops]
 
 
 def _split(batch: PackedBatch, scores: Tensor) -> list[Floats]:

@@ -253,23 +253,24 @@ def _of_any_query(cutoffs: tuple[int, ...]) -> list[Metric]:
     return [one for metric in always for one in (map(metric.at, cutoffs) if metric.has_cutoff else [metric])]
 
 
-def _of_query(query: JudgedQuery, cutoffs: Sequence[int], asked: Sequence[Metric]) -> Iterator[Metric]:
-    """The metrics that one query may have, in the order of files: those asked for before those of its free run."""
+def metrics_of(cutoffs: Sequence[int], asked: Sequence[Metric], free_run: bool) -> Iterator[Metric]:
+    """The metrics that a query may have, in the order of files: those asked for before those of its free run."""
     always = _of_any_query(tuple(cutoffs))
     yield from (metric for metric in always if not metric.exact_only)
     yield from asked
-    yield from (metric for metric in always if metric.exact_only and query.free_run)
+    yield from (metric for metric in always if metric.exact_only and free_run)
 
 
 def query_metrics(query: JudgedQuery, cutoffs: Sequence[int], asked: Sequence[Metric] = ()) -> dict[str, float]:
     """All metrics that one query has, by name, `asked` ones too: `cvr` (0 or 1) only where there is a negative."""
-    values = ((metric.name, metric.compute(query)) for metric in _of_query(query, cutoffs, asked))
+    known = metrics_of(cutoffs, asked, query.free_run is not None)
+    values = ((metric.name, metric.compute(query)) for metric in known)
     return {name: value for name, value in values if value is not None}
 
 
 def expected_metrics(query: JudgedQuery, cutoffs: Sequence[int], asked: Sequence[Metric] = ()) -> dict[str, float]:
     """`query_metrics` in expectation over the orders of documents with equal scores; none of a free run."""
-    known = _of_query(query, cutoffs, asked)
+    known = metrics_of(cutoffs, asked, query.free_run is not None)
     values = ((metric.name, metric.over_ties(query)) for metric in known if metric.over_ties)
     return {name: value for name, value in values if value is not None}
 

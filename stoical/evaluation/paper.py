@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from stoical.common.arrays import Floats, Ints
+from stoical.evaluation.standard import dcg
 
 NEAR_TIE = 1e-3  # nats
 
@@ -37,9 +38,7 @@ def gold_gains(ranks: Ints, num_negatives: int) -> Floats:
 
 def ndcg(scores: Floats, gains: Floats) -> float:
     """DCG of the predicted order over DCG of the ideal one, discount 1 / log2(place + 1), gains linear."""
-    discounts = 1 / np.log2(np.arange(len(gains)) + 2)
-    ideal = float(np.sort(gains)[::-1] @ discounts)
-    return float(gains[predicted_order(scores)] @ discounts) / ideal
+    return dcg(gains[predicted_order(scores)]) / dcg(np.sort(gains)[::-1])
 
 
 def recall_at_k(scores: Floats, ranks: Ints, k: int, num_negatives: int = 0) -> float:
@@ -50,13 +49,18 @@ def recall_at_k(scores: Floats, ranks: Ints, k: int, num_negatives: int = 0) -> 
     that rank as many as the gold top k has places left for. So ranks 1, 2, 2 at k = 2 give the prediction {1st, a 2nd}
     1.0 and {2nd, 2nd} 0.5, in whatever order the list has them.
     """
-    positives = len(scores) - num_negatives
-    gold = ranks[:positives]
-    last = np.sort(gold)[min(k, positives) - 1]
-    places = min(k, positives) - int((gold < last).sum())
+    gold = ranks[: len(scores) - num_negatives]
+    last, places = end_of_top(gold, k)
     found = predicted_order(scores)[:k]
-    found_ranks = gold[found[found < positives]]
+    found_ranks = gold[found[found < len(gold)]]
     return float((found_ranks < last).sum() + min(places, int((found_ranks == last).sum()))) / k
+
+
+def end_of_top(gold: Ints, k: int) -> tuple[int, int]:
+    """The rank within which the top k of the `gold` ranks ends, and how many of that rank it has places left for."""
+    size = min(k, len(gold))
+    last = int(np.sort(gold)[size - 1])
+    return last, size - int((gold < last).sum())
 
 
 def near_ties(scores: Floats) -> int:

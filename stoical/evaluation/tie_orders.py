@@ -13,6 +13,7 @@ from math import comb
 import numpy as np
 
 from stoical.common.arrays import Bools, Floats, Ints
+from stoical.evaluation.paper import end_of_top
 from stoical.evaluation.standard import dcg
 
 
@@ -75,12 +76,10 @@ def expected_violation(scores: Floats, num_negatives: int) -> float:
 
 def expected_common(scores: Floats, ranks: Ints, k: int, num_negatives: int) -> float:
     """Of |gold top k and predicted top k in common|, `paper.recall_at_k`'s numerator."""
-    positives = len(scores) - num_negatives
-    gold = ranks[:positives]
-    last = np.sort(gold)[min(k, positives) - 1]
+    gold = ranks[: len(scores) - num_negatives]
+    last, room = end_of_top(gold, k)
     better, tied = np.zeros(len(scores), dtype=bool), np.zeros(len(scores), dtype=bool)
-    better[:positives], tied[:positives] = gold < last, gold == last
-    room = min(k, positives) - int(better.sum())
+    better[: len(gold)], tied[: len(gold)] = gold < last, gold == last
     return expected_hits(scores, better, k) + _expected_least(scores, tied, k, room)
 
 

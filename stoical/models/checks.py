@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedConfig
 
+from stoical.models.attention import attention_of
 from stoical.models.layouts import MASKABLE
 from stoical.models.prompt_cache import virtual_tokens
 from stoical.models.unwrapped import unwrapped
@@ -48,7 +49,7 @@ def check_model(model: nn.Module, max_length: int, virtual: int = 0) -> None:
 
 
 def _check_attention(model: Any, name: str) -> None:
-    attention = model.config._attn_implementation
+    attention = attention_of(model)
     if attention not in MASKABLE:
         raise ValueError(
             f"{name}: attention implementation {attention!r} cannot take the mask of a trie; "

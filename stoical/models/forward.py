@@ -76,6 +76,9 @@ def node_logprobs(
 ) -> NodeOutput:
     """Run `model` once over the batch and read the log-probability of every trie node, differentiably.
 
+        batch = TrieTargetCollator(prune=False)(queries)["batch"].to(model.device)
+        logprobs = node_logprobs(model, batch).logprobs
+
     The model is called as `model(...)`, so that DDP, FSDP and peft wrappers see every forward (`cache` calls it twice).
     Logits are made at the S read-out slots only, then reduced in float32. `mixture`: fed in places of node tokens.
     keep: log-probabilities alone, or with the `likeliest` tokens of the vocabulary, or with all its `logits`. Unless
@@ -180,7 +183,7 @@ def _pointwise(model: nn.Module, batch: PackedBatch, keep: Keep) -> NodeOutput:
     parent, row_of = batch.node_parent.tolist(), batch.node_row.tolist()
     lengths = batch.prompt_lengths.tolist()
     leaves = sorted(set(range(len(parent))) - set(parent))
-    paths = [_path(leaf, parent) for leaf in leaves]
+    paths = [path_to(leaf, parent) for leaf in leaves]
     width = max(lengths[row_of[leaf]] + len(path) - 1 for leaf, path in zip(leaves, paths, strict=True))
     longest = max(len(path) for path in paths)
 
@@ -202,8 +205,9 @@ def _pointwise(model: nn.Module, batch: PackedBatch, keep: Keep) -> NodeOutput:
     return _node_output(reader.read(logits), read[:, 0], read[:, 1], None)
 
 
-def _path(node: int, parent: list[int]) -> list[int]:
-    path = []
+def path_to(node: int, parent: list[int]) -> list[int]:
+    """The nodes from depth 1 down to `node`, by the `parent` [M] of each."""
+    path: list[int] = []
     while parent[node] != node:
         path.append(node)
         node = parent[node]

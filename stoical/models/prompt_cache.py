@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from stoical.encoding.packed_batch import ancestors
-from stoical.models.attention import additive
+from stoical.models.attention import additive, attention_of
 from stoical.models.unwrapped import unwrapped
 
 
@@ -65,10 +65,9 @@ def nodes_pass(
     """
     virtual = cache.get_seq_length() + input_ids.shape[1] - mask.shape[2]
     mask = nn.functional.pad(mask, (virtual, 0), value=True)[:, None]
-    inner = unwrapped(model)
-    if inner.config._attn_implementation == "eager":
+    if attention_of(model) == "eager":
         mask = additive(mask, cache.layers[0].keys.dtype)
-    output = (inner.base_model if virtual else model)(
+    output = (unwrapped(model).base_model if virtual else model)(
         **model_inputs(input_ids, embeddings),
         position_ids=position_ids + virtual,
         past_key_values=cache,

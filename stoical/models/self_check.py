@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stoical.encoding.packed_batch import PackedBatch
 from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.tokenized import TokenizedQuery
-from stoical.models.forward import node_logprobs
+from stoical.models.forward import node_logprobs, path_to
 from stoical.models.layouts import Layout
 from stoical.models.modes import eval_mode
 from stoical.models.unwrapped import unwrapped
@@ -70,18 +70,10 @@ def rows_alone(model: nn.Module, batch: PackedBatch) -> Iterator[tuple[list[int]
 
     The latter are [nodes], float32, in nats, out of a row of its own.
     """
-    for leaf in _leaves(batch):
-        path = _path_to(batch, leaf)
+    parent = batch.node_parent.tolist()
+    for leaf in _leaves(batch, parent):
+        path = path_to(leaf, parent)
         yield path, _alone(model, batch, path)
-
-
-def _path_to(batch: PackedBatch, node: int) -> list[int]:
-    """The nodes from depth 1 down to this one."""
-    path: list[int] = []
-    while int(batch.node_parent[node]) != node:
-        path.append(node)
-        node = int(batch.node_parent[node])
-    return path[::-1]
 
 
 def _alone(model: nn.Module, batch: PackedBatch, path: list[int]) -> Tensor:
@@ -93,9 +85,9 @@ def _alone(model: nn.Module, batch: PackedBatch, path: list[int]) -> Tensor:
     return logits.float().log_softmax(dim=-1).gather(1, batch.node_token[path][:, None])[:, 0]
 
 
-def _leaves(batch: PackedBatch) -> list[int]:
+def _leaves(batch: PackedBatch, parent: list[int]) -> list[int]:
     """ROWS leaves, one a query where there are as many, of queries from the shortest prompt to the longest."""
-    parents = set(batch.node_parent.tolist())
+    parents = set(parent)
     of_query: dict[int, list[int]] = {}
     for node, row in enumerate(batch.node_row.tolist()):
         if node not in parents:

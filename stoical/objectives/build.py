@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stoical.common.numbers import at_least
 from stoical.decoding.choices import Reduction
 from stoical.encoding.tokenized import Terminator
 from stoical.objectives.mitigations.consistency import ConsistencySettings
@@ -113,8 +114,7 @@ class MitigationSettings:
             method.check_model(config, split)
 
     def _check_negatives(self, loss: LossSettings, number: int) -> None:
-        if number < 0:
-            raise ValueError(f"data.num_negatives={number} must be at least 0")
+        at_least("data.num_negatives", number, 0)
         if number and not self.with_negatives and loss.ranking is None:
             raise ValueError(
                 f"data.num_negatives={number} has no effect: no mitigation that is on compares with negatives; remove "

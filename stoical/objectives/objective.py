@@ -5,13 +5,13 @@ Dimension letters: M trie nodes, B queries. Log-probabilities are float32 and in
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stoical.common.lazy import torch
+from stoical.common.numbers import at_least, not_negative
 from stoical.decoding.choices import Reduction
 from stoical.decoding.walks import reach
 from stoical.encoding.packed_batch import PackedBatch
@@ -188,11 +188,9 @@ def loss_weights(context: StepContext, settings: TargetSettings) -> Tensor:
 
 def check_weight(method: str, weight: float) -> None:
     """Raise `ValueError` unless the weight of a term of the loss is a finite number, 0 or more."""
-    if not 0 <= weight < math.inf:
-        raise ValueError(f"mitigations.{method}.weight={weight} must be a finite number, 0 or more")
+    not_negative(f"mitigations.{method}.weight", weight)
 
 
 def check_at_least(method: str, key: str, value: int, least: int) -> None:
     """Raise `ValueError` where a count is smaller than it can be."""
-    if value < least:
-        raise ValueError(f"mitigations.{method}.{key}={value} must be at least {least}")
+    at_least(f"mitigations.{method}.{key}", value, least)

@@ -29,6 +29,7 @@ from stoical.encoding.packed_batch import PackedBatch
 from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.queries import EncodedDataset
 from stoical.encoding.tokenized import TokenizedQuery
+from stoical.evaluation.evaluator import sample
 from stoical.models.forward import node_logprobs
 from stoical.models.layouts import Layout
 from stoical.models.modes import eval_mode
@@ -69,9 +70,8 @@ def beam_pairs(query: TokenizedQuery, scores: Sequence[float], per_query: int | 
     scores: of the query's docIDs in the search's result, -inf for those that it did not find. Of equal scores the
     document of the first rank comes first.
     """
-    right = _right(query)
-    others = range(len(right), len(query.ranks))
-    errors = [(i, j) for j in sorted(others, key=lambda j: -scores[j]) for i in right if scores[j] > scores[i]]
+    others = sorted(range(query.num_tops, len(query.ranks)), key=lambda j: -scores[j])
+    errors = [(i, j) for j in others for i in range(query.num_tops) if scores[j] > scores[i]]
     for better, worse in errors[:per_query]:
         yield _pair(query, query.docid_ids[better], query.docid_ids[worse])
 
@@ -82,7 +82,7 @@ def free_pairs(query: TokenizedQuery, outputs: Sequence[list[int]], counts: Coun
     Where several share that rank, they take turns. Outputs that are one of them would teach nothing or the wrong thing:
     they and repeated ones are left out, and counted in `counts`.
     """
-    right = [list(query.docid_ids[place]) for place in _right(query)]
+    right = [list(ids) for ids in query.docid_ids[: query.num_tops]]
     seen: list[list[int]] = []
     for ids in outputs:
         if ids in right:
@@ -92,11 +92,6 @@ def free_pairs(query: TokenizedQuery, outputs: Sequence[list[int]], counts: Coun
         else:
             seen.append(ids)
             yield _pair(query, right[(len(seen) - 1) % len(right)], ids)
-
-
-def _right(query: TokenizedQuery) -> range:
-    """The places of the documents of the first rank."""
-    return range(list(query.ranks[: query.num_listed]).count(query.ranks[0]))
 
 
 def _pair(query: TokenizedQuery, chosen: Sequence[int], rejected: Sequence[int]) -> Pair:
@@ -125,7 +120,7 @@ class PairMaker:
         how far it is, on the main process.
         """
         state = PartialState()
-        picked = self._sample()
+        picked = sample(len(self.dataset), self.settings.num_queries, self.seed)
         mine = picked[state.process_index :: state.num_processes]
         counts: Counter[str] = Counter()
         found = list(self._found(model, mine, counts, shown and state.is_main_process))
@@ -137,12 +132,6 @@ class PairMaker:
         report = {"queries": len(picked), "pairs": len(pairs), "queries_without_pairs": without}
         report |= {name: count for name, count in sorted(counts.items()) if count}
         return pairs, report
-
-    def _sample(self) -> list[int]:
-        total, wanted = len(self.dataset), self.settings.num_queries
-        if wanted is None or wanted >= total:
-            return list(range(total))
-        return sorted(random.Random(self.seed).sample(range(total), wanted))
 
     def _found(
         self, model: nn.Module, indices: list[int], counts: Counter[str], shown: bool

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from stoical.common.numbers import above_zero, at_least, not_negative
 from stoical.common.options import option
 
 PairSource = Literal["beam", "ranking", "free"]
@@ -72,10 +73,9 @@ class PairSettings:
                     )
         for name in ("per_query", "num_queries", "num_beams", "max_new_tokens"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{section}.{name}={value} must be at least 1")
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"{section}.temperature={self.temperature} must be a number of at least 0")
+            if value is not None:
+                at_least(f"{section}.{name}", value, 1)
+        not_negative(f"{section}.temperature", self.temperature)
         if self.source == "ranking" and self.pairs == "random" and self.per_query is None:
             raise ValueError(f"{section}.pairs=random needs {section}.per_query, how many pairs to draw for a query")
         if self.source == "free" and self.temperature == 0 and (self.per_query or 1) > 1:
@@ -94,7 +94,7 @@ class DPOSettings(PairSettings):
     def check(self, section: str, given: Sequence[str]) -> None:
         """Raise `ValueError` where `PairSettings.check` does, and for a beta that is not a positive number."""
         PairSettings.check(self, section, given)
-        check_beta(section, self.beta)
+        above_zero(f"{section}.beta", self.beta)
 
 
 @dataclass
@@ -111,9 +111,8 @@ class SpinSettings:
 
     def check(self) -> None:
         """Raise `ValueError` for values out of range."""
-        if self.iterations < 1:
-            raise ValueError(f"spin.iterations={self.iterations} must be at least 1")
-        check_beta("spin", self.beta)
+        at_least("spin.iterations", self.iterations, 1)
+        above_zero("spin.beta", self.beta)
         self.outputs().check("spin", [])
 
     def outputs(self) -> PairSettings:
@@ -124,12 +123,6 @@ class SpinSettings:
             temperature=self.temperature,
             max_new_tokens=self.max_new_tokens,
         )
-
-
-def check_beta(section: str, beta: float) -> None:
-    """Raise `ValueError` where beta is not positive: the loss would not depend on the model, or teach the opposite."""
-    if not 0 < beta < float("inf"):
-        raise ValueError(f"{section}.beta={beta} must be a number above 0")
 
 
 def settings_of(settings: PairSettings) -> dict[str, object]:

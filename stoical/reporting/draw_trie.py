@@ -13,9 +13,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from transformers import PreTrainedTokenizerBase
 
+from stoical.common.arrays import Floats, Ints
 from stoical.reporting.figure import plt, save
-from stoical.trie.node_weights import Floats, leaf_scores, subtree_sums
-from stoical.trie.prefix_tree import DocIDTrie, Ints
+from stoical.trie.node_weights import leaf_scores, subtree_sums
+from stoical.trie.prefix_tree import DocIDTrie
 
 INCHES_PER_DOCID = 0.17
 LABEL_LENGTH = 50  # characters of a docID and its text

@@ -98,16 +98,18 @@ def read_evaluation(directory: Path, how: str) -> tuple[dict[str, Any], list[Que
     for path in (metrics_path, rows_path):
         if not path.is_file():
             raise ValueError(f"{directory} has no {path.name}: evaluate first, with: {how}")
-    metrics, content = _metrics(metrics_path), rows_path.read_bytes()
-    lines = content.removesuffix(b"\n").split(b"\n")
-    objects = [_object(line, f"{rows_path}:{number}") for number, line in enumerate(lines, 1)]
-    rows = [_row(line, f"{rows_path}:{number}") for number, line in enumerate(objects, 1)]
-    if len({row.query_id for row in rows}) != len(rows) or len(rows) != metrics["num_queries"]:
+    metrics, rows, digest = _metrics(metrics_path), list[QueryResult](), hashlib.sha256()
+    with rows_path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            digest.update(line)
+            rows.append(_row(line, f"{rows_path}:{number}"))
+    queries = {row.query_id for row in rows}
+    if len(queries) != len(rows) or len(rows) != metrics["num_queries"]:
         raise ValueError(
-            f"{rows_path} holds {len({row.query_id for row in rows}):,} queries in {len(rows):,} lines, and "
-            f"{metrics_path} is of {metrics['num_queries']:,}: {AGAIN}"
+            f"{rows_path} holds {len(queries):,} queries in {len(rows):,} lines, and {metrics_path} is of "
+            f"{metrics['num_queries']:,}: {AGAIN}"
         )
-    if hashlib.sha256(content).hexdigest() != metrics["per_query_sha256"]:
+    if digest.hexdigest() != metrics["per_query_sha256"]:
         raise ValueError(f"{rows_path} is not the file that {metrics_path} was written with: {AGAIN}")
     return metrics, rows
 
@@ -165,8 +167,9 @@ def _never(value: Any) -> bool:
     return False
 
 
-def _row(line: Mapping[str, Any], where: str) -> QueryResult:
+def _row(line: bytes, where: str) -> QueryResult:
+    found = _object(line, where)
     try:
-        return QueryResult.from_json(line)
+        return QueryResult.from_json(found)
     except ValueError as error:
         raise ValueError(f"{where} {error}: {AGAIN}") from None

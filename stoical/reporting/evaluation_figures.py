@@ -23,12 +23,12 @@ def plot_metrics(metrics: Mapping[str, Any], name: str, output: Path) -> None:
     """The metrics in per cent, out of what metrics.json holds, and those of a random order, written to `output`."""
     shown = metrics_among(metrics, "tables")
     values = 100 * np.array([metrics[metric.name] for metric in shown])
-    intervals = 100 * np.array([metrics["intervals"][metric.name] for metric in shown])
+    ranges = 100 * np.array([metrics["intervals"][metric.name] for metric in shown])
     figure, axis = plt.subplots(figsize=(1.6 + 0.75 * len(shown), 3.4), layout="constrained")
     colors = ["tab:red" if metric.better == "lower" else "tab:blue" for metric in shown]
     axis.bar(range(len(shown)), values, color=colors, alpha=0.8)
-    axis.errorbar(range(len(shown)), values, error_bars(values, intervals), fmt="none", ecolor="black", capsize=4)
-    for place, (value, high) in enumerate(zip(values, intervals[:, 1], strict=True)):
+    axis.errorbar(range(len(shown)), values, error_bars(values, ranges), fmt="none", ecolor="black", capsize=4)
+    for place, (value, high) in enumerate(zip(values, ranges[:, 1], strict=True)):
         axis.text(place, max(value, high) + 1.5, f"{value:.1f}", ha="center", fontsize=9)
     random = (metrics.get("references") or {}).get("random order", {})
     marks = [100 * random.get(metric.name, np.nan) for metric in shown]
@@ -38,7 +38,7 @@ def plot_metrics(metrics: Mapping[str, Any], name: str, output: Path) -> None:
         figure.legend(fontsize=8, frameon=False, loc="outside lower right")
     columns = [metric.column if len(metric.column) < WIDE else metric.column.replace(" ", "\n") for metric in shown]
     axis.set_xticks(range(len(shown)), columns)
-    low = min(0.0, float(intervals.min()) - 5)
+    low = min(0.0, float(ranges.min()) - 5)
     axis.set(ylabel="%", yticks=range(20 * int(low // 20), 101, 20), ylim=(low, 110))
     axis.set_title(f"{name}: {metrics['num_queries']} queries, mode {metrics['mode']}", fontsize=10)
     axis.grid(axis="y", alpha=0.3)

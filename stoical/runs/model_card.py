@@ -12,6 +12,7 @@ from huggingface_hub import ModelCardData
 from stoical.config.recipe import Recipe
 from stoical.config.self_training import BashSettings, RacSettings
 from stoical.config.values import recipe_yaml
+from stoical.decoding.choices import Mode
 from stoical.objectives.build import MitigationSettings
 from stoical.objectives.settings import LossSettings
 from stoical.reporting.tables import metrics_table
@@ -34,6 +35,11 @@ NORMALIZERS = {
     "queries": "the queries of the global batch",
     "points": "the (query, docID, rank) points of the global batch that carry loss",
     "weights": "the summed node weights of the global batch",
+}
+SCORED: dict[Mode, str] = {
+    "exact": "exactly, each under its own prefix",
+    "greedy_path": "along the greedy walk down the query's trie",
+    "free_greedy_path": "by the paper's greedy proxy",
 }
 GAINS = {"log": "log(1 + y)", "linear": "y", "exponential": "2^y - 1"}
 WEIGHTED = (
@@ -223,13 +229,12 @@ def _evaluation(recipe: Recipe, name: str, log_history: Sequence[Mapping[str, fl
         return "Not evaluated during training."
     metrics = {key.removeprefix("eval_"): value for key, value in found[-1].items() if key.startswith("eval_")}
     metrics["num_queries"] = int(metrics["num_queries"])
-    mode = "exactly, each under its own prefix" if recipe.eval.mode == "exact" else "by the paper's greedy proxy"
-    counted = recipe.tokenizer.terminator != "none" and recipe.tokenizer.count_terminator
+    counted = recipe.tokenizer.counts_terminator
     return (
         f"{metrics_table([(name, metrics)])}\n\n%, at step {int(found[-1]['step'])}, on {metrics['num_queries']} "
-        f"queries of the test split. Documents are scored {mode}, by the {recipe.eval.score} log-probability of their "
-        f"docID's tokens, the terminator {'included' if counted else 'left out'}. CVR: how often a document off the "
-        "list scores above one on it."
+        f"queries of the test split. Documents are scored {SCORED[recipe.eval.mode]}, by the {recipe.eval.score} "
+        f"log-probability of their docID's tokens, the terminator {'included' if counted else 'left out'}. CVR: how "
+        "often a document off the list scores above one on it."
     )
 
 

@@ -12,12 +12,12 @@ from itertools import count
 import torch
 from torch import Tensor
 
+from stoical.common.arrays import Ints
 from stoical.decoding.choices import Source
 from stoical.decoding.draws import Draws, drawn_tokens
 from stoical.encoding.packed_batch import PackedBatch
 from stoical.models.forward import NodeOutput
 from stoical.trie.expert import ExpertTrie, child
-from stoical.trie.prefix_tree import Ints
 
 
 @dataclass(frozen=True, slots=True)

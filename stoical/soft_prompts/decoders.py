@@ -20,6 +20,7 @@ from transformers import GenerationConfig, LogitsProcessor
 
 from stoical.decoding.device_trie import DeviceTrie
 from stoical.decoding.logits_processor import TrieLogitsProcessor
+from stoical.decoding.sampling import up_to
 from stoical.soft_prompts.frozen import Frozen
 from stoical.trie.prefix_tree import build_trie
 
@@ -28,16 +29,21 @@ NGRAM = 3  # no three tokens twice
 PENALTY = 1.2  # Keskar et al. 2019
 
 
+def generation_config(frozen: Frozen, steps: int, **settings: Any) -> GenerationConfig:
+    """Greedy decoding of at most `steps` tokens, up to EOS, unless `settings` differ."""
+    plain = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+    fixed = {"eos_token_id": frozen.eos, "pad_token_id": frozen.eos, "max_new_tokens": steps, "use_cache": True}
+    return GenerationConfig(**{**plain, **fixed, **settings})
+
+
 @torch.no_grad()
 def generate(frozen: Frozen, prompts: Tensor, steps: int, **settings: Any) -> Any:
     """What `model.generate` returns for prompts [R, n, H] and at most `steps` tokens: greedy unless `settings` differ.
 
     The model's own generation config decides nothing: it may sample, or punish repeats.
     """
-    plain = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
-    fixed = {"eos_token_id": frozen.eos, "pad_token_id": frozen.eos, "max_new_tokens": steps, "use_cache": True}
     processors = settings.pop("logits_processor", None)
-    config = GenerationConfig(**{**plain, **fixed, **settings})
+    config = generation_config(frozen, steps, **settings)
     embedded = frozen.prefix(prompts)
     mask = torch.ones(embedded.shape[:2], dtype=torch.int64, device=embedded.device)
     own, frozen.model.generation_config = frozen.model.generation_config, GenerationConfig()
@@ -54,7 +60,7 @@ def generate(frozen: Frozen, prompts: Tensor, steps: int, **settings: Any) -> An
 def written(frozen: Frozen, prompts: Tensor, steps: int, **settings: Any) -> list[list[int]]:
     """The tokens of each row, up to its first EOS and with it."""
     rows: list[list[int]] = generate(frozen, prompts, steps, **settings).tolist()
-    return [row[: row.index(frozen.eos) + 1] if frozen.eos in row else row for row in rows]
+    return [up_to(row, frozen.eos) for row in rows]
 
 
 class Lexical(LogitsProcessor):

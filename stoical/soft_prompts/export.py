@@ -15,10 +15,11 @@ from peft import PromptTuningConfig, TaskType
 from peft.utils import load_peft_weights
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import GenerationConfig
 
 from stoical.common.files import json_object, writing
+from stoical.decoding.sampling import up_to
 from stoical.models.adapters import check_weights, read_adapter
+from stoical.soft_prompts.decoders import generation_config
 from stoical.soft_prompts.frozen import Frozen
 from stoical.soft_prompts.settings import check_saved
 
@@ -50,20 +51,11 @@ def peft_writes(frozen: Frozen, directory: Path, steps: int) -> list[int]:
     """The tokens that `PeftModel.from_pretrained(...).generate` writes greedily, up to EOS and with it."""
     wrapped = read_adapter(frozen.model, str(directory), trainable=False)
     start = torch.tensor([[frozen.start]], device=frozen.model.device)
-    config = GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        max_new_tokens=steps,
-        eos_token_id=frozen.eos,
-        pad_token_id=frozen.eos,
-    )
+    config = generation_config(frozen, steps)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Position ids are not supported")  # peft's own: it drops them
         found = wrapped.generate(input_ids=start, attention_mask=torch.ones_like(start), generation_config=config)
-    tokens: list[int] = found[0, 1:].tolist()
-    return tokens[: tokens.index(frozen.eos) + 1] if frozen.eos in tokens else tokens
+    return up_to(found[0, 1:].tolist(), frozen.eos)
 
 
 def read_prompt(frozen: Frozen, directory: Path, vectors: int) -> Tensor:

@@ -10,7 +10,6 @@ needed. (With left padding peft puts the prompt before the padding, and the mode
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +20,10 @@ from transformers import AutoConfig, DynamicCache, PreTrainedModel, PreTrainedTo
 
 from stoical.build.model import MODEL_ERRORS, build_model
 from stoical.config.recipe import ModelSettings, Recipe
+from stoical.decoding.sampling import Choose
 from stoical.encoding.tokenization import check_vocabulary, inside_of_run, load_tokenizer
 from stoical.soft_prompts.settings import ModelOptions
 
-Choose = Callable[[int, Tensor], Tensor]  # (step from 0, logits [R, V] float32) to the next tokens [R]
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 

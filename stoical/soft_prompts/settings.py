@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from stoical.common.fields import unknown
+from stoical.common.numbers import above_zero, at_least, not_negative
 from stoical.common.options import option
+from stoical.config.recipe import DType
 from stoical.objectives.mitigations.schedules import ScheduleSettings, check_span
 
 Reward = Literal["prefix", "exact"]
-DType = Literal["float32", "bfloat16"]
 
 GLOSSES = "glosses"
 OBJECTIVES = (
@@ -233,24 +234,6 @@ def check_saved(directory: Path) -> None:
     """Raise `ValueError` where `init` names no way to begin, and peft has saved nothing there either."""
     if not (directory / "adapter_config.json").is_file():
         raise ValueError(f"init={directory} is neither vocabulary, random or text, nor a directory that peft saved")
-
-
-def at_least(name: str, value: int, least: int) -> None:
-    """Raise `ValueError` for a count that is too small."""
-    if value < least:
-        raise ValueError(f"{name}={value} must be at least {least}")
-
-
-def above_zero(name: str, value: float) -> None:
-    """Raise `ValueError` unless a number is finite and above 0."""
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}={value:g} must be a finite number above 0")
-
-
-def not_negative(name: str, value: float) -> None:
-    """Raise `ValueError` unless a number is finite and 0 or more."""
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name}={value:g} must be a finite number, 0 or more")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
+from stoical.common.numbers import at_least
+from stoical.config.checks import measured
 from stoical.config.recipe import Recipe
-from stoical.config.training_fields import LOWER_IS_BETTER
 from stoical.runs.processes import join_processes, no_accelerator
 from stoical.training.launch import check_sharding, keep_gradients_sharded
 
@@ -30,8 +31,7 @@ def micro_batches(recipe: Recipe, processes: int) -> tuple[int, int]:
             f"global_batch_size={recipe.global_batch_size} cannot be shared evenly by {processes} processes"
         )
     limit = int(recipe.training["per_device_train_batch_size"])
-    if limit < 1:
-        raise ValueError(f"training.per_device_train_batch_size={limit} must be at least 1")
+    at_least("training.per_device_train_batch_size", limit, 1)
     micro = max(size for size in range(1, min(share, limit) + 1) if share % size == 0)
     return (micro, share // micro) if recipe.max_tokens_per_micro_batch is None else (share, 1)
 
@@ -84,5 +84,7 @@ def machine_defaults(recipe: Recipe) -> dict[str, Any]:
 
 def _greater_is_better(recipe: Recipe) -> bool | None:
     """Of the metric that compares checkpoints: transformers would take the largest CVR for the best."""
-    metric = recipe.training.get("metric_for_best_model")
-    return None if metric is None else metric.removeprefix("eval_") not in LOWER_IS_BETTER
+    name = recipe.training.get("metric_for_best_model")
+    if name is None:
+        return None
+    return next(metric.better for metric in measured(recipe) if metric.name == name.removeprefix("eval_")) == "higher"

@@ -10,10 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 from peft import PeftModel
-from transformers import (
-    PreTrainedTokenizerBase,
-    TrainingArguments,
-)
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from stoical.build.encoder import build_encoder, build_tokenizer
 from stoical.build.evaluator import build_evaluator
@@ -68,28 +65,20 @@ def build_trainer(recipe: Recipe, began: float | None = None) -> StoicalTrainer:
     evaluator = training_evaluator(recipe, test, encoder)
     config = build_config(recipe, tokenizer)
     check_round_trip(tokenizer, config)
-    recipe.mitigations.check_model(config, sharding(recipe.training))
-    if needs_reference(recipe) and sharding(recipe.training) is not None:
-        raise ValueError(
-            f"loss.ranking={recipe.loss.ranking} runs a second model, its reference, which has not been proved with "
-            f"weights that {sharding(recipe.training)} splits; use DDP"
-        )
-    if recipe.soft_prompt is not None and sharding(recipe.training) is not None:
-        raise ValueError(
-            f"soft_prompt runs parts of the model by themselves, which does not go with weights that "
-            f"{sharding(recipe.training)} splits; use DDP, or one process"
-        )
+    split = sharding(recipe.training)
+    recipe.mitigations.check_model(config, split)
+    if split is not None:
+        _check_split(recipe, split)
     if arguments.process_index == 0:
         batch = largest_batch(dataset, arguments.per_device_train_batch_size, collator)
         warning = shortage(run_memory(recipe, meta_model(recipe, config), config, batch), recipe.layout)
         if warning:
             logger.warning(warning)
     model = build_trainable(recipe, config)
-    if sharding(recipe.training) is not None and adapts_tied(model):
+    if split is not None and adapts_tied(model):
         raise ValueError(
-            f"lora adapts embeddings or a head that have their weights in common, which {sharding(recipe.training)} "
-            "cannot split; use DDP, or leave them out of lora.target_modules, lora.modules_to_save and "
-            "lora.trainable_token_indices"
+            f"lora adapts embeddings or a head that have their weights in common, which {split} cannot split; use DDP, "
+            "or leave them out of lora.target_modules, lora.modules_to_save and lora.trainable_token_indices"
         )
     return StoicalTrainer(
         model=model,
@@ -114,6 +103,20 @@ def build_trainer(recipe: Recipe, began: float | None = None) -> StoicalTrainer:
         fingerprint=fingerprint(recipe),
         began=began,
     )
+
+
+def _check_split(recipe: Recipe, split: str) -> None:
+    """Raise `ValueError` for what has not been proved with weights that processes share."""
+    if needs_reference(recipe):
+        raise ValueError(
+            f"loss.ranking={recipe.loss.ranking} runs a second model, its reference, which has not been proved with "
+            f"weights that {split} splits; use DDP"
+        )
+    if recipe.soft_prompt is not None:
+        raise ValueError(
+            f"soft_prompt runs parts of the model by themselves, which does not go with weights that {split} splits; "
+            "use DDP, or one process"
+        )
 
 
 def training_evaluator(recipe: Recipe, test: RankingDataset, encoder: QueryEncoder) -> Evaluator:

@@ -26,6 +26,8 @@ from stoical.training.trainer import StoicalTrainer
 def train(recipe: Recipe, began: float | None = None) -> Path | None:
     """Train, or go on, or see that nothing is left to do; the run's last checkpoint, if the recipe has any saved.
 
+        train(load_recipe("wordnet_alpha2", "small", "training.max_steps=100", "output=runs/mine"))
+
     began: when the command did, as `time.time` counts, for the line that says where the time went; None: now. Every
     process calls this. Raises `ValueError` as `resume_from` and `build_trainer` do.
     """

@@ -10,8 +10,7 @@ from accelerate import Accelerator
 from transformers import TrainerCallback
 
 from stoical.encoding.packed_batch import PackedBatch
-
-GIB = 2**30
+from stoical.training.memory import GIB
 
 
 class Throughput(TrainerCallback):

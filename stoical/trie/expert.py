@@ -11,8 +11,9 @@ from typing import Self
 
 import numpy as np
 
+from stoical.common.arrays import Ints
 from stoical.trie.node_weights import best_ranks
-from stoical.trie.prefix_tree import DocIDTrie, Ints, build_trie
+from stoical.trie.prefix_tree import DocIDTrie, build_trie
 
 
 def expert_steps(trie: DocIDTrie, ranks: Ints) -> Ints:

@@ -2,8 +2,8 @@
 
 Dimension letters: N trie nodes (the root included), D docIDs.
 
-The expert, as in `mitigations.mixed_walks`, steps to the best-ranked docID below a node; its path from the root is the
-gold one. Of docIDs that share rank 1 it is the one listed first, which encoding draws; the row stands for all of them.
+The expert (`trie.expert`) steps to the best-ranked docID below a node; its path from the root is the gold one. Of
+docIDs that share rank 1 it is the one listed first, which encoding draws; the row stands for all of them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from stoical.common.arrays import Floats, Ints
 from stoical.trie.expert import gold_path, path_of
-from stoical.trie.node_weights import Floats
-from stoical.trie.prefix_tree import DocIDTrie, Ints
+from stoical.trie.prefix_tree import DocIDTrie
 
 PrefixTarget = Literal["recompute", "gold_position"]
 
@@ -44,14 +43,9 @@ def prefix_weights(trie: DocIDTrie, ranks: Ints, targets: Floats, prefix: MixedP
     """
     literal = prefix.target == "gold_position"
     path = [0, *gold_path(trie, ranks)] if literal else path_of(trie, prefix.tokens)
-    on_path = _marked(trie, path)[trie.parent]
-    return np.where(on_path, (ranks == ranks.min()).sum() * targets, 0.0)
-
-
-def _marked(trie: DocIDTrie, nodes: Sequence[int]) -> npt.NDArray[np.bool_]:
-    marks = np.zeros(trie.num_nodes, dtype=bool)
-    marks[list(nodes)] = True
-    return marks
+    on_path = np.zeros(trie.num_nodes, dtype=bool)
+    on_path[path] = True
+    return np.where(on_path[trie.parent], (ranks == ranks.min()).sum() * targets, 0.0)
 
 
 def fed_tokens(trie: DocIDTrie, nodes: Ints, prefix: MixedPrefix | None) -> Ints:

@@ -8,18 +8,17 @@ Dimension letters: D docIDs, N trie nodes (root first). All arrays are float64; 
 
 from __future__ import annotations
 
-import math
 import typing
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from stoical.common.arrays import Floats, Ints
+from stoical.common.numbers import not_negative
 from stoical.common.options import option
-from stoical.trie.prefix_tree import DocIDTrie, Ints
+from stoical.trie.prefix_tree import DocIDTrie
 
-Floats = npt.NDArray[np.float64]
 ItemWeight = Literal["indicator", "fractional", "stepwise"]
 TokenTarget = Literal["one_hot", "trie", "every_node"]
 Visits = Literal["mass", "uniform", "reach"]
@@ -31,9 +30,11 @@ UNLISTED = np.iinfo(np.int64).max  # the rank of negatives: no target ever leads
 class TargetSettings:
     """Which row of the weight table to train on; the `loss:` section of a recipe.
 
-    TargetSettings()                                                  # next-token prediction on the top docID
-    TargetSettings(item="fractional", alpha=2.0)                      # every docID, by 1/r^2
-    TargetSettings(token="every_node", beta=2.0, visits="uniform")    # a target at every node of the trie
+        TargetSettings()                                                  # next-token prediction on the top docID
+        TargetSettings(item="fractional", alpha=2.0)                      # every docID, by 1/r^2
+        TargetSettings(token="every_node", beta=2.0, visits="uniform")    # a target at every node of the trie
+
+    `check` raises `ValueError` for settings that do not go together; whatever takes these settings calls it.
     """
 
     item: ItemWeight = option(
@@ -68,8 +69,8 @@ class TargetSettings:
                 raise ValueError(f"loss.{key} must be set with {user}")
             if not used and value is not None:
                 raise ValueError(f"loss.{key}={value} has no effect: only {user} reads it; remove one of the two")
-            if isinstance(value, int | float) and not 0 <= value < math.inf:
-                raise ValueError(f"loss.{key}={value} must be a finite number, 0 or more")
+            if isinstance(value, int | float):
+                not_negative(f"loss.{key}", value)
         if self.token == "every_node" and self.item != "indicator":
             raise ValueError(
                 f"loss.item={self.item} conflicts with loss.token=every_node, whose weights come from loss.beta and "
@@ -120,9 +121,15 @@ def doc_targets(ranks: Ints, settings: TargetSettings) -> Floats:
 
     The product of `node_targets` along each docID's path, where terminators end all of them.
     """
-    item = item_weights(ranks, settings.item, settings.alpha or 0.0)
-    scores = item if settings.beta is None else leaf_scores(ranks, settings.beta)
-    return scores / scores.sum()
+    masses = _docid_masses(ranks, settings)
+    return masses / masses.sum()
+
+
+def _docid_masses(ranks: Ints, settings: TargetSettings) -> Floats:
+    """[D] mu(r) of each docID, or lambda(r) where targets are one-hot."""
+    if settings.beta is None:
+        return item_weights(ranks, settings.item, settings.alpha or 0.0)
+    return leaf_scores(ranks, settings.beta)
 
 
 def best_ranks(trie: DocIDTrie, ranks: Ints) -> Ints:
@@ -141,9 +148,8 @@ def node_targets(trie: DocIDTrie, ranks: Ints, settings: TargetSettings, counts:
     this target at every node, by mass: `every_node_weights`). Where siblings have no mass, as next-token prediction
     leaves all but one path, the target is the one that leads to the best-ranked docID. 0 at the root.
     """
-    item = item_weights(ranks, settings.item, settings.alpha or 0.0)
-    scores = item if settings.beta is None else leaf_scores(ranks, settings.beta)
-    mass = subtree_sums(trie, scores if counts is None else counts * scores)
+    masses = _docid_masses(ranks, settings)
+    mass = subtree_sums(trie, masses if counts is None else counts * masses)
     shares = sibling_shares(trie, mass)
     massless = mass[trie.parent] == 0
     if massless.any():
@@ -223,7 +229,7 @@ def every_node_weights(trie: DocIDTrie, mu: Floats, visits: Visits) -> Floats:
     """[N] a target at every inner node u: v(u) * m(n) / m(u), not only on the top docID's path.
 
     `mass`: v(u) = m(u), which makes it `one_hot_weights` with lambda = mu. `uniform`: v(u) = 1. `reach`: the bare
-    target, which the loss multiplies by the model's own probability of visiting u (`losses.reach`).
+    target, which the loss multiplies by the model's own probability of visiting u (`decoding.walks.reach`).
     """
     mass = subtree_sums(trie, mu)
     if visits == "mass":

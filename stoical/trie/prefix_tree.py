@@ -15,9 +15,8 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
+from stoical.common.arrays import Bools, Ints
 
 
 class DuplicateDocIDError(ValueError):
@@ -61,6 +60,9 @@ class DocIDTrie:
 def build_trie(docids: Sequence[Sequence[int]]) -> DocIDTrie:
     """Build the trie of D non-empty sequences of token ids, in any order.
 
+        trie = build_trie([[5, 2], [5, 3, 2], [7, 2]])
+        trie.num_nodes, trie.leaf  # 7 with the root; the node where each of the three ends
+
     Raises `DuplicateDocIDError` for two equal sequences and `ValueError` for an empty one or none at all. Cost: one
     lexicographic sort of the [D, L] id matrix.
     """
@@ -82,7 +84,7 @@ def build_trie(docids: Sequence[Sequence[int]]) -> DocIDTrie:
     return _number_by_level(ids, filled, opens, order)
 
 
-def _number_by_level(ids: Ints, filled: npt.NDArray[np.bool_], opens: npt.NDArray[np.bool_], order: Ints) -> DocIDTrie:
+def _number_by_level(ids: Ints, filled: Bools, opens: Bools, order: Ints) -> DocIDTrie:
     level_sizes = opens.sum(axis=0)
     nodes = np.cumsum(opens, axis=0, dtype=np.int64)  # [D, L]
     nodes += np.cumsum(level_sizes) - level_sizes
@@ -92,11 +94,14 @@ def _number_by_level(ids: Ints, filled: npt.NDArray[np.bool_], opens: npt.NDArra
     token = np.concatenate([[-1], ids[row, level]])
     parent = np.concatenate([[0], np.where(level > 0, nodes[row, level - 1], 0)])
     depth = np.concatenate([[0], level + 1])
-    num_children = np.bincount(parent[1:], minlength=len(token))
-    child_start = 1 + np.concatenate([[0], np.cumsum(num_children)])
     path = np.empty_like(nodes)
     path[order] = nodes
-    return DocIDTrie(token=token, parent=parent, depth=depth, child_start=child_start, path=path)
+    return DocIDTrie(token=token, parent=parent, depth=depth, child_start=_child_start(parent), path=path)
+
+
+def _child_start(parent: Ints) -> Ints:
+    """[N + 1] the first child of every node, from the nodes' parents [N]."""
+    return 1 + np.concatenate([[0], np.cumsum(np.bincount(parent[1:], minlength=len(parent)))])
 
 
 def first_docids(trie: DocIDTrie, count: int) -> tuple[DocIDTrie, Ints]:
@@ -110,9 +115,7 @@ def first_docids(trie: DocIDTrie, count: int) -> tuple[DocIDTrie, Ints]:
     number = np.cumsum(kept) - 1  # of the kept nodes: their own
     number[-1] = -1
     parent = number[trie.parent[place]]
-    num_children = np.bincount(parent[1:], minlength=len(place))
-    child_start = 1 + np.concatenate([[0], np.cumsum(num_children)])
-    return DocIDTrie(trie.token[place], parent, trie.depth[place], child_start, number[path]), place
+    return DocIDTrie(trie.token[place], parent, trie.depth[place], _child_start(parent), number[path]), place
 
 
 def save_trie(trie: DocIDTrie, directory: Path) -> None:

@@ -146,7 +146,7 @@ def test_the_command_learns_resumes_and_refuses(tmp_path: Path, capsys: pytest.C
     [
         ("subtree=felin.n.01", "did you mean feline.n.01?"),
         ("subtree=solarization.n.01", "has nothing below it"),
-        ("rate=0", "rate=0.0 must be above 0"),
+        ("rate=0", "rate=0.0 must be a finite number above 0"),
         ("rate=1e200", "is not finite; lower rate="),
         ("dim=0", "dim=0 must be at least 1"),
         ("space=flat", "space"),

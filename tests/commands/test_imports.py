@@ -41,7 +41,7 @@ MISTAKES = {  # command -> a part of the one line that it says
     "evaluate recipe=wordnet_alpha2 data.path=/nowhere": "there is no dataset directory /nowhere",
     "compare /nowhere /nowhere": "/nowhere has no metrics.json",
     "rank checkpoint=/nowhere": "checkpoint=/nowhere: no such directory",
-    "rank checkpoint={run} top_k=0": "top_k=0 must be a whole number of at least 1",
+    "rank checkpoint={run} top_k=0": "top_k=0 must be at least 1",
     "rank checkpoint={run} items=/nowhere": "there is no docID table /nowhere",
     "export checkpoint=/nowhere output=x": "checkpoint=/nowhere: no such directory",
     "dpo checkpoint=/nowhere output=x": "checkpoint=/nowhere: no such directory",

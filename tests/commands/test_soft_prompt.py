@@ -100,7 +100,7 @@ MISTAKES = {
     "target=cat recipe=./none.yaml": "recipe=./none.yaml: there is no such file",
     "target=cat init=text": "init_text=TEXT goes with init=text",
     "target=cat init=/nowhere": "init=/nowhere is neither vocabulary, random or text",
-    "target=cat learning_rate=0": "learning_rate=0 must be a finite number above 0",
+    "target=cat learning_rate=0": "learning_rate=0.0 must be a finite number above 0",
     "target=cat scheduled_sampling.schedule=constant objective=scheduled_sampling": "half_step=null with constant",
     "target=cat scheduled_sampling.half_step=7.5 objective=scheduled_sampling": "scheduled_sampling.half_step=7.5",
     "target=cat model.download=true": "model.download=true has no effect",

@@ -156,7 +156,7 @@ def test_what_cannot_be_checked_is_told_in_one_line(tmp_path: Path, check: Check
         ([tmp_path / "mine.csv"], "mine.csv: a split is a .jsonl or a .parquet file"),
         (["limit=3"], "give one file or directory to validate, not 0"),
         ([tmp_path, tmp_path], "give one file or directory to validate, not 2"),
-        ([tmp_path, "limit=0"], "limit=0 must be a whole number"),
+        ([tmp_path, "limit=0"], "limit=0 must be at least 1"),
         ([lines_file(tmp_path / "a.jsonl", row()), "prompt.templat=x"], "prompt.templat"),
         ([tmp_path / "a.jsonl", "recipe=wordnet_ntp,small"], "give the dataset directory, not one split"),
     ]:

@@ -59,7 +59,7 @@ def test_the_resolved_recipe_has_what_acts_and_nothing_else(tmp_path: object) ->
         (["dual_encoder.dims=3"], "Did you mean 'dual_encoder.dim'?"),
         (["dual_encoder.dim=2.5"], "dual_encoder.dim: Value '2.5'"),
         (["dual_encoder.dim=0"], "dual_encoder.dim=0 must be a whole number, 1 or more"),
-        (["dual_encoder.temperature=0"], "dual_encoder.temperature=0.0 must be above 0"),
+        (["dual_encoder.temperature=0"], "dual_encoder.temperature=0.0 must be a finite number above 0"),
         (["dual_encoder.momentum=1"], "dual_encoder.momentum=1.0 must be from 0 to below 1"),
         (["cross_encoder.dim=3"], "the sections dual_encoder and cross_encoder conflict"),
         (["training.max_steps=0"], "training.max_steps=0 must be a whole number, 1 or more"),

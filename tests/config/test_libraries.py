@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import pytest
 
 from stoical.config import libraries
-from stoical.config.libraries import CLASSES, FILE, from_json, library_fields, read_fields, to_json
+from stoical.config.libraries import CLASSES, FILE, from_json, library_fields, read_fields
 from stoical.config.loading import load_recipe
 from tests.support.root import ROOT
 
@@ -28,7 +29,7 @@ def fresh_table() -> Iterator[None]:
 @pytest.mark.parametrize("name", CLASSES)
 def test_the_table_is_what_the_libraries_say(name: str) -> None:
     """If not: python -m tools.library_fields."""
-    found = {key: to_json(field) for key, field in read_fields(name).items()}
+    found = {key: asdict(field) for key, field in read_fields(name).items()}
     assert json.loads(json.dumps(found)) == KEPT["fields"][name]
     assert len(found) >= 10
 
@@ -62,4 +63,4 @@ def test_with_another_version_the_library_itself_is_asked(name: str, monkeypatch
 def test_a_field_survives_the_file() -> None:
     for fields in KEPT["fields"].values():
         for value in fields.values():
-            assert json.loads(json.dumps(to_json(from_json(value)))) == value
+            assert json.loads(json.dumps(asdict(from_json(value)))) == value

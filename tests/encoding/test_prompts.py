@@ -179,8 +179,10 @@ def test_every_template_can_ask_for_a_correction(path: Path) -> None:
 def test_a_template_without_the_wording_says_so(tmp_path: Path) -> None:
     text = 'prompt: "{docs} ? {query}"\ndoc: "{docid}"\ndelimiter: ","\n'
     template = load_template(write(tmp_path / "mine.yaml", text))
-    with pytest.raises(ValueError, match="the prompt template has no correction; write one, as"):
+    with pytest.raises(ValueError, match="the prompt template has no correction; write one, as") as caught:
         template.render("deer", [Doc("a")], Attempt("b"))
+    shown = str(caught.value).partition("write one, as ")[2].removesuffix(" does")
+    assert "correction" in Path(shown).read_text(encoding="utf-8"), "what the message points at is there"
     with pytest.raises(ValueError, match="has no correction_with_reference"):
         template.render("deer", [Doc("a")], Attempt("b", "a"))
     alien = write(tmp_path / "alien.yaml", text + 'correction: "{prompt} {reference}"\n')

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,8 @@ def test_every_name_is_what_its_module_defines(name: str) -> None:
     found = getattr(stoical, name)
     assert found is getattr(importlib.import_module(HOME[name]), name)
     assert found.__module__ == HOME[name], "imported from where it is defined"
-    assert (found.__doc__ or "").strip()
+    words = "\n".join(inspect.getdoc(each) or "" for each in (found, getattr(found, "of", None)))
+    assert re.search(rf"^    .*\b{name}\b", words, re.MULTILINE), "its docstring shows how it is used"
 
 
 def test_the_lists_of_names_agree() -> None:
@@ -60,6 +63,9 @@ def test_a_row_of_docids_is_the_row_of_a_file() -> None:
     assert stoical.RankingRow.of("deer", ["ruminant"], query_id="q1").query_id == "q1"
     with pytest.raises(ValueError, match="query 'deer': the docid 'mammal' occurs twice"):
         stoical.RankingRow.of("deer", ["mammal", "mammal"])
+    for no_list in (None, 5, "mammal", {"docid": "mammal"}):
+        with pytest.raises(ValueError, match="query 'deer': the documents must be a list of docIDs"):
+            stoical.RankingRow.of("deer", no_list)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

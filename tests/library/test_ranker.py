@@ -94,7 +94,7 @@ def test_a_ranker_abstains_below_a_probability(loaded: Ranker) -> None:
     both = loaded.rank_batch([("query ba", DOCS), ("query ba", ["ba"])], min_probability=first + 1e-6)
     assert [len(each) for each in both] == [0, 1]
     for value in (-0.1, 1.1, math.nan):
-        with pytest.raises(ValueError, match=r"min_probability=.* must be from 0 to 1"):
+        with pytest.raises(ValueError, match=r"min_probability=.* must lie between 0 and 1"):
             loaded.rank("query ba", DOCS, min_probability=value)
 
 

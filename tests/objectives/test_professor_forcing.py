@@ -10,11 +10,11 @@ import torch
 
 from stoical.decoding.walks import path_sums, reach
 from stoical.models.forward import node_logprobs
+from stoical.objectives.mitigations.consistency import free_run
 from stoical.objectives.mitigations.discriminator import Opponent
 from stoical.objectives.mitigations.professor_forcing import (
     ProfessorForcing,
     ProfessorForcingSettings,
-    free_walk,
     led_walk,
     walk_states,
 )
@@ -54,7 +54,7 @@ def test_walk_states_are_what_the_tokens_are_read_from(layout):
     model, queries = tiny_model(), ragged_queries()
     context = context_of(model, queries, layout)
     batch = context.batch
-    walk = free_walk(batch, context.node_logprobs)
+    walk = free_run(batch, context.node_logprobs, "sampled")
     got, lengths = walk_states(context, walk)
     for row, query in enumerate(queries):
         tokens = batch.node_token[walk & (batch.node_row == row)].tolist()[1:]
@@ -71,7 +71,7 @@ def test_led_walks_are_drawn_from_the_target_and_free_ones_from_the_model():
     logprobs, count = made_up_logprobs(batch), 2000
     drawn = {
         "led": (path_sums(batch, batch.node_target.log()).exp(), lambda: led_walk(batch, "target")),
-        "free": (reach(batch, logprobs), lambda: free_walk(batch, logprobs)),
+        "free": (reach(batch, logprobs), lambda: free_run(batch, logprobs, "sampled")),
     }
     for expected, walk in drawn.values():
         seen = sum(walk().double() for _ in range(count)) / count
@@ -145,7 +145,7 @@ def test_loss_is_that_of_lamb_et_al():
         output = forcing(context)
         torch.manual_seed(5)
         led = walk_states(context, led_walk(context.batch, "target"))
-        free = walk_states(context, free_walk(context.batch, context.node_logprobs))
+        free = walk_states(context, free_run(context.batch, context.node_logprobs, "sampled"))
         said = forcing._opponent.module
         expected = -said(*free).sigmoid().log().sum() - both_ways * (1 - said(*led).sigmoid()).log().sum()
         assert output.loss_sum.item() == pytest.approx(0.5 * expected.item(), rel=1e-5)

@@ -268,7 +268,7 @@ def test_pairs_are_kept_with_their_origin(finished: tuple[Path, Path]) -> None:
     [
         (["dpo.bta=1"], "option 'dpo.bta' does not exist. Did you mean 'dpo.beta'"),
         (["dpo.beta=high"], "dpo.beta"),
-        (["dpo.beta=0"], "dpo.beta=0.0 must be a number above 0"),
+        (["dpo.beta=0"], "dpo.beta=0.0 must be a finite number above 0"),
         (["dpo.source=beams"], "dpo.source"),
         (["dpo.temperature=1"], "dpo.temperature has no effect with dpo.source=beam"),
         (["loss.alpha=2"], "loss.alpha is not for this command"),

@@ -165,7 +165,7 @@ def test_an_adapter_plays_against_its_own_copy(trained: Path, tmp_path: Path) ->
     [
         (["spin.iteration=2"], "spin.*iterations"),
         (["spin.iterations=0"], "spin.iterations=0 must be at least 1"),
-        (["spin.beta=-1"], "spin.beta=-1.0 must be a number above 0"),
+        (["spin.beta=-1"], "spin.beta=-1.0 must be a finite number above 0"),
         (["spin.temperature=-1"], "spin.temperature=-1.0 must be"),
         (["resume=somewhere"], "this command takes resume=auto"),
         (["training.save_strategy=no"], "training.save_strategy is not for this command"),

@@ -216,8 +216,8 @@ def test_mistakes_are_told(write: Write, tmp_path: Path) -> None:
         compare_runs([load_run(str(run))])
     with pytest.raises(ValueError, match=r"nothing has no metrics.json: evaluate first, with: stoical evaluate check"):
         load_run(str(tmp_path / "nothing"))
-    (run / "eval" / "per_query.jsonl").write_text('{"query_id": "a"}\n{"query_id"\n')
-    with pytest.raises(ValueError, match=r"per_query.jsonl:2 is not JSON"):
+    (run / "eval" / "per_query.jsonl").write_text('{"query_id"\n')
+    with pytest.raises(ValueError, match=r"per_query.jsonl:1 is not JSON"):
         load_run(str(run))
     (run / "eval" / "per_query.jsonl").write_text('{"query_id": "a", "mode": "exact", "docids": [], "ranks": []}\n')
     with pytest.raises(ValueError, match=r"per_query.jsonl:1 lacks docid_tokens, dropped_docs, near_ties, num_negat"):

@@ -357,7 +357,7 @@ def test_a_file_that_was_cut_is_named_with_its_line(whole: Path, cli: Cli) -> No
         (content[:-1], "is not the file that"),
         (content[:second], "holds 1 queries in 1 lines, and "),
         (content[: second + 1], "per_query.jsonl:2 is not JSON"),
-        (b"", "per_query.jsonl:1 is not JSON"),
+        (b"", "holds 0 queries in 0 lines"),
         (content + content[:second], "holds 8 queries in 9 lines"),
         (content[second:] + content[second : content.index(b"\n", second) + 1], "holds 7 queries in 8 lines"),
         (content.replace(b'"q7"', rb'"\ud800"'), "per_query.jsonl:8 is not JSON"),

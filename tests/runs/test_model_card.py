@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from stoical.commands import train
 from stoical.config.loading import list_recipes, load_recipe
-from stoical.config.recipe import Recipe
+from stoical.config.recipe import EvalSettings, Recipe
 from stoical.config.self_training import BashSettings, RacSettings
 from stoical.objectives.build import MitigationSettings
 from stoical.objectives.mitigations.consistency import ConsistencySettings
@@ -78,6 +78,20 @@ def test_the_last_evaluation_counts():
     assert "75.00" in text
     assert "50.00" not in text
     assert "%, at step 10, on 9 queries" in text
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("exact", "exactly"),
+        ("greedy_path", "along the greedy walk"),
+        ("free_greedy_path", "by the paper's greedy proxy"),
+    ],
+)
+def test_the_card_says_how_documents_were_scored(mode, said):
+    recipe = Recipe(output="runs/x", eval=EvalSettings(mode=mode))
+    text = CardSource(recipe, {}, adapter=False).render(5, [{"eval_ndcg": 0.5, "eval_num_queries": 9.0, "step": 5}])
+    assert f"Documents are scored {said}" in text
 
 
 def test_its_code_ranks_with_the_checkpoint(trained, monkeypatch, capsys):

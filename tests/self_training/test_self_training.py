@@ -228,7 +228,7 @@ def test_existing_loops_are_not_overwritten(folder: Path, looped: Callable[[str]
 BAD = {
     "self_training.iterations=0": "self_training.iterations=0 must be at least 1",
     "self_training.bash.beta=1.5": "self_training.bash.beta=1.5 must lie between 0 and 1",
-    "self_training.share=0": "self_training.share=0.0 must be a number above 0",
+    "self_training.share=0": "self_training.share=0.0 must be a finite number above 0",
     "self_training.start=nowhere": "self_training.start: checkpoint=nowhere: no such directory",
     "tokenizer.terminator=none": "self_training conflicts with tokenizer.terminator=none",
     "training.save_strategy=no": "self_training conflicts with training.save_strategy=no",

@@ -15,7 +15,7 @@ from stoical.objectives.mitigations.consistency import ConsistencySettings
 from stoical.objectives.mitigations.mixer import MixerSettings
 from stoical.objectives.mitigations.scheduled_sampling import ScheduledSamplingSettings
 from stoical.studies.mismatch.exact import Benches, other_variants, run_method, tune
-from stoical.studies.mismatch.measures import CURVES, _modal, _read, joined, measured, measures, references
+from stoical.studies.mismatch.measures import _modal, _read, joined, measured, measures, references
 from stoical.studies.mismatch.methods import NAMES, Trial, methods
 from stoical.studies.mismatch.training import own_weights, train
 from stoical.studies.mismatch.worlds import generator, similar_world, split_docids
@@ -23,6 +23,7 @@ from stoical.trie.node_weights import TargetSettings
 from tests.studies.worlds import LENGTH, SMALL, bench
 
 TOP = TargetSettings(token="trie", beta=SMALL.exact.beta)
+CURVES = ("kl_tf", "kl_ar", "alive", "mismatch_at", "tv", "off_corpus")  # measures of a position
 
 
 def made_logits(tests, seed=0):

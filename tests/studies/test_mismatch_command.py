@@ -103,7 +103,7 @@ REFUSED = {
     "methods=MIXR": "method 'MIXR'",
     "blocks=3": "blocks=3 must be 1, 2 or 1,2",
     "seed=-1": "seed=-1 must lie between 0 and",
-    "documents=1": "documents=1 must be a whole number of at least 2",
+    "documents=1": "documents=1 must be at least 2",
     "vocabulary=1": "vocabulary=1 must be",
     "vocabulary=3": "documents=40 need more docIDs than vocabulary=3 makes of 3 tokens",
     "length=0": "length=0 must be",

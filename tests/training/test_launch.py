@@ -131,3 +131,11 @@ def test_no_note_where_no_gpu_is_unused(monkeypatch, capsys, count):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     note_unused_gpus(["train.py", "recipe=wordnet_alpha2"])
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("metric", "greater"), [("cvr", False), ("eval_invalid_rate", False), ("ndcg", True), ("recall@2", True)]
+)
+def test_the_best_checkpoint_is_the_one_that_the_metrics_own_table_calls_better(metric, greater, tmp_path):
+    recipe = tiny_recipe(tmp_path, f"training.metric_for_best_model={metric}", "training.eval_strategy=steps")
+    assert training_arguments(recipe).greater_is_better is greater

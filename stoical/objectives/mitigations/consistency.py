@@ -33,7 +33,7 @@ from stoical.decoding.walks import (
     visited,
 )
 from stoical.encoding.packed_batch import PackedBatch
-from stoical.objectives.objective import Method, Objective, ObjectiveOutput, StepContext, weighted_nll
+from stoical.objectives.objective import Method, Objective, ObjectiveOutput, StepContext, check_weight, weighted_nll
 from stoical.trie.node_weights import TargetSettings
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ class ConsistencySettings(Method):
     def check(self) -> None:
         """Raise `ValueError` where a setting is missing, or set but without effect."""
         name = "mitigations.consistency"
-        if not 0 <= self.weight < float("inf"):
-            raise ValueError(f"{name}.weight={self.weight} must be a finite number, 0 or more")
+        check_weight("consistency", self.weight)
         if (self.mode == "marginal") != (self.free_run is None):
             raise ValueError(f"{name}.free_run goes with mode=literal and target: set it there, null with marginal")
         if (self.mode == "literal") != (self.stop_gradient is not None):

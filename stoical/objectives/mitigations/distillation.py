@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from stoical.common.lazy import torch
+from stoical.common.numbers import not_negative, within
 from stoical.common.options import option
 from stoical.decoding.choices import Reduction, Source
 from stoical.decoding.walks import family_sums, listed, path_sums, reach, trie_logprobs, valid_logmass
@@ -64,15 +65,13 @@ class DistillationSettings(Method):
     def check(self) -> None:
         """Raise `ValueError` where a setting makes no sense."""
         name = "mitigations.distillation"
-        if not 0 <= self.interpolation <= 1:
-            raise ValueError(f"{name}.interpolation={self.interpolation} must lie between 0 and 1")
+        within(f"{name}.interpolation", self.interpolation)
         if self.source == "free" and self.interpolation == 1:
             raise ValueError(
                 f"{name}.source=free conflicts with interpolation=1: a model that may write anything is infinitely far "
                 "from a target that does not; set source=constrained, or interpolation=0.9"
             )
-        if not 0 <= self.valid_weight < math.inf:
-            raise ValueError(f"{name}.valid_weight={self.valid_weight} must be a finite number, 0 or more")
+        not_negative(f"{name}.valid_weight", self.valid_weight)
 
     def check_loss(self, name: str, loss: TargetSettings) -> None:
         """Raise `ValueError` unless the loss has a target over all docIDs, and no setting that would have no effect."""

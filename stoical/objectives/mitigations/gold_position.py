@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stoical.common.lazy import torch
-from stoical.decoding.walks import gold_child, gumbel, listed, spelled, visited
+from stoical.decoding.walks import gold_child, gumbel, has_children, listed, spelled, visited
 from stoical.encoding.packed_batch import PackedBatch
 from stoical.objectives.mitigations.mixed_walks import Confidence
 from stoical.objectives.mitigations.top_docids import context_apart, take_apart
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
 def gold_inputs(batch: PackedBatch) -> Tensor:
     """[N] the nodes of the gold paths that something follows, query by query and in order."""
-    inner = torch.zeros_like(batch.node_token, dtype=torch.bool)
-    inner[batch.node_parent] = True
-    return (visited(batch, gold_child(batch))[0] & inner & (batch.node_token >= 0)).nonzero()[:, 0]
+    on_gold = visited(batch, gold_child(batch))[0]
+    return (on_gold & has_children(batch) & (batch.node_token >= 0)).nonzero()[:, 0]
 
 
 def mixed_batch(batch: PackedBatch, chain: Tensor, tokens: Tensor) -> PackedBatch:

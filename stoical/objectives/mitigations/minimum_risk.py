@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from stoical.common.lazy import torch
+from stoical.common.numbers import above_zero
 from stoical.common.options import option
 from stoical.decoding.beams import beam_on_nodes, rank_in_group
 from stoical.decoding.choices import Reduction
@@ -52,8 +53,7 @@ class MinimumRiskSettings(Method):
         """Raise `ValueError` where a setting makes no sense."""
         check_weight("minimum_risk", self.weight)
         check_at_least("minimum_risk", "beams", self.beams, 1)
-        if not 0 < self.alpha < float("inf"):
-            raise ValueError(f"mitigations.minimum_risk.alpha={self.alpha} must be a finite number above 0")
+        above_zero("mitigations.minimum_risk.alpha", self.alpha)
 
     def within_list(self) -> str | None:
         """Always: it draws docIDs of the list."""

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stoical.common.lazy import torch
+from stoical.common.numbers import above_zero, within
 from stoical.common.options import option
 from stoical.decoding.choices import Reduction
-from stoical.decoding.walks import family_argmax, gold_child, gumbel, trie_logprobs, visited
+from stoical.decoding.walks import family_argmax, gold_child, gumbel, visited
 from stoical.encoding.packed_batch import PackedBatch
+from stoical.objectives.mitigations.consistency import free_run
 from stoical.objectives.objective import Method, Objective, ObjectiveOutput, StepContext, check_at_least, check_weight
 from stoical.trie.node_weights import TargetSettings
 
@@ -56,15 +58,13 @@ class ProfessorForcingSettings(Method):
         check_weight("professor_forcing", self.weight)
         check_at_least("professor_forcing", "width", self.width, 2)
         for key in ("floor", "ceiling"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise ValueError(f"mitigations.professor_forcing.{key}={getattr(self, key)} must lie between 0 and 1")
+            within(f"mitigations.professor_forcing.{key}", getattr(self, key))
         if self.floor > self.ceiling:
             raise ValueError(
                 f"mitigations.professor_forcing.floor={self.floor} is above ceiling={self.ceiling}: the discriminator "
                 "would stop learning before it may teach the model; swap them"
             )
-        if not 0 < self.learning_rate < float("inf"):
-            raise ValueError(f"mitigations.professor_forcing.learning_rate={self.learning_rate} must be above 0")
+        above_zero("mitigations.professor_forcing.learning_rate", self.learning_rate)
 
     def within_list(self) -> str | None:
         """Always: it draws docIDs of the list."""
@@ -79,12 +79,6 @@ def led_walk(batch: PackedBatch, teacher: Literal["target", "gold"]) -> Tensor:
     """[M] the nodes of one walk a query: drawn from the target at every node, or the top docID's path."""
     drawn = gumbel(batch.node_target.log(), walks=1)
     return visited(batch, gold_child(batch) if teacher == "gold" else family_argmax(batch, drawn))[0]
-
-
-def free_walk(batch: PackedBatch, node_logprobs: Tensor) -> Tensor:
-    """[M] the nodes of one walk a query, drawn from the model within the trie."""
-    with torch.no_grad():
-        return visited(batch, family_argmax(batch, gumbel(trie_logprobs(batch, node_logprobs), walks=1)))[0]
 
 
 def walk_states(context: StepContext, walk: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,7 +107,7 @@ class ProfessorForcing(Objective):
         """Sum over the micro-batch's queries, in nats; 0 while the discriminator is too weak to be learnt from."""
         batch, settings = context.batch, self.settings
         led = walk_states(context, led_walk(batch, settings.teacher))
-        free = walk_states(context, free_walk(batch, context.node_logprobs))
+        free = walk_states(context, free_run(batch, context.node_logprobs, "sampled"))
         opponent = self._opponent = self._opponent or self._make_opponent(led[0])
         lost = 0.0 if batch.filler else opponent.learn(*led, *free)
         logs = {"discriminator_loss": lost, "discriminator_accuracy": opponent.accuracy}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from stoical.common.lazy import torch
-from stoical.decoding.walks import listed, path_sums, trie_logprobs
+from stoical.decoding.walks import has_children, listed, path_sums, trie_logprobs
 from stoical.encoding.packed_batch import PackedBatch
 
 if TYPE_CHECKING:
@@ -22,9 +22,7 @@ Reward = Literal["target", "gain", "prefix_credit"]
 
 def leaves(batch: PackedBatch) -> Tensor:
     """[M] True where a docID that is not a negative ends. Terminators make every end a leaf. The trie is whole."""
-    ends = torch.ones_like(batch.node_token, dtype=torch.bool)
-    ends[batch.node_parent] = False
-    return ends & listed(batch)
+    return ~has_children(batch) & listed(batch)
 
 
 def docid_rewards(batch: PackedBatch, kind: Reward) -> Tensor:

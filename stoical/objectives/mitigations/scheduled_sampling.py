@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from stoical.common.lazy import torch
+from stoical.common.numbers import at_least
 from stoical.common.options import option
 from stoical.decoding.choices import Reduction, Source
-from stoical.decoding.walks import counted, family_sums, visited
+from stoical.decoding.walks import counted, has_children, visited
 from stoical.encoding.packed_batch import PackedBatch
 from stoical.objectives.mitigations.gold_position import gold_position_loss
 from stoical.objectives.mitigations.mixed_walks import (
@@ -78,8 +79,8 @@ class ScheduledSamplingSettings(ScheduleSettings, Method):
         self.check_schedule(name)
         if (self.method == "parallel") != (self.passes is not None):
             raise ValueError(f"{name}.passes goes with method=parallel: set it there, and only there")
-        if self.passes is not None and self.passes < 1:
-            raise ValueError(f"{name}.passes={self.passes} must be at least 1")
+        if self.passes is not None:
+            at_least(f"{name}.passes", self.passes, 1)
         if self.target == "gold_position" and self.method != "parallel":
             raise ValueError(
                 f"{name}.target=gold_position conflicts with method={self.method}: its prefixes leave the trie, so "
@@ -152,7 +153,7 @@ class ScheduledSampling(Objective):
         on_gold, share = apart.paths > 0, weight / apart.paths.clamp(min=1)  # the weights are those of all gold paths
         target = torch.where(on_gold[batch.node_parent], batch.node_weights, batch.node_target)
         weights = torch.where(counted(batch), share[batch.node_parent] * target, 0.0)
-        ends = family_sums(batch, torch.ones_like(weight)) == 0
+        ends = ~has_children(batch)
         logs = {
             "off_gold_path": float(torch.where(on_gold, 0.0, weight).sum() / weight.sum()),
             "off_trie_rate": max(0.0, 1 - float(weight[ends].sum()) / len(apart.batch.query_ids)),

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from stoical.common.numbers import within
 from stoical.common.options import option
 
 Schedule = Literal["constant", "linear", "exponential", "inverse_sigmoid"]
@@ -33,8 +34,7 @@ class ScheduleSettings:
             )
         if self.half_step is not None:
             check_span(name, "half_step", self.half_step)
-        if not 0 <= self.minimum <= 1:
-            raise ValueError(f"{name}.minimum={self.minimum} must lie between 0 and 1")
+        within(f"{name}.minimum", self.minimum)
 
 
 def check_span(section: str, key: str, value: float) -> None:

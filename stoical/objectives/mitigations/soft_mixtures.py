@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from stoical.common.lazy import torch
+from stoical.common.numbers import above_zero
 from stoical.common.options import option
 from stoical.decoding.choices import Reduction, Source
 from stoical.decoding.walks import gumbel, listed
@@ -69,8 +70,7 @@ class SoftSamplingSettings(ScheduleSettings, Method):
         """Raise `ValueError` where a setting is missing, would have no effect, or does not go with another."""
         method = "soft_sampling"
         self.check_schedule(f"mitigations.{method}")
-        if not 0 < self.alpha < math.inf:
-            raise ValueError(f"mitigations.{method}.alpha={self.alpha} must be a finite number above 0")
+        above_zero(f"mitigations.{method}.alpha", self.alpha)
         if (self.alpha_maximum is None) != (self.alpha_doubling is None):
             raise ValueError(f"mitigations.{method}.alpha_maximum goes with alpha_doubling: set both, or neither")
         if self.alpha_maximum is not None and not self.alpha < self.alpha_maximum < math.inf:

@@ -43,7 +43,6 @@ Tokens = Literal["invalid", "siblings", "wrong_prediction", "literal"]
 
 LEAST = 1e-5  # the least that 1 - p counts as, as in the paper's code: where p is nearer to 1, no gradient flows
 
-
 CANDIDATES: dict[Tokens, str] = {
     "siblings": "the tokens that lead to negatives only",
     "wrong_prediction": "the likeliest token, where it has no target mass",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stoical.objectives.ranking.lists import Lists, ideal_dcg, smooth_ranks
+from stoical.objectives.ranking.lists import Lists, gain_shares, smooth_ranks
 from stoical.objectives.ranking.loss import RankingLoss
 
 if TYPE_CHECKING:
@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
 def value(lists: Lists) -> Tensor:
     """[B] 1 - nDCG, a document's rank being 1 + sum_j sigmoid(s_j - s_i). The lower the temperature, the closer."""
-    gain = lists.weight * lists.gain
-    return 1 - (gain / ideal_dcg(gain) / (1 + smooth_ranks(lists)).log2()).sum(dim=1)
+    return 1 - (gain_shares(lists) / (1 + smooth_ranks(lists)).log2()).sum(dim=1)
 
 
 APPROX_NDCG = RankingLoss(

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from stoical.common.lazy import torch
-from stoical.objectives.ranking.lists import Lists, ideal_dcg
+from stoical.objectives.ranking.lists import Lists, gain_shares
 from stoical.objectives.ranking.loss import RankingLoss
 
 if TYPE_CHECKING:
@@ -20,8 +20,7 @@ def value(lists: Lists) -> Tensor:
 
     G is the gain over the ideal DCG; rho and delta follow the places that the scores give (`pair_distances`).
     """
-    gain = lists.weight * lists.gain
-    share = (gain / ideal_dcg(gain)).detach()
+    share = gain_shares(lists).detach()
     more = share[:, :, None] - share[:, None, :]
     losses = -torch.nn.functional.logsigmoid(lists.scores[:, :, None] - lists.scores[:, None, :]) / math.log(2)
     counted = (more > 0) & lists.real[:, :, None] & lists.real[:, None, :]

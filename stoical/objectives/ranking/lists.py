@@ -109,11 +109,12 @@ def gains(relevance: Tensor, kind: Gain) -> Tensor:
     return torch.exp2(relevance - highest) - torch.exp2(-highest)
 
 
-def ideal_dcg(gain: Tensor) -> Tensor:
-    """[B, 1] the DCG of documents sorted by `gain` [B, N]; 1 where no document has a gain."""
+def gain_shares(lists: Lists) -> Tensor:
+    """[B, N] each document's gain, times its weight, over the list's ideal DCG; 0 where no document has a gain."""
+    gain = lists.weight * lists.gain
     best = gain.sort(dim=1, descending=True).values
     total = (best * discounts(gain)).sum(dim=1, keepdim=True)
-    return torch.where(total > 0, total, 1.0)
+    return gain / torch.where(total > 0, total, 1.0)
 
 
 def discounts(values: Tensor) -> Tensor:

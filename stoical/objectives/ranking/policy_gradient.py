@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stoical.common.lazy import torch
-from stoical.objectives.ranking.lists import Lists, discounts, ideal_dcg
+from stoical.objectives.ranking.lists import Lists, discounts, gain_shares
 from stoical.objectives.ranking.loss import RankingLoss
 from stoical.objectives.ranking.plackett_luce import (
     by_length,
@@ -36,7 +36,7 @@ def exactly(lists: Lists) -> Tensor:
     """[B] the sum over all sets that may come first, and all documents that may follow."""
     probs = set_probs(set_choices(lists.scores, lists.real), lists.real)
     sizes = _sizes(probs)
-    paid = _shares(lists)[:, None, :] * discounts(lists.scores)[sizes][None, :, None]
+    paid = gain_shares(lists)[:, None, :] * discounts(lists.scores)[sizes][None, :, None]
     return 1 - (probs * paid).sum(dim=(1, 2))
 
 
@@ -44,12 +44,6 @@ def _sizes(probs: Tensor) -> Tensor:
     """[S] how many documents each set has; the full one, after which nothing comes, counts as one less."""
     sets, bits = torch.arange(probs.shape[1], device=probs.device), torch.arange(probs.shape[2], device=probs.device)
     return ((sets[:, None] >> bits) & 1).sum(dim=1).clamp(max=probs.shape[2] - 1)
-
-
-def _shares(lists: Lists) -> Tensor:
-    """[B, N] each document's gain over the ideal DCG."""
-    gain = lists.weight * lists.gain
-    return gain / ideal_dcg(gain)
 
 
 def by_drawing(lists: Lists) -> Tensor:
@@ -63,7 +57,7 @@ def drawn_value(lists: Lists, orders: Tensor) -> Tensor:
     A choice is credited with what the order earns from there on, minus what the other K - 1 orders earn from there on
     in the mean; they are drawn apart from it, so that the gradient's expectation is exact.
     """
-    earned = in_order(_shares(lists), orders) * discounts(lists.scores)
+    earned = in_order(gain_shares(lists), orders) * discounts(lists.scores)
     to_go = earned.flip(2).cumsum(dim=2).flip(2)
     others = (to_go.sum(dim=1, keepdim=True) - to_go) / (orders.shape[1] - 1)
     credited = (to_go - others) * order_choices(lists.scores, lists.real, orders)

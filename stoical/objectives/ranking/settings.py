@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import typing
 from dataclasses import dataclass, fields
 from typing import Literal
 
 from stoical.common.fields import unknown
+from stoical.common.numbers import above_zero, at_least, not_negative
 from stoical.common.options import option
 from stoical.decoding.choices import Reduction
 from stoical.objectives.ranking.lists import Gain
@@ -77,12 +77,10 @@ class RankingSettings:
             if getattr(self, key) not in typing.get_args(kind):
                 raise ValueError(f"loss.{key}={getattr(self, key)} must be one of {', '.join(typing.get_args(kind))}")
         self._check_effect()
-        if self.ranking_weight is not None and not 0 <= self.ranking_weight < math.inf:
-            raise ValueError(f"loss.ranking_weight={self.ranking_weight} must be a finite number, 0 or more")
-        if not 0 < self.ranking_temperature < math.inf:
-            raise ValueError(f"loss.ranking_temperature={self.ranking_temperature} must be a finite number above 0")
-        if self.ranking_samples < 2:
-            raise ValueError(f"loss.ranking_samples={self.ranking_samples} must be at least 2")
+        if self.ranking_weight is not None:
+            not_negative("loss.ranking_weight", self.ranking_weight)
+        above_zero("loss.ranking_temperature", self.ranking_temperature)
+        at_least("loss.ranking_samples", self.ranking_samples, 2)
 
     def _check_effect(self) -> None:
         loss, readers = self.ranking_loss, {"ranking_gain": "reads_gain", "ranking_samples": "reads_samples"}

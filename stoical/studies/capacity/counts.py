@@ -14,6 +14,7 @@ from functools import cache
 from typing import Literal
 
 Similarity = Literal["dot", "distance"]
+TOP_LISTS = (2, 5)  # lengths of ordered top lists, in the table and the figure of thresholds
 
 
 @cache

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
+from stoical.common.arrays import Bools, Floats, Ints
 from stoical.common.progress import progress
 from stoical.studies.capacity.free_embeddings import positive_side
-from stoical.studies.capacity.output_layer import Floats, rank
-from stoical.trie.prefix_tree import DocIDTrie, Ints, build_trie
+from stoical.studies.capacity.output_layer import rank
+from stoical.trie.prefix_tree import DocIDTrie, build_trie
 
 RIVALS = 256  # tokens that a search for a winning hidden vector begins with, and takes in at a time
 BLOCK = 512  # tokens whose logits are computed at once
@@ -144,7 +144,7 @@ def dead_tokens(weights: Floats, bias: Floats | None, tokens: Ints) -> list[int]
     return [int(token) for token in progress(unsure, "tokens that may be dead") if not can_win(weights, bias, token)]
 
 
-def wins_by_itself(weights: Floats, tokens: Ints) -> npt.NDArray[np.bool_]:
+def wins_by_itself(weights: Floats, tokens: Ints) -> Bools:
     """True for tokens that win where the hidden vector is their own row less the mean row, times a large number.
 
     That is enough, and settles most tokens of most models at the cost of one matrix product.

@@ -12,10 +12,12 @@ from matplotlib.axis import Axis
 
 from stoical.reporting.figure import FADED, plt, save
 from stoical.studies.capacity.counts import (
+    TOP_LISTS,
     Similarity,
     distance_orders,
     dot_orders,
     exact_dimension,
+    list_dimension,
     orders,
     paper_bound,
 )
@@ -23,7 +25,7 @@ from stoical.studies.capacity.limit import published_curve
 
 Rows = Sequence[dict[str, Any]]
 LARGEST = 200  # documents of the first figure
-TOPS = (2, 5)
+
 WORDS = {"dot": "dot product", "distance": "Euclidean distance (Eq. 2)"}
 
 
@@ -44,8 +46,8 @@ def plot_thresholds(output: Path) -> None:
     axis.plot(ks, [exact_dimension(int(k), "distance") for k in ks], "-", label="all orders, exact: k - 1")
     axis.plot(ks, bound, "--", label="all orders, Theorem 3.1: more than ln k! / (2 ln k)")
     axis.fill_between(ks, 0, bound, color=FADED, alpha=0.4, linewidth=0)
-    for length, style in zip(TOPS, (":", "-."), strict=True):
-        enough = [min(2 * length, int(k) - 1) for k in ks]
+    for length, style in zip(TOP_LISTS, (":", "-."), strict=True):
+        enough = [list_dimension(length, int(k)) for k in ks]
         axis.plot(ks, enough, style, label=f"ordered top {length} of k, enough: {2 * length}")
     axis.set(xlabel="documents k", ylabel="dimensions n of a dual encoder", xscale="log", yscale="log")
     _plain(axis.xaxis, axis.yaxis)

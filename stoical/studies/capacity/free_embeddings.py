@@ -11,15 +11,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from stoical.common.arrays import Floats
 from stoical.common.lazy import torch
 from stoical.studies.capacity.counts import Similarity, orders
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Floats = npt.NDArray[np.float64]
 SHARPNESS = 5.0  # of the loss softplus(-SHARPNESS * difference)
 RATE = 0.05  # Adam's
 CHECK_EVERY = 50  # steps between two counts of what is right

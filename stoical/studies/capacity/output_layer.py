@@ -15,13 +15,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from stoical.common.arrays import Floats
 from stoical.studies.capacity.free_embeddings import all_orders, positive_side
 from stoical.trie.node_weights import sibling_shares, subtree_sums
 from stoical.trie.prefix_tree import build_trie
-
-Floats = npt.NDArray[np.float64]
 
 
 def augmented(rows: Floats) -> Floats:

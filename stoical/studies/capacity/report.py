@@ -11,6 +11,7 @@ from stoical.common.files import write_whole
 from stoical.reporting.tables import markdown
 from stoical.studies.capacity import figures
 from stoical.studies.capacity.counts import (
+    TOP_LISTS,
     Similarity,
     distance_orders,
     dot_orders,
@@ -55,10 +56,11 @@ def _of(rows: Iterable[Row], part: str) -> list[Row]:
 
 def thresholds() -> str:
     """Documents, the paper's bound, the exact dimension for both similarities, and that of top-2 and top-5 lists."""
-    cells = [["documents", "Theorem 3.1 excludes n <", "exact, dot", "exact, distance", "top 2", "top 5"]]
+    tops = [f"top {length}" for length in TOP_LISTS]
+    cells = [["documents", "Theorem 3.1 excludes n <", "exact, dot", "exact, distance", *tops]]
     for k in THRESHOLDS:
         exact = [f"{exact_dimension(k, similarity):,}" for similarity in get_args(Similarity)]
-        tops = [f"{list_dimension(length, k):,}" for length in (2, 5)]
+        tops = [f"{list_dimension(length, k):,}" for length in TOP_LISTS]
         cells.append([f"{k:,}", f"{paper_bound(k):.2f}", *exact, *tops])
     return markdown(cells)
 

@@ -36,15 +36,11 @@ class Sizes:
     ceiling_seeds: int = 5
     ceiling_steps: int = 2_000
     lists: tuple[tuple[int, int], ...] = ((20, 2), (12, 2), (10, 3), (8, 4))  # documents, length
-    ranker: tuple[tuple[int, int], ...] = (
-        (3, 400),
-        (4, 800),
-        (5, 1_500),
-        (6, 2_000),
-        (7, 3_000),
-        (8, 6_000),
-    )  # k, steps
-    ranker_hidden: int = 4  # and above: documents, steps of training at most
+    ranker: tuple[tuple[int, int], ...] = (  # documents, steps of training at most
+        *((3, 400), (4, 800), (5, 1_500)),
+        *((6, 2_000), (7, 3_000), (8, 6_000)),
+    )
+    ranker_hidden: int = 4
     ranker_seeds: int = 1
     ranker_batch: int = 64
     limit: int = 6  # dimensions, at most

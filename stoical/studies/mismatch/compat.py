@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from stoical.common.arrays import Floats
 from stoical.decoding.walks import gold_child, gumbel, spelled, visited
 from stoical.encoding.packed_batch import PackedBatch
 from stoical.encoding.packing import TrieTargetCollator
@@ -29,7 +29,6 @@ METHODS = ("Teacher Forcing", "Sched. Sampling", "Consistency Reg.")
 REFERENCES = ("chance", "modal token")
 CHUNK = 50  # replications at once
 WORLDS, ORDER, INIT, SAMPLES = range(4)  # streams of random numbers
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from stoical.common.arrays import Floats
 from stoical.encoding.packed_batch import PackedBatch
 from stoical.studies.mismatch.measures import TestQueries, joined, measured, references, tests_of
 from stoical.studies.mismatch.methods import Method, Trial, methods
@@ -19,7 +19,6 @@ from stoical.studies.mismatch.training import Task, part_of, train
 from stoical.studies.mismatch.worlds import generator, similar_world
 from stoical.trie.node_weights import TargetSettings
 
-Floats = npt.NDArray[np.float64]
 WORLDS, TUNING = 20, 21  # streams of random numbers
 BY = "ndcg"  # what tuning looks at
 COMPARED = (  # in the other settings of generator, parameters and length

@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from stoical.reporting.figure import FADED, plt, save
 from stoical.studies.mismatch.statistics import Difference, half_width
 from stoical.studies.mismatch.tables import EXACT, Rows
 
-Floats = npt.NDArray[np.float64]
 STYLES = ("o-", "s--", "^:", "v-.", "x-", "d--")
 SHOWN = ("ndcg", "recall@1", "expected_gain", "docid_kl", "valid_mass")
 

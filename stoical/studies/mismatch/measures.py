@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from stoical.common.arrays import Floats
 from stoical.decoding.free_run import greedy_is_valid, teacher_forced
 from stoical.decoding.scores import doc_scores
 from stoical.decoding.walks import family_argmax, top_docs, trie_logprobs, visited
@@ -31,10 +31,8 @@ from stoical.studies.mismatch.models import Plan, Recurrent, make_plan
 from stoical.studies.mismatch.training import Task
 from stoical.trie.node_weights import TargetSettings
 
-Floats = npt.NDArray[np.float64]
 LAST = 2**40  # the rank of documents off the list, where decoding is to know them
 CHUNK = 5  # replications that are packed at once
-CURVES = ("kl_tf", "kl_ar", "alive", "mismatch_at", "tv", "off_corpus")
 CUTOFFS = (1, 5)
 
 

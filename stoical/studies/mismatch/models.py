@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from stoical.decoding.walks import has_children
 from stoical.encoding.packed_batch import PackedBatch
 from stoical.models.forward import NodeOutput
 
@@ -51,9 +52,7 @@ class Plan:
 def make_plan(batch: PackedBatch, queries: int, replications: int) -> Plan:
     """The plan of a batch whose query_ids are numbers: r * Q + q for query q of replication r, in ascending r."""
     name = torch.tensor([int(word) for word in batch.query_ids])
-    owner = name // queries
-    inner = torch.zeros_like(batch.node_token, dtype=torch.bool)
-    inner[batch.node_parent[batch.node_token >= 0]] = True
+    owner, inner = name // queries, has_children(batch)
     place, before = torch.full_like(batch.node_token, -1), torch.zeros_like(batch.node_token)
     levels, asked, offset = [], torch.empty(0), 0
     for depth in range(int(batch.node_depth.max())):

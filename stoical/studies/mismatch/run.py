@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from stoical.common.differences import flat
 from stoical.common.files import check_writable, json_object, write_whole
 from stoical.common.progress import progress
 from stoical.studies.mismatch import compat
@@ -29,7 +29,6 @@ from stoical.studies.mismatch.exact import (
 from stoical.studies.mismatch.methods import NAMES, methods
 from stoical.studies.mismatch.settings import MismatchSettings
 
-Floats = npt.NDArray[np.float64]
 SETTINGS = "settings.json"
 PARTS = "parts"
 FREE = ("output", "quick", "blocks", "methods")  # what may differ between runs into one directory
@@ -95,23 +94,16 @@ def prepare(settings: MismatchSettings) -> Parts:
     if output.exists() and any(output.iterdir()):
         if not (output / SETTINGS).is_file():
             raise ValueError(f"output={output} holds something else than a mismatch study; give another directory")
-        before = json_object(output / SETTINGS)
-        changed = [key for key in _flat(own) if _flat(own)[key] != _flat(before).get(key)]
-        if changed:
+        before, now = flat(json_object(output / SETTINGS)), flat(own)
+        changed = next((key for key in now if now[key] != before.get(key)), None)
+        if changed is not None:
             raise ValueError(
-                f"output={output} is a study with {changed[0]}={_flat(before).get(changed[0])}, not "
-                f"{_flat(own)[changed[0]]}; give another directory, or the settings of {output / SETTINGS}"
+                f"output={output} is a study with {changed}={before.get(changed)}, not {now[changed]}; give another "
+                f"directory, or the settings of {output / SETTINGS}"
             )
     (output / PARTS).mkdir(parents=True, exist_ok=True)
     write_whole(output / SETTINGS, json.dumps(own, indent=2) + "\n")
     return Parts(output / PARTS)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
 
 
 def carry_out(settings: MismatchSettings, parts: Parts) -> None:

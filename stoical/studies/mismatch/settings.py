@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from stoical.common.fields import unknown
+from stoical.common.numbers import above_zero, at_least, not_negative, within
 from stoical.common.options import option
 
 Reduction = Literal["mean", "sum"]
@@ -56,9 +57,9 @@ class CompatSettings:
 
     def check(self, documents: int) -> None:
         """Raise `ValueError` naming the setting that is out of range."""
-        _at_least("compat.replications", self.replications, 2)
+        at_least("compat.replications", self.replications, 2)
         for key in ("queries", "evaluated", "shortest_list", "epochs", "batch"):
-            _at_least(f"compat.{key}", getattr(self, key), 1)
+            at_least(f"compat.{key}", getattr(self, key), 1)
         if not self.shortest_list <= self.longest_list <= documents:
             raise ValueError(
                 f"compat.longest_list={self.longest_list} must lie between compat.shortest_list={self.shortest_list} "
@@ -68,12 +69,12 @@ class CompatSettings:
             raise ValueError(f"compat.queries={self.queries} must be a multiple of compat.batch={self.batch}")
         if not self.held_out and self.evaluated > self.queries:
             raise ValueError(f"compat.evaluated={self.evaluated} must not exceed compat.queries={self.queries}")
-        _within("compat.minimum", self.minimum, 0, 1)
+        within("compat.minimum", self.minimum)
         for key in ("beta", "init_scale", "consistency_weight"):
-            _finite(f"compat.{key}", getattr(self, key))
+            not_negative(f"compat.{key}", getattr(self, key))
         if self.model == "recurrent" and self.init_scale != CompatSettings.init_scale:
             raise ValueError(f"compat.init_scale={self.init_scale} has no effect with compat.model=recurrent; drop it")
-        _positive("compat.learning_rate", self.learning_rate)
+        above_zero("compat.learning_rate", self.learning_rate)
 
 
 @dataclass
@@ -103,9 +104,9 @@ class ExactSettings:
     def check(self, documents: int) -> None:
         """Raise `ValueError` naming the setting that is out of range."""
         for key in ("queries", "tested", "negatives", "features", "hidden", "steps", "batch"):
-            _at_least(f"exact.{key}", getattr(self, key), 1)
+            at_least(f"exact.{key}", getattr(self, key), 1)
         for key in ("replications", "relevant", "tuning", "variants"):
-            _at_least(f"exact.{key}", getattr(self, key), 2)
+            at_least(f"exact.{key}", getattr(self, key), 2)
         if self.relevant + self.negatives > documents:
             raise ValueError(
                 f"exact.relevant={self.relevant} and exact.negatives={self.negatives} are more than "
@@ -115,8 +116,8 @@ class ExactSettings:
             raise ValueError(f"exact.queries={self.queries} must be a multiple of exact.batch={self.batch}")
         if not 1 <= self.beta < math.inf:
             raise ValueError(f"exact.beta={self.beta} must be a finite number of at least 1")
-        _finite("exact.noise", self.noise)
-        _positive("exact.learning_rate", self.learning_rate)
+        not_negative("exact.noise", self.noise)
+        above_zero("exact.learning_rate", self.learning_rate)
 
     def every_length(self) -> list[int]:
         """`lengths` as numbers. Raises `ValueError` for what is none, or none at all."""
@@ -143,10 +144,10 @@ class MismatchSettings:
 
     def check(self, methods: Collection[str]) -> None:
         """Raise `ValueError` naming the setting that is out of range, or a method that is none of `methods`."""
-        _within("seed", self.seed, 0, 2**31 - 1)
-        _at_least("vocabulary", self.vocabulary, 2)
-        _at_least("length", self.length, 1)
-        _at_least("documents", self.documents, 2)
+        within("seed", self.seed, 0, 2**31 - 1)
+        at_least("vocabulary", self.vocabulary, 2)
+        at_least("length", self.length, 1)
+        at_least("documents", self.documents, 2)
         self.compat.check(self.documents)
         self.exact.check(self.documents)
         for length in (self.length, *self.exact.every_length()):
@@ -202,23 +203,3 @@ def quickened(settings: MismatchSettings, given: Collection[str]) -> MismatchSet
         inner = {key.split(".")[1]: value for key, value in chosen.items() if key.startswith(f"{section}.")}
         own[section] = replace(getattr(settings, section), **inner)
     return replace(settings, **own)
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{name}={value} must be a whole number of at least {least}")
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{name}={value} must lie between {low} and {high}")
-
-
-def _finite(name: str, value: float) -> None:
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name}={value} must be a finite number, 0 or more")
-
-
-def _positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}={value} must be a finite number above 0")

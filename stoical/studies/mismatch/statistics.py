@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
+from stoical.common.arrays import Floats
 
-Floats = npt.NDArray[np.float64]
 LEVEL = 0.95
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-import numpy as np
-import numpy.typing as npt
-
+from stoical.common.arrays import Floats
 from stoical.common.options import keys_of
 from stoical.reporting.tables import markdown
 from stoical.studies.mismatch.settings import CompatSettings, ExactSettings, MismatchSettings
 from stoical.studies.mismatch.statistics import Difference, half_width, holm, paired
 
-Floats = npt.NDArray[np.float64]
 Measured = Mapping[str, Floats]
 Rows = Mapping[str, Measured]
 
