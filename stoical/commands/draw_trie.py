@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from stoical.commands.shell import Command, Given
+from stoical.common.arrays import Floats
 from stoical.common.files import check_writable
 from stoical.common.options import option
 from stoical.config.loading import load_recipe
@@ -56,7 +57,7 @@ def draw(recipe: Recipe, query_id: str | None, output: Path) -> str:
     labels = [f"{doc.docid} {doc.text or ''}"[:LABEL_LENGTH] for doc in docs]
     if recipe.loss.unweighted:
         held += f"; {recipe.loss.unweighted}"
-        weights = np.zeros(trie.num_nodes)
+        weights: Floats = np.zeros(trie.num_nodes)
     else:
         weights = query.weight * node_weights(trie, ranks, recipe.loss, doc_counts(query))
     plot_trie(trie, weights, ranks, prefixes(trie, tokenizer), labels, held, output / "trie.png")
