@@ -56,13 +56,13 @@ def draw(recipe: Recipe, query_id: str | None, output: Path) -> str:
     docs = [by_docid[docid] for docid in query.docids]
     labels = [f"{doc.docid} {doc.text or ''}"[:LABEL_LENGTH] for doc in docs]
     if recipe.loss.unweighted:
-        held += f"; {recipe.loss.unweighted}"
+        held += f";\n{recipe.loss.unweighted}"
         weights: Floats = np.zeros(trie.num_nodes)
     else:
         weights = query.weight * node_weights(trie, ranks, recipe.loss, doc_counts(query))
     plot_trie(trie, weights, ranks, prefixes(trie, tokenizer), labels, held, output / "trie.png")
     (output / "prompt.txt").write_text(encoder.render(row, docs, epoch=0) + "\n", encoding="utf-8")
-    return held
+    return held.replace("\n", " ")
 
 
 @dataclass
