@@ -102,11 +102,15 @@ def capacity_plot(part: str) -> Callable[[Path, Path], None]:
     return plot
 
 
+class NoCells(ValueError):
+    """A study has not found a part yet."""
+
+
 def cells(source: Path, part: str) -> list[dict[str, Any]]:
-    """The cells of a part of the capacity study. Raises `ValueError` where there are none."""
+    """The cells of a part of the capacity study. Raises `NoCells` where there are none."""
     found = [row for row in json_object(source)["cells"].values() if row["part"] == part]
     if not found:
-        raise ValueError(f"{source} has no cells of {part}; stoical capacity parts={part} finds them")
+        raise NoCells(f"{source} has no cells of {part}; stoical capacity parts={part} finds them")
     return found
 
 
@@ -261,8 +265,12 @@ def draw(out: Path) -> None:
         source = figure.source()
         if source is None:
             print(f"not there: {figure.title}; {figure.command} makes its files")
-        else:
+            continue
+        try:
             figure.make(source, out / f"{name}.png")
+        except NoCells as error:  # the other figures are drawn all the same
+            print(f"not there: {figure.title}; {error}")
+        else:
             print(f"{out / name}.png: {figure.title}{_of(source)}")
 
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from stoical.commands.shell import Command, Given, quiet_libraries
+from stoical.commands.shell import RESUME, Command, Given, quiet_libraries
 from stoical.common.options import option
 from stoical.data.files import check_dataset
 from stoical.preferences.settings import DPO_TRAINING, DPOSettings
@@ -55,4 +55,4 @@ def run(given: Given) -> None:
     run_dpo(recipe, start, options.dpo)
 
 
-main = Command(str(__doc__), run, DPOOptions, settings=True)
+main = Command(str(__doc__), run, DPOOptions, settings=True, goes_on=RESUME)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from stoical.commands.shell import Command, Given
+from stoical.common.arrays import Floats
 from stoical.common.files import check_writable
 from stoical.common.options import option
 from stoical.config.loading import load_recipe
@@ -54,10 +55,14 @@ def draw(recipe: Recipe, query_id: str | None, output: Path) -> str:
     by_docid = {doc.docid: doc for doc in row.docs}
     docs = [by_docid[docid] for docid in query.docids]
     labels = [f"{doc.docid} {doc.text or ''}"[:LABEL_LENGTH] for doc in docs]
-    weights = query.weight * node_weights(trie, ranks, recipe.loss, doc_counts(query))
+    if recipe.loss.unweighted:
+        held += f";\n{recipe.loss.unweighted}"
+        weights: Floats = np.zeros(trie.num_nodes)
+    else:
+        weights = query.weight * node_weights(trie, ranks, recipe.loss, doc_counts(query))
     plot_trie(trie, weights, ranks, prefixes(trie, tokenizer), labels, held, output / "trie.png")
     (output / "prompt.txt").write_text(encoder.render(row, docs, epoch=0) + "\n", encoding="utf-8")
-    return held
+    return held.replace("\n", " ")
 
 
 @dataclass

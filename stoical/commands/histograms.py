@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,9 +48,13 @@ def measure(recipe: Recipe) -> Lengths:
             prompts.append(len(query.prompt_ids))
             docids += tokens
             too_long += len(query.prompt_ids) + max(tokens) > recipe.prompt.max_length
-    name = Path(recipe.data.path).name
-    lengths = np.array(documents), np.array(prompts), np.array(docids)
-    return Lengths(name, *lengths, recipe.prompt.max_length, too_long)
+    return Lengths(np.array(documents), np.array(prompts), np.array(docids), recipe.prompt.max_length, too_long)
+
+
+def labels(words: Sequence[str], recipes: Sequence[Recipe]) -> list[str]:
+    """What each recipe's dataset is called: as its directory, with the recipe where two are called alike."""
+    names = [Path(recipe.data.path).name for recipe in recipes]
+    return [f"{name} ({word})" if names.count(name) > 1 else name for word, name in zip(words, names, strict=True)]
 
 
 @dataclass
@@ -63,14 +68,15 @@ class HistogramOptions:
 def run(given: Given) -> None:
     """Measure, draw and print the means."""
     output, settings = Path(given.options.output), [f"{key}={value}" for key, value in given.settings.items()]
-    recipes = [load_recipe(name, *settings) for name in given.options.recipes.split(",")]
+    words = given.options.recipes.split(",")
+    recipes = [load_recipe(word, *settings) for word in words]
     for recipe in recipes:
         check_dataset(recipe.data.path)
     check_writable(output)
     from stoical.reporting.histograms import PANELS, histograms_of, plot_histograms
 
-    measured = [measure(recipe) for recipe in recipes]
-    described = {lengths.name: histograms_of(lengths) for lengths in measured}
+    measured = [histograms_of(measure(recipe)) for recipe in recipes]
+    described = dict(zip(labels(words, recipes), measured, strict=True))
     plot_histograms(described, output / "length_histograms.png")
     (output / "length_histograms.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     for name, found in described.items():

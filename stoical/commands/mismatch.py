@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stoical.commands.shell import Command, Given
+from stoical.commands.shell import AGAIN, Command, Given
 from stoical.studies.mismatch.settings import MismatchSettings, quickened
 
 
@@ -31,4 +31,4 @@ def run(given: Given) -> None:
         print(write_report(settings, parts))
 
 
-main = Command(str(__doc__), run, MismatchSettings)
+main = Command(str(__doc__), run, MismatchSettings, goes_on=AGAIN)

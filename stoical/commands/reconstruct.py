@@ -23,4 +23,4 @@ def run(given: Given) -> None:
     print(f"MR {found['mean_rank']:.2f}, MAP {found['map']:.3f}; written to {given.options.output}")
 
 
-main = Command(str(__doc__), run, ReconstructOptions)
+main = Command(str(__doc__), run, ReconstructOptions, goes_on="resume=true continues from the last vectors")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 
-from stoical.commands.shell import Command, Given, quiet_libraries
+from stoical.commands.shell import RESUME, Command, Given, quiet_libraries
 from stoical.commands.train import check_inputs, dry_run
 from stoical.config.loading import load_recipe
 
@@ -42,4 +42,4 @@ def run(given: Given) -> None:
         print(f"the last iteration's checkpoint is {checkpoint}; stoical evaluate checkpoint={recipe.output}")
 
 
-main = Command(str(__doc__), run, settings=True)
+main = Command(str(__doc__), run, settings=True, goes_on=RESUME)

@@ -24,6 +24,8 @@ from stoical.common.options import keys_of, value_words
 
 DEBUG_VARIABLE = "STOICAL_DEBUG"
 HELP = {"-h", "--help", "help"}
+RESUME = "resume=auto continues from the last checkpoint"  # of commands that train with a recipe
+AGAIN = "the same command goes on from there"  # of those that keep what they have done in their output
 MISTAKES = (ValueError, OSError, ImportError, RecursionError, OverflowError, MemoryError)  # what a user can bring about
 
 
@@ -47,7 +49,8 @@ class Command:
     """A command: what its help says, what it takes, and what it does.
 
     about: the first line says what it does, the lines after it how it is called. options: a dataclass of its own keys.
-    settings: whether it takes a recipe's settings as well. words: the most words without `=` that it takes.
+    settings: whether it takes a recipe's settings as well. words: the most words without `=` that it takes. goes_on:
+    how it does after an interruption, where it can.
     """
 
     about: str
@@ -56,6 +59,7 @@ class Command:
     settings: bool = False
     words: int = 0
     bare: bool = False  # does it do something without any argument?
+    goes_on: str = ""
 
     def __call__(self, arguments: Sequence[str]) -> int:
         """Parse and run. Raises `ValueError` for a user's mistake; the exit code."""
@@ -111,7 +115,7 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        _say(f"interrupted{'; resume=auto continues from the last checkpoint' * command.settings}", sys.stderr)
+        _say("; ".join(["interrupted", *filter(None, [command.goes_on])]), sys.stderr)
         return 130
     except SystemExit as end:  # a run that was terminated has said so
         code = end.code if isinstance(end.code, int) else 1

@@ -18,7 +18,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from stoical.commands.shell import Command, Given, quiet_libraries
+from stoical.commands.shell import AGAIN, Command, Given, quiet_libraries
 from stoical.common.arguments import parse_options
 from stoical.common.differences import flat
 from stoical.common.fields import unknown
@@ -101,4 +101,4 @@ def _cut(text: str) -> str:
     return flattened if len(flattened) <= SHOWN else f"{flattened[: SHOWN - 3]}..."
 
 
-main = Command(str(__doc__), run, SoftPromptSettings)
+main = Command(str(__doc__), run, SoftPromptSettings, goes_on=AGAIN)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from stoical.commands.shell import Command, Given, quiet_libraries
+from stoical.commands.shell import RESUME, Command, Given, quiet_libraries
 from stoical.common.options import option
 from stoical.data.files import check_dataset
 from stoical.preferences.settings import SPIN_TRAINING, SpinSettings
@@ -49,4 +49,4 @@ def run(given: Given) -> None:
     run_spin(recipe, start, options.spin)
 
 
-main = Command(str(__doc__), run, SpinOptions, settings=True)
+main = Command(str(__doc__), run, SpinOptions, settings=True, goes_on=RESUME)

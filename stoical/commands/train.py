@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 
 from stoical.commands.recipes import show
-from stoical.commands.shell import Command, Given, quiet_libraries
+from stoical.commands.shell import RESUME, Command, Given, quiet_libraries
 from stoical.common.time_spent import command_start
 from stoical.config.loading import load_recipe
 from stoical.config.recipe import Recipe
@@ -58,4 +58,4 @@ def dry_run(recipe: Recipe, words: list[str]) -> None:
     print(shown(recipe))
 
 
-main = Command(str(__doc__), run, settings=True)
+main = Command(str(__doc__), run, settings=True, goes_on=RESUME)

@@ -14,7 +14,7 @@ from stoical.common.files import file_sha256
 from stoical.config.loading import build_recipe, settings_layer
 from stoical.config.recipe import Recipe
 from stoical.objectives.ranking.settings import RankingSettings
-from stoical.runs.find import checkpoint_layers, find_checkpoint, is_adapter, is_soft_prompt
+from stoical.runs.find import check_own_weights, checkpoint_layers, find_checkpoint, is_adapter, is_soft_prompt
 
 KEPT = (  # of the checkpoint's training section: how and where it computes, not what it was trained with
     *("bf16", "fp16", "tf32", "use_cpu", "per_device_train_batch_size", "activation_checkpointing"),
@@ -81,9 +81,8 @@ def find_start(directory: str | Path) -> Start:
 
 def start_recipe(start: Start, training: Mapping[str, Any], values: Mapping[str, str]) -> Recipe:
     """The recipe of a run that continues from `start`."""
+    check_own_weights(start.checkpoint, values)
     (origin, saved), pointed = checkpoint_layers(start.checkpoint)
-    if "seed" in values and start.adapter and OmegaConf.select(saved, "model.from_scratch"):
-        raise ValueError("seed decides the random model below this adapter; leave it out")
     kept = {key: value for key, value in saved.get("training", {}).items() if key in KEPT}
     for key in ("training", "mitigations"):
         OmegaConf.update(saved, key, {}, merge=False)

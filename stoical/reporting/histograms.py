@@ -26,7 +26,6 @@ class Lengths:
     included; `too_long` of the queries lose documents at `max_length`.
     """
 
-    name: str
     documents: Ints
     prompt_tokens: Ints
     docid_tokens: Ints

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,32 @@ from stoical.config.recipe import Recipe
 from stoical.encoding.prompts import TEMPLATE_FILE
 from stoical.runs.checkpoints import ITEMS_FILE, check_unchanged, last_checkpoint
 
+_RANDOM = "model.from_scratch"
+
 
 def load_checkpoint(checkpoint: Path, values: dict[str, str]) -> tuple[Recipe, Path | None]:
-    """The recipe saved in a checkpoint, with `key=value` settings over it, and the directory of its adapter if any."""
+    """The recipe saved in a checkpoint, with `key=value` settings over it, and the directory of its adapter if any.
+
+    Raises `ValueError` as `check_own_weights` does, and for settings that no recipe can have.
+    """
+    check_own_weights(checkpoint, values)
     recipe = build_recipe([*checkpoint_layers(checkpoint), settings_layer(values)])
     return recipe, checkpoint if is_adapter(checkpoint) else None
+
+
+def check_own_weights(checkpoint: Path, settings: Container[str]) -> None:
+    """Raise `ValueError` for settings that put other weights in the place of a checkpoint's own.
+
+    Of an adapter, which has not the model below it, model.name may say where that is now.
+    """
+    adapter = is_adapter(checkpoint)
+    for key in ("model.adapter",) if adapter else ("model.name", _RANDOM, "model.adapter"):
+        if key in settings:
+            held = "an adapter of its own" if adapter else "all weights of its model"
+            raise ValueError(f"{key} has no place beside a checkpoint: {checkpoint} holds {held}; leave it out")
+    drawn = adapter and OmegaConf.select(read_layer(checkpoint / "recipe.yaml")[1], _RANDOM)
+    if drawn and "seed" in settings and _RANDOM not in settings:
+        raise ValueError(f"seed decides the random model below the adapter {checkpoint}; leave it out")
 
 
 def find_checkpoint(directory: str, encoders: bool = False) -> Path:

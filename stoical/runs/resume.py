@@ -54,9 +54,10 @@ def fingerprint(recipe: Recipe) -> dict[str, Any]:
 def resume_from(recipe: Recipe) -> Path | None:
     """The checkpoint to continue from, or None to start.
 
-    Raises `ValueError` where a run would be overwritten, where there is no checkpoint or only part of one, and where
-    it is of another recipe, dataset or number of processes (but for `resume_force`).
+    Raises `ValueError` where a run, its dataset or a loop of runs would be overwritten, where there is no checkpoint or
+    only part of one, and where it is of another recipe, dataset or number of processes (but for `resume_force`).
     """
+    _check_place(recipe)
     checkpoint = _find(recipe)
     if checkpoint is not None:
         _check_whole(checkpoint)
@@ -67,6 +68,20 @@ def resume_from(recipe: Recipe) -> Path | None:
                 "with, or another output= for a new run; resume_force=true continues with the new ones"
             )
     return checkpoint
+
+
+def _check_place(recipe: Recipe) -> None:
+    """Raise `ValueError` where the run's files would take the place of its dataset's or of a loop's."""
+    output = Path(str(recipe.output))
+    if output.resolve() == Path(recipe.data.path).resolve():
+        raise ValueError(
+            f"output={output} is the dataset, whose manifest.json a run would replace; set another output="
+        )
+    for iteration in sorted(output.glob("iteration-*")):
+        raise ValueError(
+            f"{output} holds {iteration.name}, of stoical self-train or spin: what takes its last checkpoint would "
+            "take this run's; set another output="
+        )
 
 
 def _find(recipe: Recipe) -> Path | None:

@@ -29,6 +29,7 @@ from stoical.self_training.trie_walks import write_on_tries
 from stoical.trie.expert import ExpertTrie
 
 ANSWER, CORRECTION = 1, 2  # streams of random numbers
+ROUNDING = 1e-9  # 0.12 of 25 rows are 3, and 0.12 * 22 / 0.88 is less
 
 
 def rac_records(job: Job, settings: RacSettings, picks: Sequence[Pick]) -> list[Record]:
@@ -116,7 +117,7 @@ def rac_selected(records: Sequence[Record], settings: RacSettings, seed: int) ->
     """
     rows = [record for record in records if record["outcome"] == "row"]
     right = [record["place"] for record in rows if record["right"]]
-    limit = int(settings.keep_right * (len(rows) - len(right)) / (1 - settings.keep_right))
+    limit = int(settings.keep_right * (len(rows) - len(right)) / (1 - settings.keep_right) + ROUNDING)
     left_out = set(right) - set(random.Random(seed).sample(right, min(limit, len(right))))
     kept = [record for record in rows if record["place"] not in left_out]
     counts: dict[str, float] = {

@@ -21,7 +21,7 @@ from transformers import AutoConfig, DynamicCache, PreTrainedModel, PreTrainedTo
 from stoical.build.model import MODEL_ERRORS, build_model
 from stoical.config.recipe import ModelSettings, Recipe
 from stoical.decoding.sampling import Choose
-from stoical.encoding.tokenization import check_vocabulary, load_tokenizer
+from stoical.encoding.tokenization import check_vocabulary, inside_of_run, load_tokenizer
 from stoical.soft_prompts.settings import ModelOptions
 
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
@@ -133,7 +133,8 @@ def load_frozen(options: ModelOptions, device: torch.device | str | None = None)
     recipe = Recipe(model=ModelSettings(name=options.name, attn_implementation="sdpa", dtype=options.dtype))
     directory = Path(options.name)
     if directory.is_dir() and not (directory / "config.json").is_file():
-        raise ValueError(f"model.name={options.name} is a directory without a model: config.json is not in it")
+        way = inside_of_run(options.name)
+        raise ValueError(f"model.name={options.name} is a directory without a model: config.json is not in it{way}")
     if not directory.exists() and options.name.startswith(("/", "./", "../", "~")):
         raise ValueError(f"model.name={options.name}: no such directory")
     try:

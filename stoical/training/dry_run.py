@@ -14,6 +14,7 @@ from stoical.encoding.packed_batch import PackedBatch
 from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.tokenization import MISTRAL_V3_MODELS, pad_id
 from stoical.objectives.build import build_objectives
+from stoical.objectives.settings import LossSettings
 from stoical.runs.processes import join_processes
 from stoical.training.arguments import micro_batches
 from stoical.training.build import check_lists, training_collator, training_evaluator, training_rows, training_split
@@ -53,8 +54,12 @@ def show(recipe: Recipe) -> str:
             f"{len(batch.node_token) - 1} trie nodes, {query.num_dropped} documents dropped by truncation",
             str(tokenizer.decode(query.prompt_ids)),
             f"\nids: {ids}{' ...' if len(query.prompt_ids) > SHOWN_IDS else ''}",
-            f"\ntrie (token id, token, weight in the loss){_reach_note(recipe)}:",
-            draw_trie(batch, [tokenizer.decode([max(token, 0)]) for token in batch.node_token.tolist()]),
+            f"\ntrie (token id, token{_weights_note(recipe.loss)}:",
+            draw_trie(
+                batch,
+                [tokenizer.decode([max(token, 0)]) for token in batch.node_token.tolist()],
+                weighted=not recipe.loss.unweighted,
+            ),
         ]
     objectives = build_objectives(recipe.loss, recipe.mitigations, recipe.eval.score)
     packed = largest_batch(dataset, micro_size, training_collator(recipe, objectives, tokenizer))
@@ -66,8 +71,8 @@ def _budget_note(recipe: Recipe) -> str:
     return "" if most is None else f", cut into micro-batches of at most {most:,} tokens"
 
 
-def draw_trie(batch: PackedBatch, words: list[str]) -> str:
-    """The trie of a one-query batch, one node a line, children indented under their parent."""
+def draw_trie(batch: PackedBatch, words: list[str], weighted: bool = True) -> str:
+    """The trie of a one-query batch, one node a line, children indented under their parent; weighted: with weights."""
     children: dict[int, list[int]] = {}
     for node, parent in enumerate(batch.node_parent.tolist()):
         if node:
@@ -82,15 +87,17 @@ def draw_trie(batch: PackedBatch, words: list[str]) -> str:
         node = stack.pop()
         end = f"  <- {ends[node]}" if node in ends else ""
         indent = "  " * int(batch.node_depth[node])
-        lines.append(
-            f"{indent}{int(batch.node_token[node])} {words[node]!r} {float(batch.node_weights[node]):.4g}{end}"
-        )
+        weight = f" {float(batch.node_weights[node]):.4g}" * weighted
+        lines.append(f"{indent}{int(batch.node_token[node])} {words[node]!r}{weight}{end}")
         stack += children.get(node, [])[::-1]
     return "\n".join(lines)
 
 
-def _reach_note(recipe: Recipe) -> str:
-    return ", before the model's own probability of reaching the node" if recipe.loss.visits == "reach" else ""
+def _weights_note(loss: LossSettings) -> str:
+    if loss.unweighted:
+        return f"; {loss.unweighted})"
+    reach = ", before the model's own probability of reaching the node" * (loss.visits == "reach")
+    return f", weight in the loss){reach}"
 
 
 def _memory(recipe: Recipe, batch: PackedBatch, tokenizer: PreTrainedTokenizerBase) -> str:

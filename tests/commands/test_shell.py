@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
 from stoical.commands import train
-from stoical.commands.shell import Command, Given, execute
+from stoical.commands.main import find
+from stoical.commands.shell import AGAIN, RESUME, Command, Given, NoOptions, execute
 from stoical.common.options import option
 
 
@@ -39,11 +40,11 @@ PLAIN = Command("Do a thing.\n\n  stoical thing output=DIR", nothing, Options)
 WITH_SETTINGS = Command("Do a thing.", nothing, Options, settings=True, words=1)
 
 
-def raising(error: BaseException, settings: bool = False) -> Command:
+def raising(error: BaseException) -> Command:
     def run(given: Given) -> None:
         raise error
 
-    return Command("Fail.", run, settings=settings, bare=True)
+    return Command("Fail.", run, bare=True)
 
 
 def test_words_are_taken_apart() -> None:
@@ -165,11 +166,19 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         execute(raising(ValueError("mistake")), [])
 
 
-def test_an_interrupted_run_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
-    assert execute(raising(KeyboardInterrupt(), settings=True), []) == 130
-    assert capsys.readouterr() == ("", "interrupted; resume=auto continues from the last checkpoint\n")
-    assert execute(raising(KeyboardInterrupt()), []) == 130
-    assert capsys.readouterr() == ("", "interrupted\n")
+def test_an_interrupted_command_says_how_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    """As its own help does; nothing resumes an evaluation."""
+    for name, way in {"train": RESUME, "self-train": RESUME, "dpo": RESUME, "spin": RESUME, "mismatch": AGAIN}.items():
+        command = find([name])[0]
+        assert command.goes_on == way
+        assert execute(replace(raising(KeyboardInterrupt()), goes_on=way), []) == 130
+        assert capsys.readouterr() == ("", f"interrupted; {way}\n")
+    for name in ("evaluate", "rank", "validate", "histograms", "draw-trie", "export", "compare"):
+        assert (
+            execute(replace(find([name])[0], run=raising(KeyboardInterrupt()).run, options=NoOptions, bare=True), [])
+            == 130
+        )
+        assert capsys.readouterr() == ("", "interrupted\n")
 
 
 def test_only_the_first_process_of_a_machine_speaks(

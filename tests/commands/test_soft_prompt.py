@@ -168,7 +168,10 @@ def test_models_that_cannot_be_used_are_one_line(cli, base, tmp_path):
     (tmp_path / "empty").mkdir()
     code, _, said = cli("soft-prompt", f"model.name={tmp_path / 'empty'}", "target=cat", out)
     assert (code, said.count("\n")) == (2, 1)
-    assert "empty is a directory without a model: config.json is not in it" in said
+    assert said.endswith("empty is a directory without a model: config.json is not in it\n")
+    (tmp_path / "empty" / "checkpoint-3").mkdir()
+    _, _, said = cli("soft-prompt", f"model.name={tmp_path / 'empty'}", "target=cat", out)
+    assert said.endswith(f"it is the directory of a run: take a checkpoint, such as {tmp_path}/empty/checkpoint-3\n")
     endless = tmp_path / "endless"
     AutoConfig.from_pretrained(base).save_pretrained(endless)
     PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0}, []))).save_pretrained(endless)

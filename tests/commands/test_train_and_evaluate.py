@@ -250,6 +250,13 @@ def test_a_dry_run_shows_what_a_run_would_do(cli: Cli, tiny: Callable[..., list[
     assert not (tmp_path / "run").exists(), "nothing is written"
 
 
+def test_a_dry_run_shows_no_weights_of_a_loss_without_any(cli: Cli, tiny: Callable[..., list[str]]) -> None:
+    status, out, error = cli("train", *tiny("dry_run=true", "recipe=wordnet_ranking,small"))
+    assert (status, error) == (0, "")
+    assert "trie (token id, token; no node has a weight: the loss is list_mle, of the docIDs' scores):" in out
+    assert "'</s>'  <- rank 1" in out
+
+
 def test_a_dry_run_without_the_models_config_still_shows_the_prompts(cli: Cli, tiny: Callable[..., list[str]]) -> None:
     status, out, _ = cli("train", *tiny("dry_run=true", "model.from_scratch=false"))
     assert status == 0

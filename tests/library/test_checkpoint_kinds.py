@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from peft import LoraConfig, PeftConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 from torch import nn
 
@@ -18,7 +20,7 @@ from stoical.decoding.beam_search import beam_search, greedy
 from stoical.decoding.device_trie import DeviceTrie
 from stoical.decoding.logits_processor import TrieLogitsProcessor
 from stoical.ranker import Ranker
-from stoical.runs.find import load_checkpoint
+from stoical.runs.find import find_checkpoint, load_checkpoint
 from stoical.trie.prefix_tree import build_trie
 from tests.support.small_evaluation import constrained_scores, greedy_scores, token_logprobs
 from tests.support.tiny_run import DOCS, one_forward_each, plain_model, save_adapter
@@ -74,6 +76,29 @@ def test_an_evaluation_needs_the_directory_alone(mode: str, kind: Loaded, traine
             each = [token_logprobs(kind.plain, list(query.prompt_ids), list(ids)) for ids in query.docid_ids]
             expected = [sum(logprobs) / len(logprobs) for logprobs in each]
         np.testing.assert_allclose(row["scores"], expected, atol=1e-5)
+
+
+def test_no_setting_puts_other_weights_in_a_checkpoints_place(kind: Loaded, trained: Path, tmp_path: Path) -> None:
+    checkpoint = find_checkpoint(str(kind.run))
+    others = {
+        "model.name": str(trained / "checkpoint-3"),
+        "model.from_scratch": "true",
+        "model.adapter": str(checkpoint),
+    }
+    for key in others if kind.name == "full" else ["model.adapter"]:
+        with pytest.raises(ValueError, match=rf"^{key} has no place beside a checkpoint: .* holds .*; leave it out"):
+            load_checkpoint(checkpoint, {key: others[key]})
+    if kind.name != "full":  # the model below may have moved, and have been a random one that the seed drew
+        moved, _ = load_checkpoint(checkpoint, {"model.name": "elsewhere"})
+        assert moved.model.name == "elsewhere"
+        on_random = tmp_path / "checkpoint-7"
+        shutil.copytree(checkpoint, on_random)
+        recipe = OmegaConf.load(on_random / "recipe.yaml")
+        recipe.model |= {"name": "mistral", "from_scratch": True}
+        OmegaConf.save(recipe, on_random / "recipe.yaml")
+        with pytest.raises(ValueError, match=r"^seed decides the random model below the adapter .*; leave it out"):
+            load_checkpoint(on_random, {"seed": "1"})
+    assert load_checkpoint(checkpoint, {"seed": "1"})[0].seed == 1
 
 
 def test_bfloat16_weights_give_nearly_the_same_scores_in_float32(kind: Loaded) -> None:

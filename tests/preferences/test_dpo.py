@@ -285,6 +285,7 @@ def test_pairs_are_kept_with_their_origin(finished: tuple[Path, Path]) -> None:
         (["training.learning_rte=1"], "Did you mean 'training.learning_rate'"),
         (["sed=1"], "Did you mean|sed"),
         (["data.path=nowhere"], "nowhere"),
+        (["model.name=mistral"], "model.name has no place beside a checkpoint"),
     ],
 )
 def test_a_mistake_names_its_key(trained: Path, tmp_path: Path, words: list[str], message: str) -> None:

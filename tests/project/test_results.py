@@ -50,9 +50,16 @@ def test_figures_are_drawn_of_what_is_there(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     tables_json(tmp_path / "runs/tables/tables.json")
+    limit = {"part": "limit", "dimensions": 2, "seed": 0, "critical_n": 4}
+    Path("runs/capacity").mkdir()
+    Path("runs/capacity/results.json").write_text(json.dumps({"cells": {"limit": limit}}))  # of parts=limit
     draw(Path("out"))
     printed = capsys.readouterr().out
-    assert {path.stem for path in Path("out").iterdir()} == {"figure2_toy", "capacity_thresholds", "table_1"}
+    assert "capacity_limit.png: section 3, LIMIT's critical n (of runs/capacity/results.json)" in printed
+    assert "not there: section 3, orders that free embeddings have right; runs/capacity/results.json has no" in printed
+    assert {path.stem for path in Path("out").iterdir()} == {
+        *("figure2_toy", "capacity_thresholds", "table_1", "capacity_limit")
+    }
     assert "(of runs/tables/tables.json)" in printed
     assert "not there: Figure 4, R@k over k; python -m examples.figure4 makes its files" in printed
     assert "stoical histograms" in printed

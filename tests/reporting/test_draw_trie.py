@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stoical.commands.draw_trie import main
+from stoical.reporting import draw_trie
 from stoical.reporting.draw_trie import lay_out
 from stoical.trie.prefix_tree import build_trie
 from tests.support.small_data import make_rows, write_dataset
@@ -59,3 +60,19 @@ def test_the_command_writes_the_figure_and_the_prompt(tmp_path: Path, capsys: py
     assert (tmp_path / "trie.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match=r"query=q99: .*train has no query of that id"):
         main([*settings, "query=q99", f"output={tmp_path}"])
+
+
+@pytest.mark.paints
+def test_a_ranking_loss_alone_has_no_weights_to_draw(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is of docIDs' scores: the figure showed next-token prediction's weights, which nothing trains on."""
+    write_dataset(tmp_path / "data")
+    drawn: list[float] = []
+    monkeypatch.setattr(draw_trie, "_draw_branch", lambda axis, trie, place, weight, written: drawn.append(weight))
+    for recipe, weighted in (("wordnet_ranking", False), ("wordnet_ntp", True)):
+        words = [f"recipe={recipe},small", "tokenizer.vocab_size=300", f"data.path={tmp_path / 'data'}"]
+        main([*words, f"output={tmp_path}"])
+        assert any(drawn) is weighted
+        assert ("; no node has a weight: the loss is list_mle" in capsys.readouterr().out) is not weighted
+        drawn.clear()

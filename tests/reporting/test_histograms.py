@@ -57,3 +57,19 @@ def test_the_command_counts_both_splits(tmp_path: Path, capsys: pytest.CaptureFi
     assert found["queries_over_max_length"] == sum(need > limit for need in needed)
     assert f"{found['queries_over_max_length']} over {limit} tokens" in capsys.readouterr().out
     assert (tmp_path / "out" / "length_histograms.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.paints
+def test_datasets_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """The later one took the earlier one's place, figure and counts."""
+    for folder, template in (("first", "compact"), ("second", "plain")):
+        write_dataset(tmp_path / folder / "data")
+        (tmp_path / f"{folder}.yaml").write_text(
+            f"data: {{path: {tmp_path / folder / 'data'}}}\nprompt: {{template: {template}}}\n"
+        )
+    words = [str(tmp_path / f"{folder}.yaml") for folder in ("first", "second")]
+    bpe = ["tokenizer.name=bpe", "tokenizer.vocab_size=300"]
+    main([f"recipes={','.join(words)}", *bpe, f"output={tmp_path / 'out'}"])
+    found = json.loads((tmp_path / "out" / "length_histograms.json").read_text())
+    longer, shorter = (found[f"data ({word})"]["prompt_tokens"]["mean"] for word in words)
+    assert longer > shorter, "the plain prompt has no documents"

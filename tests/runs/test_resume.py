@@ -372,3 +372,15 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     assert path.read_text() == "old"
     write_whole(path, "new")
     assert [file.read_text() for file in tmp_path.iterdir()] == ["new"]
+
+
+def test_the_place_of_a_dataset_or_a_loop_is_not_taken(tmp_path: Path) -> None:
+    """A run has a manifest.json and a recipe.yaml of its own, as they do."""
+    write_dataset(tmp_path / "data")
+    with pytest.raises(ValueError, match=r"^output=.*data is the dataset, whose manifest.json a run would replace"):
+        resume_from(make(tmp_path, output="data"))
+    (tmp_path / "loop" / "iteration-0").mkdir(parents=True)
+    for more in ([], ["resume=auto"]):
+        with pytest.raises(ValueError, match=r"loop holds iteration-0, of stoical self-train or spin: "):
+            resume_from(make(tmp_path, *more, output="loop"))
+    assert resume_from(make(tmp_path, output="loop/iteration-0")) is None

@@ -201,6 +201,13 @@ def test_right_answers_are_kept_up_to_their_share(job, keep_right):
     assert rac_selected(records, settings, seed=0)[0] == rows
 
 
+def test_the_share_of_right_answers_is_not_cut_by_rounding():
+    """0.12 * 22 / 0.88 is 2.9999999999999996, and 3 of 25 rows are 12%."""
+    rows = [{"place": place, "right": place < 10, "outcome": "row"} for place in range(32)]
+    kept, counts = rac_selected(rows, replace(GOLD, keep_right=0.12), seed=0)
+    assert (counts["rows_of_right_answers"], len(kept)) == (3, 25)
+
+
 REFUSED = {
     "keep_right": (RacSettings(keep_right=1.0), "keep_right=1.0 must be at least 0 and below 1"),
     "temperature": (RacSettings(temperature=float("inf")), "temperature=inf must be a finite number"),

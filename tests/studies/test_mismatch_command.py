@@ -117,6 +117,7 @@ REFUSED = {
     "compat.learning_rate=0": "compat.learning_rate=0.0 must be a finite number above 0",
     "compat.consistency_weight=inf": "compat.consistency_weight=inf must be",
     "compat.off_trie=none": "compat.off_trie",
+    "compat.model=recurrent compat.init_scale=0.1": "compat.init_scale=0.1 has no effect with compat.model=recurrent",
     "compat.epochs=0": "compat.epochs=0 must be",
     "exact.replications=1": "exact.replications=1 must be",
     "exact.relevant=39": "exact.relevant=39 and exact.negatives=4 are more than documents=40",
@@ -131,16 +132,15 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("word", REFUSED)
+@pytest.mark.parametrize("words", REFUSED)
 def test_what_is_out_of_range_is_refused_in_one_line(
-    tmp_path: Path, word: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    key, value = word.split("=")
-    assert run("mismatch", *tiny(tmp_path / "x", **{key: value})) == 2
+    assert run("mismatch", *tiny(tmp_path / "x", **dict(word.split("=") for word in words.split()))) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert said.count("\n") == 1
-    assert REFUSED[word] in said
+    assert REFUSED[words] in said
     assert not (tmp_path / "x").exists()
 
 

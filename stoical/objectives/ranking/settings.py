@@ -63,6 +63,11 @@ class RankingSettings:
         """True where the ranking loss takes the place of SToICaL's."""
         return self.ranking is not None and self.ranking_weight is None
 
+    @property
+    def unweighted(self) -> str:
+        """Why the trie's nodes have no weights in the loss, in words; empty where they have."""
+        return f"no node has a weight: the loss is {self.ranking}, of the docIDs' scores" * self.ranking_alone
+
     def check_ranking(self) -> None:
         """Raise `ValueError` where a setting is unknown, out of range, or set but without effect."""
         if self.ranking is not None and self.ranking not in LOSSES:

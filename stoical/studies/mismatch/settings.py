@@ -72,6 +72,8 @@ class CompatSettings:
         within("compat.minimum", self.minimum)
         for key in ("beta", "init_scale", "consistency_weight"):
             not_negative(f"compat.{key}", getattr(self, key))
+        if self.model == "recurrent" and self.init_scale != CompatSettings.init_scale:
+            raise ValueError(f"compat.init_scale={self.init_scale} has no effect with compat.model=recurrent; drop it")
         above_zero("compat.learning_rate", self.learning_rate)
 
 
