@@ -1,7 +1,7 @@
 """Queries a second of evaluation and of `stoical rank`, against the forward passes alone of the same queries.
 
     python -m benchmarks.serving
-    python -m benchmarks.serving queries=160 lines=
+    python -m benchmarks.serving queries=160 lines=0
 
 WordNet's test queries, a model of the overlay `small` (or another) with random weights, batches as they come in the
 file. Everything starts from the data set's rows or from lines of JSON, and ends with metrics or answers.
@@ -10,7 +10,7 @@ file. Everything starts from the data set's rows or from lines of JSON, and ends
   beforehand: evaluation sorts queries by length, `rank` has the negatives in its prompts.
 - `first answer`: until a stream's first answer is there, as a multiple of a batch's forward pass.
 - `search`: beam search over each query's docIDs, the trie in one pass and level by level, against exact scores.
-- `memory`: the peak of `stoical rank` as a process of its own, for so many lines of input (`lines=`: not measured).
+- `memory`: the peak of `stoical rank` as a process of its own, for so many lines of input (`lines=0`: not measured).
 
 Both clocks are shown. Preparing runs in a thread beside the model: wall time has the overlap, processor time has not.
 """
@@ -225,7 +225,7 @@ def run(options: ServingOptions) -> None:
         sizes = [int(size) for size in options.batches.split(",")]
         results = {size: time_batches(served, size, options.budget) for size in sizes}
         search = time_search(served, options.searched, options.budget)
-        counts = [int(count) for count in options.lines.split(",") if count]
+        counts = [int(count) for count in options.lines.split(",") if int(count)]
         memory = measure_memory(counts, scratch, data)
     tables = {
         "share of the forward passes' queries a second": speeds(results, options.queries),

@@ -27,15 +27,15 @@ import json
 import reprlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from stoical.commands.shell import Command, Given, quiet_libraries
-from stoical.commands.stream import arriving, batches
+from stoical.commands.stream import arriving, batches, one_ahead
+from stoical.common.devices import works_beside
 from stoical.common.ids import as_id
 from stoical.common.numbers import above_zero, at_least, within
 from stoical.common.options import option
@@ -84,20 +84,18 @@ def rank_lines(
     on_error: OnError = "stop",
     min_probability: float | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """An output object for each line that is not blank, holding two batches in memory at a time.
+    """An output object for each line that is not blank, holding two batches in memory at a time, or one on the CPU.
 
-    While the model works on one, a thread prepares the next. None among the lines says that no more is waiting: all
-    lines before it are answered then. With `items` the lines' documents are item ids. A line that cannot be ranked is
-    an object with `error`; under `stop` it raises `ValueError` naming `source` and the line, after the results of the
-    lines before it.
+    While an accelerator works on one, a thread prepares the next. None among the lines says that no more is waiting:
+    all lines before it are answered then. With `items` the lines' documents are item ids. A line that cannot be ranked
+    is an object with `error`; under `stop` it raises `ValueError` naming `source` and the line, after the results of
+    the lines before it.
     """
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="rank") as thread:
-        waiting: Future[Ready] | None = None
-        for batch in chain(batches(lines, batch_size), [[]]):
-            upcoming = thread.submit(_ready, ranker, batch, source, items, on_error) if batch else None
-            if waiting is not None:
-                yield from _answers(ranker, waiting.result(), top_k, on_error, min_probability)
-            waiting = upcoming
+    prepare = partial(_ready, ranker, source=source, items=items, on_error=on_error)
+    read = batches(lines, batch_size)
+    beside = works_beside(next(ranker.model.parameters()).device)
+    for ready in one_ahead(read, prepare) if beside else map(prepare, filter(None, read)):
+        yield from _answers(ranker, ready, top_k, on_error, min_probability)
 
 
 def _ready(

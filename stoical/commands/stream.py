@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+from typing import BinaryIO, TypeVar
+
+T = TypeVar("T")
 
 CHUNK = 2**16
 GRACE = 0.02  # seconds that a batch waits for another line: the next write of a program that has more to say
@@ -55,3 +59,17 @@ def batches(lines: Iterable[bytes | None], size: int) -> Iterator[list[tuple[int
             yield []
     if batch:
         yield batch
+
+
+def one_ahead(batches: Iterable[list[tuple[int, bytes]]], make: Callable[[list[tuple[int, bytes]]], T]) -> Iterator[T]:
+    """What `make` makes of each batch in a thread, while whoever asked works on the one before.
+
+    After an empty batch, whatever was made is handed out without waiting for the next.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="rank") as thread:
+        waiting: Future[T] | None = None
+        for batch in chain(batches, [[]]):
+            upcoming = thread.submit(make, batch) if batch else None
+            if waiting is not None:
+                yield waiting.result()
+            waiting = upcoming

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stoical.common.ahead import ahead
 from stoical.common.arrays import Floats
+from stoical.common.devices import works_beside
 from stoical.common.progress import progress
 from stoical.common.time_spent import TimeSpent
 from stoical.decoding.choices import Mode, Reduction
@@ -109,8 +110,8 @@ class Evaluator:
     def _rows(
         self, model: nn.Module, indices: list[int], longest: int, spent: TimeSpent, shown: bool
     ) -> Iterator[tuple[int, QueryResult]]:
-        device = next(model.parameters()).device
-        loaded = spent.waiting_for(ahead(self.batches(indices)), "loader")
+        device, batches = next(model.parameters()).device, self.batches(indices)
+        loaded = spent.waiting_for(ahead(batches) if works_beside(device) else batches, "loader")
         for _ in progress(range(-(-len(indices) // self.batch_size)), "evaluating, batches", shown):
             chosen, queries, packed = next(loaded)
             with spent.on("forward"), torch.no_grad():

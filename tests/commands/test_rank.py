@@ -55,7 +55,11 @@ def test_a_line_without_a_probable_document_gets_no_results(loaded: Ranker) -> N
     assert found[1]["results"][0]["probability"] == 1
 
 
-def test_two_batches_are_held_at_a_time(loaded: Ranker) -> None:
+@pytest.mark.parametrize("beside", [True, False])
+def test_batches_are_made_ahead_where_the_model_works_beside(
+    loaded: Ranker, beside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rank, "works_beside", lambda device: beside)
     read = []
 
     def endless() -> Iterator[bytes]:
@@ -66,7 +70,7 @@ def test_two_batches_are_held_at_a_time(loaded: Ranker) -> None:
     results = rank_lines(loaded, endless(), "file", batch_size=3)
     for count in range(1, 8):
         next(results)
-        assert len(read) == 3 * -(-count // 3) + 3
+        assert len(read) == 3 * -(-count // 3) + 3 * beside
 
 
 BAD_LINES = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ import stoical.evaluation.evaluator as evaluating
 from stoical.data.rows import Doc, RankingRow
 from stoical.decoding.beam_search import beam_search
 from stoical.decoding.device_trie import DeviceTrie
+from stoical.encoding.packing import TrieTargetCollator
 from stoical.encoding.tokenized import TokenizedQuery
 from stoical.evaluation.judged import JudgedQuery
 from stoical.evaluation.metrics import query_metrics
@@ -186,6 +188,19 @@ def test_batches_are_of_like_length_within_a_window(monkeypatch: pytest.MonkeyPa
         assert len(set(lengths)) > 1
     for chosen, queries, packed in batches:
         assert packed.query_ids == tuple(f"q{index}" for index in chosen) == tuple(q.query_id for q in queries)
+
+
+def test_batches_made_in_a_thread_are_scored_alike(model: MistralForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, names = encoded(make_rows()), []
+    alone = evaluator(dataset, batch_size=2)(model)
+    pack = TrieTargetCollator.pack
+    monkeypatch.setattr(evaluating, "works_beside", lambda device: True)
+    monkeypatch.setattr(
+        TrieTargetCollator, "pack", lambda *given: names.append(threading.current_thread().name) or pack(*given)
+    )
+    assert evaluator(dataset, batch_size=2)(model) == alone
+    assert all(name.startswith("ahead") for name in names)
+    assert len(names) == 11
 
 
 def test_a_sample_is_the_same_every_time_and_in_the_splits_order(model: MistralForCausalLM) -> None:
