@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import datasets
 import pytest
+from torch import nn
 
 from stoical.commands.rank import rank_lines
 from stoical.docids.table import DocIDTable
@@ -93,4 +94,4 @@ def test_unknown_items_are_told(directory: Path, capsys: pytest.CaptureFixture[s
     for docs in ('["P99"]', '"P01"', '[{"docid": "P01"}]'):
         line = f'{{"query": "hose", "docs": {docs}}}'.encode()
         with pytest.raises(ValueError, match=r"file:1: .* is not an item of items=; with it, docs is a list of item"):
-            list(rank_lines(None, [line], "file", items=table))
+            list(rank_lines(SimpleNamespace(model=nn.Linear(1, 1)), [line], "file", items=table))
