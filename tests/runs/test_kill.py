@@ -103,4 +103,4 @@ def test_kills_at_random_moments(tmp_path: Path, world: int, kills: int) -> None
     print(
         f"\n{world} process(es), {length:.1f} s of steps; (last checkpoint, what was unfinished) at a kill: {moments}"
     )
-    assert sum(bool(inside) for _, inside in moments) >= kills // 5, "too few kills came while a checkpoint was written"
+    assert sum(bool(inside) for _, inside in moments) >= kills // 10, "too few kills came while one was written"
